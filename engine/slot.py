@@ -1,0 +1,153 @@
+"""The engine's nouns: what a conversation may ask of the model, and what it gets back.
+
+Standard library and numpy only. `EngineError` is the root of everything the engine raises on purpose:
+
+    EngineError            the engine failed; the conversation cannot go on
+    ├── EngineFull         no row is free, or one more would make the others late
+    └── CheckpointError    weights, tokenizer or config.json cannot be used; says which and why
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE = 24_000
+"""Hz. Mimi's rate, and so the rate of every `Frame`."""
+
+FRAME_SAMPLES = 1_920
+"""Samples in a frame: 80 ms at 24 kHz, the model's heartbeat of 12.5 Hz."""
+
+Frame: TypeAlias = NDArray[np.float32]
+"""Mono float32 of shape (1920,) in [-1, 1]. Handed over, then never written again."""
+
+Tokens: TypeAlias = NDArray[np.uint16]
+"""One column, shape (K,): text, the agent's codes, the caller's codes."""
+
+
+class EngineError(Exception):
+    """The engine failed; the conversation cannot go on."""
+
+
+class EngineFull(EngineError):
+    """No row is free, or one more would make the others late."""
+
+
+class CheckpointError(EngineError):
+    """A checkpoint cannot be used; the message names the file, tensor or field, and what would be right."""
+
+
+class EngineState(Enum):
+    """Life of an engine: it loads once, serves, and then drains or fails for good."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the row is told before it listens: persona text, and the name of a voice ("" = the weights' own)."""
+
+    text: str = ""
+    voice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn (Moshi paper, section 3.4; the defaults are the reference's).
+
+    A temperature of 0 means greedy. The same seed, prompt and frames give the same reply.
+    """
+
+    text_temperature: float = 0.7
+    text_top_k: int = 25
+    audio_temperature: float = 0.8
+    audio_top_k: int = 250
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one step gave back.
+
+    `text` is "" on PAD. `tokens` is this frame's column with the caller's codes. `number` is the frame of the
+    call, from 0. `waited_s` is the time in the queue, `step_s` the time in the model.
+    """
+
+    frame: Frame
+    text: str
+    tokens: Tokens
+    number: int
+    waited_s: float
+    step_s: float
+
+
+class Slot(Protocol):
+    """One conversation's place in the batch, for as long as `Engine.open` is entered."""
+
+    @property
+    def window_frames(self) -> int:
+        """How many frames the row's context holds."""
+
+    async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
+        """Run the prompt through the row, followed by the row's own last `keep_frames` columns.
+
+        Raises EngineError if the engine died meanwhile, ValueError if the prompt does not fit the window.
+        """
+
+    async def step(self, frame: Frame) -> Reply:
+        """Hear one frame and say one. One call at a time. Raises EngineError if the engine died meanwhile."""
+
+    def say(self, text: str) -> None:
+        """Force `text` into the text stream from the next step on, at a speakable pace.
+
+        The audio is sampled as ever. A new text replaces what is left of the last one; "" stops it.
+        """
+
+    @property
+    def saying(self) -> bool:
+        """Whether forced text is still to come."""
+
+    def sample(self, sampling: Sampling) -> None:
+        """Use `sampling` from the next step on."""
+
+
+class Engine(Protocol):
+    """Rows of one model. `open` is how a conversation gets one."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples in a frame."""
+
+    @property
+    def window_frames(self) -> int:
+        """Frames a row's context holds."""
+
+    @property
+    def revision(self) -> str:
+        """What is loaded, exactly enough to repeat a call."""
+
+    @property
+    def free(self) -> int:
+        """Rows that `open` could give out now."""
+
+    @property
+    def state(self) -> EngineState:
+        """Whether it can be asked for anything."""
+
+    def open(self, sampling: Sampling, replay: Tokens | None = None) -> AbstractAsyncContextManager[Slot]:
+        """Reserve a row while entered; with `replay` (T, K) rebuild it from a call's columns.
+
+        Entering raises EngineFull if there is no row, EngineError if the engine is not READY.
+        """

@@ -1,0 +1,101 @@
+"""The signaling pillar's nouns: a call that was offered to us, and what can be done with it.
+
+Standard library only. Signaling carries session descriptions as text and never reads them. `SignalingError` is the root
+of what signaling raises on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+
+class SignalingError(Exception):
+    """The call cannot be carried on as asked."""
+
+
+class Rejection(Enum):
+    """Why a call is not taken: a reason, not a code. SIP says 486, 503, 404, 488; HTTP has its own."""
+
+    BUSY = "busy"
+    OVERLOADED = "overloaded"
+    NOT_FOUND = "not found"
+    NOT_ACCEPTABLE = "not acceptable"
+
+
+@dataclass(frozen=True, slots=True)
+class CallOffer:
+    """Somebody wants to talk. All text in it comes from the peer: display it, never trust it.
+
+    `media` is the peer's session description, or None when we are to make the offer (RFC 3261, section 13.2.1).
+    `source` is the address the request came from, as (host, port).
+    """
+
+    id: str
+    kind: str
+    caller: str
+    callee: str
+    source: tuple[str, int]
+    media: str | None = None
+    trunk: str = ""
+    wanted: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """How a call ended: who ended it ("caller", "agent" or "network") and why, in words a person understands."""
+
+    by: str
+    reason: str
+
+
+Renegotiate: TypeAlias = Callable[[str | None], Awaitable[str | Rejection]]
+"""Called with the peer's new offer, or None when the peer asks for ours; answers with a description or a Rejection."""
+
+Answered: TypeAlias = Callable[[str], Awaitable[None]]
+"""Called with the peer's answer to an offer that we made."""
+
+
+class Call(Protocol):
+    """One call, from its offer to its end. None of the verbs raises because the peer has gone meanwhile."""
+
+    renegotiate: Renegotiate | None
+    """Set by the session. Unset, raising, or slower than 5 s: the change is refused, the old session stands."""
+
+    answered: Answered | None
+    """Set by the session. Raising ends the call."""
+
+    @property
+    def offer(self) -> CallOffer:
+        """What was offered."""
+
+    async def ring(self, early_media: str | None = None) -> None:
+        """Tell the caller that we are about to answer."""
+
+    async def accept(self, media: str) -> None:
+        """Take the call; `media` is our answer, or our offer where the peer left it to us."""
+
+    async def reject(self, rejection: Rejection) -> None:
+        """Decline the call. Without effect once it is accepted or over."""
+
+    async def hang_up(self, reason: str = "") -> None:
+        """End the call in whatever state it is. Idempotent; without effect once it is over."""
+
+    def digits(self) -> AsyncIterator[str]:
+        """Digits that came as signaling, not as media (SIP INFO)."""
+
+    async def wait_ended(self) -> CallEnded:
+        """Wait for the end. Safe to await many times."""
+
+
+class CallSource(Protocol):
+    """Where calls come from, for as long as it is entered."""
+
+    draining: bool
+    """While true, new calls and keep-alive probes are answered "unavailable"."""
+
+    def calls(self) -> AsyncIterator[Call]:
+        """Each call as it is offered."""
