@@ -1,0 +1,138 @@
+"""The environment: every name is checked, every fault is named."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from voipagent.settings import PortRange, Section, Settings, SettingsError, effective, example, nest, schema
+
+
+class Trunk(Section):
+    """A map's value, as trunks and personas will be."""
+
+    host: str = ""
+    password: SecretStr = SecretStr("")
+    codecs: tuple[str, ...] = ()
+
+
+class WithMap(Section):
+    trunks: dict[str, Trunk] = {}
+
+
+def fault(**environ: str) -> str:
+    with pytest.raises(SettingsError) as error:
+        Settings.load({f"VOIPAGENT_{name}": value for name, value in environ.items()})
+    return str(error.value)
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    settings = Settings.load({})
+    assert (settings.sip.host, settings.sip.port, settings.sip.advertised) == ("0.0.0.0", 5060, "")
+    assert settings.sip.allow == (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+    assert str(settings.rtp.ports) == "16384-17383"
+    assert (settings.http.host, settings.http.port) == ("127.0.0.1", 8998)
+    assert (settings.calls.dir, settings.calls.record, settings.calls.max_hold) == (Path("calls"), "both", 600)
+
+
+def test_values_are_read() -> None:
+    settings = Settings.load(
+        {
+            "VOIPAGENT_SIP__PORT": "5070",
+            "VOIPAGENT_SIP__ALLOW": "10.0.0.0/8, 192.0.2.7",
+            "VOIPAGENT_RTP__PORTS": "20000-20009",
+            "VOIPAGENT_PERSONA__GREETING": "Hello.",
+            "PATH": "/bin",
+        }
+    )
+    assert settings.sip.port == 5070
+    assert settings.sip.allow == (ip_network("10.0.0.0/8"), ip_network("192.0.2.7/32"))
+    assert settings.rtp.ports == PortRange(first=20000, last=20009)
+    assert settings.persona.greeting == "Hello."
+
+
+def test_a_list_may_be_json() -> None:
+    assert Settings.load({"VOIPAGENT_SIP__ALLOW": '["::1"]'}).sip.allow == (ip_network("::1/128"),)
+
+
+def test_empty_means_unset() -> None:
+    assert Settings.load({"VOIPAGENT_SIP__PORT": ""}).sip.port == 5060
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("SIP__PRT", "VOIPAGENT_SIP__PORT"),
+        ("SIP_PORT", "VOIPAGENT_SIP__PORT"),
+        ("CALL__DIR", "VOIPAGENT_CALLS__DIR"),
+        ("ENGINE__MODLE", "VOIPAGENT_ENGINE__MODEL"),
+        ("PERSONA__GREETINGS", "VOIPAGENT_PERSONA__GREETING"),
+    ],
+)
+def test_a_misspelt_name_is_refused_with_the_nearest(name: str, nearest: str) -> None:
+    assert fault(**{name: "1"}) == f"VOIPAGENT_{name} is not a setting; did you mean {nearest}?"
+
+
+def test_every_fault_is_told_at_once() -> None:
+    told = fault(SIP__PORT="99999", RTP__PORTS="5", ENGINE__DEVICE="tpu").splitlines()
+    assert [line.partition(":")[0] for line in told] == [
+        "VOIPAGENT_SIP__PORT",
+        "VOIPAGENT_RTP__PORTS",
+        "VOIPAGENT_ENGINE__DEVICE",
+    ]
+
+
+@pytest.mark.parametrize("ports", ["17383-16384", "1-1", "0-10", "100-70000", "a-b", "100"])
+def test_port_ranges_that_hold_no_pair_are_refused(ports: str) -> None:
+    assert fault(RTP__PORTS=ports).startswith(f"VOIPAGENT_RTP__PORTS: '{ports}'")
+
+
+def test_a_text_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("You are Ada.\n")
+    settings = Settings.load({"VOIPAGENT_PERSONA__PROMPT_FILE": str(tmp_path / "prompt.txt")})
+    assert settings.persona.prompt == "You are Ada."
+
+
+def test_a_file_that_cannot_be_read_is_a_fault() -> None:
+    assert "cannot read '/nowhere'" in fault(PERSONA__PROMPT_FILE="/nowhere")
+
+
+def test_a_text_and_its_file_are_one_too_many(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("x")
+    assert "keep one of the two" in fault(PERSONA__PROMPT="y", PERSONA__PROMPT_FILE=str(tmp_path / "f"))
+
+
+def test_only_texts_come_from_files() -> None:
+    assert fault(SIP__PORT_FILE="x").endswith("set VOIPAGENT_SIP__PORT itself")
+
+
+def test_names_in_maps_are_lower_cased_and_lists_in_them_parted() -> None:
+    environ = {"VOIPAGENT_TRUNKS__ACME__HOST": "Example.ORG", "VOIPAGENT_TRUNKS__ACME__CODECS": "g722,pcmu"}
+    assert nest(environ, WithMap) == {"trunks": {"acme": {"host": "Example.ORG", "codecs": ["g722", "pcmu"]}}}
+
+
+def test_a_misspelt_name_in_a_map_is_refused() -> None:
+    with pytest.raises(SettingsError, match="VOIPAGENT_TRUNKS__ACME__HOTS is not a setting"):
+        nest({"VOIPAGENT_TRUNKS__ACME__HOTS": "x"}, WithMap)
+
+
+def test_secrets_are_masked() -> None:
+    told = dict(effective(WithMap(trunks={"acme": Trunk(host="h", password=SecretStr("hunter2"))})))
+    assert told["VOIPAGENT_TRUNKS__ACME__HOST"] == "h"
+    assert told["VOIPAGENT_TRUNKS__ACME__PASSWORD"] == "**********"
+
+
+def test_what_is_told_can_be_read_again() -> None:
+    settings = Settings.load({"VOIPAGENT_SIP__ALLOW": "10.0.0.0/8,::1", "VOIPAGENT_ENGINE__SEED": "7"})
+    assert Settings.load(dict(effective(settings))) == settings
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert all(setting.field.description for setting in schema(Settings))
+
+
+def test_the_example_file_is_the_settings() -> None:
+    assert Path("deploy/env.example").read_text() == example(), "run: voipagent config --example > deploy/env.example"

@@ -1,0 +1,94 @@
+"""The session manager: admits calls, runs a session for each, and ends them all when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+
+from engine.slot import Engine, EngineError, EngineFull, EngineState, Sampling, Slot
+from media.leg import Leg
+from signaling.call import Call, CallSource, Rejection
+from voipagent.persona import Persona
+from voipagent.record import CallFolder, CallRecord, utc_now
+from voipagent.recording import Recorder
+from voipagent.session import Session
+from voipagent.settings import CallsSettings
+
+logger = logging.getLogger(__name__)
+
+
+class Agent:
+    """Runs sessions until its task is cancelled; then every call is hung up and every record closed."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        open_leg: Callable[[str | None, str], Leg],
+        persona: Persona,
+        recorder: Recorder,
+        calls: CallsSettings,
+        seed: int | None = None,
+    ) -> None:
+        self._engine, self._open_leg, self._persona = engine, open_leg, persona
+        self._recorder, self._calls, self._seed = recorder, calls, seed
+        self.draining = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether a new call would be taken, if there is room."""
+        return not self.draining and self._engine.state is EngineState.READY
+
+    async def run(self, source: CallSource) -> None:
+        """Take calls from `source`, for ever."""
+        async with asyncio.TaskGroup() as group:
+            async for call in source.calls():
+                group.create_task(self._serve(call), name=f"call {call.offer.id}")
+
+    async def _serve(self, call: Call) -> None:
+        """One call, whatever becomes of it: a failed one never takes the others down."""
+        try:
+            await self._admit(call)
+        except Exception:
+            logger.exception("x %s session failed", call.offer.id)
+
+    async def _admit(self, call: Call) -> None:
+        """Reserve a row before anything rings or opens a port, or say why not."""
+        offer = call.offer
+        if not self.ready:
+            await self._refuse(call, Rejection.OVERLOADED, f"the engine is {self._engine.state.value}")
+            return
+        sampling = Sampling(seed=secrets.randbelow(2**31) if self._seed is None else self._seed)
+        try:
+            async with self._engine.open(sampling) as slot:
+                logger.info("< %s call from %s to %s (%s:%d)", offer.id, offer.caller, offer.callee, *offer.source)
+                await self._session(call, slot, sampling.seed).run()
+        except EngineFull as error:
+            await self._refuse(call, Rejection.BUSY, str(error))
+        except EngineError as error:
+            await self._refuse(call, Rejection.OVERLOADED, str(error))
+
+    async def _refuse(self, call: Call, rejection: Rejection, why: str) -> None:
+        logger.warning("x %s refused, %s: %s", call.offer.id, rejection.value, why)
+        await call.reject(rejection)
+
+    def _session(self, call: Call, slot: Slot, seed: int) -> Session:
+        started, offer = utc_now(), call.offer
+        record = CallRecord(
+            id=offer.id,
+            kind=offer.kind,
+            caller=offer.caller,
+            callee=offer.callee,
+            source=f"{offer.source[0]}:{offer.source[1]}",
+            started=started.isoformat(),
+            persona=self._persona.name,
+            model=self._engine.revision,
+            seed=seed,
+        )
+        folder = CallFolder(self._calls.dir, started, offer.id)
+        path = folder.path / f"recording.{self._calls.format}"
+        recording = self._recorder.record(path, self._engine.sample_rate, self._calls.record)
+        return Session(
+            call, self._open_leg, slot, self._persona, record, folder, recording, max_hold_s=self._calls.max_hold
+        )

@@ -1,0 +1,205 @@
+"""One conversation, start to end: a call, a leg and a slot.
+
+There is no state machine here; there is one coroutine. Whatever happens in it comes down to the end of the call, and
+the end of the call ends it: every failure below hangs up, and `Call.wait_ended` is the only way out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from engine.slot import EngineError, Slot
+from media.leg import Exchange, Leg, LegError
+from signaling.call import Call, CallEnded, Rejection
+from voipagent.bargein import BargeIn
+from voipagent.context import Transcript
+from voipagent.persona import Persona
+from voipagent.record import CallFolder, CallRecord, utc_now
+from voipagent.recording import Recording
+
+logger = logging.getLogger(__name__)
+
+PRIME_S = 8.0
+"""Seconds a row may be primed while it rings; longer is OVERLOADED: a trunk gives up on a call that only rings."""
+
+FRAME_S = 0.08
+
+
+class Session:
+    """Holds one call, one leg and one slot together. `run` returns when the call is over and its record is closed."""
+
+    def __init__(
+        self,
+        call: Call,
+        open_leg: Callable[[str | None, str], Leg],
+        slot: Slot,
+        persona: Persona,
+        record: CallRecord,
+        folder: CallFolder,
+        recording: Recording,
+        max_hold_s: float,
+    ) -> None:
+        self.call, self.slot, self.persona = call, slot, persona
+        self.record, self.folder, self.recording = record, folder, recording
+        self._open_leg = open_leg
+        self._max_hold_s = max_hold_s
+        self._held_s = 0.0
+        self._step_s = 0.0
+        self._transcript = Transcript(folder.write_line)
+        self._barge_in: BargeIn | None = None
+
+    async def run(self) -> CallEnded:
+        """The whole conversation. Peer, disk and engine may fail: the call ends with a reason, its record closed."""
+        leg = self._open_leg(self.call.offer.media, self.call.offer.source[0])
+        try:
+            await self._live(leg)
+        except asyncio.CancelledError:
+            await self.call.hang_up("the agent is shutting down")
+            raise
+        finally:
+            await self.call.hang_up("the session failed")  # without effect once it is over; else a bug, on its way up
+            await leg.close()
+            await self._close(leg, await self.call.wait_ended())
+        return await self.call.wait_ended()
+
+    async def _live(self, leg: Leg) -> None:
+        """Until the call is over; what media or engine refuse ends it."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                talk = group.create_task(self._talk(leg), name="talk")
+                await self.call.wait_ended()
+                talk.cancel()
+        except* LegError as errors:
+            logger.warning("x %s no media: %s", self.record.id, _first(errors))
+            await self.call.reject(Rejection.NOT_ACCEPTABLE)
+            await self.call.hang_up(str(_first(errors)))
+        except* EngineError as errors:
+            logger.error("x %s engine: %s", self.record.id, _first(errors))
+            await self.call.reject(Rejection.OVERLOADED)
+            await self.call.hang_up("the engine failed")
+
+    async def _talk(self, leg: Leg) -> None:
+        """From ringing to the last frame."""
+        await self._answer(leg)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._converse(leg), name="converse")
+            group.create_task(self._watch(leg), name="watch")
+            group.create_task(self._leg_digits(leg), name="leg digits")
+            group.create_task(self._call_digits(), name="call digits")
+
+    async def _answer(self, leg: Leg) -> None:
+        """Ring, open the media, prime the row, and accept."""
+        call = self.call
+        call.renegotiate = lambda offer: self._renegotiate(leg, offer)
+        call.answered = leg.accepted
+        await call.ring()
+        offer = call.offer.media
+        description = await leg.offer() if offer is None else await leg.answer(offer)
+        await self._prime()
+        if self.persona.greeting:
+            self.slot.say(self.persona.greeting)
+            self._barge_in = BargeIn()
+        await call.accept(description)
+        self.record.answered = utc_now().isoformat()
+
+    async def _prime(self) -> None:
+        """Tell the row who it is, while it rings. Raises EngineError."""
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(PRIME_S):
+                await self.slot.prime(self.persona.engine_prompt())
+        except TimeoutError:
+            raise EngineError(f"priming took longer than {PRIME_S:g} s") from None
+        self.record.prime_s = round(time.monotonic() - started, 4)
+
+    async def _converse(self, leg: Leg) -> None:
+        """The two of them talk: a frame's time in, a frame back, until cancelled."""
+        while True:
+            exchange = await leg.exchange()
+            started = self.recording.seconds
+            self.recording.write(exchange)
+            if exchange.held:
+                await self._hold()
+                continue
+            self._held_s = 0.0
+            self._yield_to(exchange)
+            forced = self.slot.saying
+            reply = await self.slot.step(exchange.heard)
+            leg.play(reply.frame)
+            self._count(reply.step_s)
+            self._transcript.hear(reply.text, started, self.recording.seconds)
+            if forced and not self.slot.saying:
+                self._transcript.end_line()
+
+    async def _hold(self) -> None:
+        """The far end holds: no context is spent, and it has a limit."""
+        self._held_s += FRAME_S
+        self.record.frames_held += 1
+        if self._held_s >= self._max_hold_s:
+            await self.call.hang_up(f"on hold for more than {self._max_hold_s:g} s")
+
+    def _yield_to(self, exchange: Exchange) -> None:
+        """Stop the greeting if the caller speaks over it."""
+        if self._barge_in is None:
+            return
+        if self._barge_in.hear(exchange.heard, exchange.played):
+            self.slot.say("")
+            self._transcript.end_line()
+            self.record.barged_in = True
+        if not self.slot.saying:
+            self._barge_in = None
+
+    def _count(self, step_s: float) -> None:
+        self.record.frames_stepped += 1
+        self._step_s += step_s
+        self.record.step_s_max = max(self.record.step_s_max, step_s)
+
+    async def _watch(self, leg: Leg) -> None:
+        await self.call.hang_up(await leg.lost())
+
+    async def _leg_digits(self, leg: Leg) -> None:
+        async for digit in leg.digits():
+            self._digit(digit.key, digit.duration_s)
+
+    async def _call_digits(self) -> None:
+        async for key in self.call.digits():
+            self._digit(key, 0.0)
+
+    def _digit(self, key: str, duration_s: float) -> None:
+        at = round(self.recording.seconds, 3)
+        self.record.digits.append({"key": key, "at": at, "duration_s": round(duration_s, 3)})
+        logger.debug("< %s digit", self.record.id)
+
+    async def _renegotiate(self, leg: Leg, offer: str | None) -> str | Rejection:
+        try:
+            return await leg.offer() if offer is None else await leg.answer(offer)
+        except LegError as error:
+            logger.info("x %s change refused: %s", self.record.id, error)
+            return Rejection.NOT_ACCEPTABLE
+
+    async def _close(self, leg: Leg, ended: CallEnded) -> None:
+        """Finish transcript and recording, and write the record."""
+        record = self.record
+        self._transcript.end_line()
+        await self.recording.close()
+        record.media = asdict(leg.stats)
+        record.duration_s = round(self.recording.seconds, 3)
+        record.step_s_mean = self._step_s / max(1, record.frames_stepped)
+        record.recording = self.recording.path.name if self.recording.path.exists() else ""
+        record.recording_error = self.recording.error
+        record.transcript_error = self.folder.error
+        record.ended_by, record.reason = ended.by, ended.reason
+        self.folder.write_record(record)
+        logger.info("- %s over after %.1f s: %s: %s", record.id, record.duration_s, ended.by, ended.reason)
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first plain exception in a group of groups."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,325 @@
+"""The environment, read once, as typed settings.
+
+Every setting is `VOIPAGENT_<SECTION>__<NAME>`. Lists are comma-separated or JSON; a text may be given as a file,
+`…_FILE`; names in maps (`VOIPAGENT_<MAP>__<NAME>__…`) are lower-cased. A `VOIPAGENT_` name that is none is an error
+that names the nearest one: a misspelt limit that silently does nothing is found out on the day it is needed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_serializer
+from pydantic.fields import FieldInfo
+
+from voipagent.persona import Persona
+
+PREFIX = "VOIPAGENT_"
+NEST = "__"
+FILE = "_FILE"
+
+
+class SettingsError(Exception):
+    """The environment cannot be used. One line for each fault: which name, what is wrong, what would be right."""
+
+
+# --- kinds of value ------------------------------------------------------------------------------------------------
+
+
+def _network(value: object) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(str(value).strip(), strict=False)
+    except ValueError:
+        raise ValueError(
+            f"{str(value)!r} is neither an address nor a network, such as 192.0.2.7 or 10.0.0.0/8"
+        ) from None
+
+
+Network: TypeAlias = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
+Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
+
+
+class PortRange(BaseModel):
+    """UDP ports from `first` to `last`, both included, written `16384-17383`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    first: int
+    last: int
+
+    @classmethod
+    def parse(cls, value: object) -> PortRange:
+        """Read `first-last`. Raises ValueError where that is not a range that holds one RTP and RTCP pair."""
+        if isinstance(value, PortRange):
+            return value
+        first, dash, last = str(value).partition("-")
+        if not (dash and first.strip().isdecimal() and last.strip().isdecimal()):
+            raise ValueError(f"{str(value)!r} is not a port range, such as 16384-17383")
+        ports = cls(first=int(first), last=int(last))
+        if not 1 <= ports.first < ports.last <= 65535:
+            raise ValueError(f"{str(value)!r} must rise, hold at least two ports and lie within 1-65535")
+        return ports
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+    @model_serializer
+    def _as_text(self) -> str:
+        return str(self)
+
+
+# --- sections ------------------------------------------------------------------------------------------------------
+
+
+class Section(BaseModel):
+    """A group of settings; frozen, because the environment is read once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SipSettings(Section):
+    """Where phones reach us."""
+
+    host: str = Field(default="0.0.0.0", description="address to listen on for SIP over UDP and TCP")
+    port: Port = Field(default=5060, description="port for SIP over UDP and TCP")
+    advertised: str = Field(default="", description="address that Contact and SDP carry, if we are behind NAT")
+    allow: tuple[Network, ...] = Field(
+        default=(ip_network("127.0.0.0/8"), ip_network("::1/128")),
+        description="networks that may call; all others hear silence",
+    )
+
+
+class RtpSettings(Section):
+    """Where audio flows."""
+
+    ports: Annotated[PortRange, BeforeValidator(PortRange.parse)] = Field(
+        default=PortRange(first=16384, last=17383), description="UDP ports for RTP and RTCP, two to a call"
+    )
+
+
+class HttpSettings(Section):
+    """Health, and later the page and the API."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on for HTTP")
+    port: Port = Field(default=8998, description="port for HTTP: /healthz and /readyz")
+
+
+class EngineSettings(Section):
+    """The model."""
+
+    model: str = Field(default="nano", description="echo, nano, a folder, or a Hub repository owner/name[@revision]")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="where the model runs; auto: cuda if there is one"
+    )
+    rows: int | None = Field(default=None, ge=1, le=1024, description="concurrent calls; empty: by device")
+    seed: int | None = Field(
+        default=None, ge=0, lt=2**31, description="sampling seed of every call; empty: a new one for each"
+    )
+    prompt_style: Literal["auto", "system", "text", "none"] = Field(
+        default="auto", description="how a prompt is laid out where the checkpoint does not say"
+    )
+
+
+class CallsSettings(Section):
+    """What is kept of a call."""
+
+    dir: Path = Field(default=Path("calls"), description="one folder a call is made here")
+    record: Literal["both", "agent", "none"] = Field(default="both", description="whose voice is recorded")
+    format: Literal["wav", "ogg"] = Field(default="wav", description="ogg is Opus, a tenth of the size")
+    max_hold: float = Field(default=600, gt=0, description="seconds a caller may hold before we hang up")
+
+
+class LogSettings(Section):
+    """What is told on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug shows SIP messages, keys masked"
+    )
+
+
+class Settings(Section):
+    """All of them. `load` reads an environment; tests pass sections by hand."""
+
+    sip: SipSettings = SipSettings()
+    rtp: RtpSettings = RtpSettings()
+    http: HttpSettings = HttpSettings()
+    engine: EngineSettings = EngineSettings()
+    persona: Persona = Persona()
+    calls: CallsSettings = CallsSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str]) -> Self:
+        """Settings from an environment. Raises SettingsError."""
+        values = nest(environ, cls)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise SettingsError("\n".join(_fault(fault) for fault in error.errors())) from None
+
+
+# --- names <-> fields ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One leaf of the schema: its path, where "*" stands for a name in a map, and its field."""
+
+    path: tuple[str, ...]
+    field: FieldInfo
+
+    @property
+    def name(self) -> str:
+        """The environment variable."""
+        return PREFIX + NEST.join(part.upper() for part in self.path)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it may be given as a file."""
+        return bool({str, SecretStr} & {self.field.annotation, *get_args(self.field.annotation)})
+
+    @property
+    def is_list(self) -> bool:
+        """Whether commas part it."""
+        return get_origin(self.field.annotation) in (tuple, list, frozenset, set)
+
+    def matches(self, path: tuple[str, ...]) -> bool:
+        """Whether `path` names this setting."""
+        return len(path) == len(self.path) and all(w in ("*", p) for w, p in zip(self.path, path, strict=True))
+
+
+def schema(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[Setting]:
+    """Every setting under `model`, depth first, in the order of declaration."""
+    for name, field in model.model_fields.items():
+        section, path = _section(field.annotation), (*prefix, name)
+        if section is None:
+            yield Setting(path, field)
+        else:
+            yield from schema(section, (*path, "*") if get_origin(field.annotation) is dict else path)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field nests: itself, or the values of a map."""
+    if get_origin(annotation) is dict:
+        annotation = get_args(annotation)[1]
+    if get_origin(annotation) in (Union, types.UnionType) or not isinstance(annotation, type):
+        return None
+    return annotation if issubclass(annotation, BaseModel) and annotation is not PortRange else None
+
+
+def nest(environ: Mapping[str, str], model: type[BaseModel]) -> dict[str, Any]:
+    """The VOIPAGENT_ part of an environment as nested values for `model`. Raises SettingsError; empty means unset."""
+    settings, faults = list(schema(model)), []
+    values: dict[str, Any] = {}
+    for name in sorted(n for n in environ if n.startswith(PREFIX) and environ[n] != ""):
+        try:
+            path, value = _read(name, environ, settings)
+        except SettingsError as error:
+            faults.append(str(error))
+            continue
+        target = values
+        for part in path[:-1]:
+            target = target.setdefault(part, {})
+        target[path[-1]] = value
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return values
+
+
+def _read(name: str, environ: Mapping[str, str], settings: list[Setting]) -> tuple[tuple[str, ...], object]:
+    """One variable as (path, value)."""
+    path, text = _path(name), environ[name]
+    setting = _find(path, settings)
+    if setting is None and name.endswith(FILE):
+        path = _path(name.removesuffix(FILE))
+        setting = _find(path, settings)
+        if setting is not None and not setting.is_text:
+            raise SettingsError(f"{name}: only texts can be read from a file; set {name.removesuffix(FILE)} itself")
+        if setting is not None and environ.get(name.removesuffix(FILE)):
+            raise SettingsError(f"{name}: {name.removesuffix(FILE)} is set as well; keep one of the two")
+        text = _file(name, text) if setting is not None else text
+    if setting is None:
+        raise SettingsError(f"{name} is not a setting{_nearest(name, settings)}")
+    return path, _list(name, text) if setting.is_list else text
+
+
+def _path(name: str) -> tuple[str, ...]:
+    return tuple(name.removeprefix(PREFIX).lower().split(NEST))
+
+
+def _find(path: tuple[str, ...], settings: list[Setting]) -> Setting | None:
+    return next((setting for setting in settings if setting.matches(path)), None)
+
+
+def _nearest(name: str, settings: list[Setting]) -> str:
+    near = difflib.get_close_matches(name, [setting.name for setting in settings], n=1, cutoff=0.0)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _file(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{name}: cannot read {path!r}: {error}") from None
+
+
+def _list(name: str, text: str) -> list[Any]:
+    if not text.lstrip().startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"{name}: neither a comma-separated list nor JSON: {error}") from None
+    return list(value)
+
+
+def _fault(fault: Any) -> str:
+    """A validation error in one line, by the name of the variable."""
+    parts = [part for part in fault["loc"] if isinstance(part, str)]
+    name = PREFIX + NEST.join(part.upper() for part in parts)
+    return f"{name}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+# --- telling them --------------------------------------------------------------------------------------------------
+
+
+def effective(settings: BaseModel) -> Iterator[tuple[str, str]]:
+    """Every setting as (variable, value), secrets masked."""
+    return _told(settings.model_dump(mode="python"), ())
+
+
+def _told(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _told(inner, (*path, key))
+    else:
+        yield PREFIX + NEST.join(part.upper() for part in path), _text(value)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, tuple | list):
+        return ",".join(_text(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def example() -> str:
+    """`deploy/env.example`: every setting with its meaning and default, commented out."""
+    lines = ["# Every setting of voipagent with its default. Uncomment what you change.", ""]
+    values = dict(effective(Settings()))
+    section = ""
+    for setting in schema(Settings):
+        if setting.path[0] != section:
+            section = setting.path[0]
+            lines += [f"# --- {section}", ""]
+        either = f" (or {setting.name}{FILE})" if setting.is_text else ""
+        lines += [f"# {setting.field.description}{either}", f"#{setting.name}={values.get(setting.name, '')}", ""]
+    return "\n".join(lines)
