@@ -1,0 +1,5 @@
+"""`python -m voipagent`."""
+
+from voipagent.cli import main
+
+main()

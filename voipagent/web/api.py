@@ -1,0 +1,56 @@
+"""The HTTP API: health for whoever watches us."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI, Response
+
+
+class HttpError(Exception):
+    """The HTTP server cannot start; the message names the address and says why."""
+
+
+def create_api(ready: Callable[[], bool]) -> FastAPI:
+    """`/healthz`: the process lives. `/readyz`: a new call would be taken; 503 while loading, failed or draining."""
+    api = FastAPI(title="voipagent", docs_url=None, redoc_url=None)
+
+    @api.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @api.get("/readyz")
+    async def readyz(response: Response) -> dict[str, str]:
+        response.status_code = 200 if ready() else 503
+        return {"status": "ready" if ready() else "unavailable"}
+
+    return api
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: `app` owns the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serve_http(api: FastAPI, host: str, port: int) -> AsyncIterator[int]:
+    """Serve `api` while entered; gives the port. Raises HttpError when the address is taken."""
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise HttpError(f"cannot serve HTTP on {host}:{port}: {error.strerror}") from None
+    server = _Server(uvicorn.Config(api, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await serving
+        listener.close()
