@@ -47,10 +47,10 @@ class Exchange:
     """One frame's time on the line. The recording is written from it, so it cannot lie.
 
     `heard` and `played` have frame_samples samples each: what came in, and what really left in the same time.
-    `held` says that the far end holds: both are silence and the model is not to be stepped. The counts
-    are samples at the user's rate: `concealed` were invented for lost packets, `padded` is silence sent because no reply
-    was there, `cut` were taken out again to pay for it; `skipped` is how many samples the reader lost before this
-    exchange because it came too late.
+    `held` says that the far end holds: both are silence and the model is not to be stepped. The counts are samples at
+    the user's rate: `concealed` were invented for lost packets, `padded` is silence sent because no reply was there,
+    `cut` were taken out again to pay for it; `skipped` is how many samples the reader lost before this exchange
+    because it came too late.
     """
 
     heard: Pcm

@@ -1,0 +1,137 @@
+"""Admission: a row before anything else, and a reason where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from engine.echo import EchoEngine
+from engine.slot import EngineState
+from media.leg import Leg, Pcm
+from signaling.call import CallEnded, Rejection
+from tests.fakes import SILENCE, FakeCall, FakeLeg, FakeSource, offer
+from voipagent.agent import Agent
+from voipagent.persona import Persona
+from voipagent.recording import Recorder
+from voipagent.settings import CallsSettings
+
+
+class BuggyLeg(FakeLeg):
+    def play(self, pcm: Pcm) -> None:
+        raise ZeroDivisionError
+
+
+def fake_leg(media: str | None, host: str) -> Leg:
+    leg = BuggyLeg() if media == "buggy" else FakeLeg()
+    leg.hear(*[SILENCE] * 3)
+    return leg
+
+
+@asynccontextmanager
+async def running(
+    recorder: Recorder, tmp_path: Path, engine: EchoEngine, seed: int | None = None
+) -> AsyncIterator[tuple[Agent, FakeSource]]:
+    source = FakeSource()
+    async with engine:
+        agent = Agent(engine, fake_leg, Persona(), recorder, CallsSettings(dir=tmp_path), seed)
+        task = asyncio.create_task(agent.run(source))
+        yield agent, source
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def ring(source: FakeSource, call_id: str = "c", media: str = "offer") -> FakeCall:
+    call = FakeCall(offer(media, call_id))
+    source.queue.put_nowait(call)
+    return call
+
+
+async def accepted(call: FakeCall) -> None:
+    async with asyncio.timeout(5):
+        await call.accepted.wait()
+
+
+async def closed(folder: Path, call_id: str) -> None:
+    """Wait until the record of a call is written, the last thing its session does."""
+    async with asyncio.timeout(5):
+        while not list(folder.glob(f"*-{call_id}/call.json")):
+            await asyncio.sleep(0.01)  # a file cannot be awaited
+
+
+async def ended(call: FakeCall) -> CallEnded:
+    async with asyncio.timeout(5):
+        return await call.wait_ended()
+
+
+async def test_calls_beyond_the_rows_are_busy_and_a_freed_row_is_used_again(recorder: Recorder, tmp_path: Path) -> None:
+    engine = EchoEngine(rows=2)
+    async with running(recorder, tmp_path, engine) as (_, source):
+        first, second = await ring(source, "1"), await ring(source, "2")
+        await accepted(first)
+        await accepted(second)
+        third = await ring(source, "3")
+        await ended(third)
+        assert third.log == [("reject", Rejection.BUSY)]
+        first.end()
+        await closed(tmp_path, "1")
+        await accepted(await ring(source, "4"))
+
+
+async def test_a_refused_call_leaves_no_folder(recorder: Recorder, tmp_path: Path) -> None:
+    async with running(recorder, tmp_path, EchoEngine(rows=1)) as (agent, source):
+        agent.draining = True
+        call = await ring(source)
+        await ended(call)
+        assert call.log == [("reject", Rejection.OVERLOADED)]
+        assert not agent.ready
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_ready_follows_the_engine(recorder: Recorder, tmp_path: Path) -> None:
+    engine = EchoEngine(rows=1)
+    async with running(recorder, tmp_path, engine) as (agent, _):
+        assert agent.ready
+    assert engine.state is not EngineState.READY
+    assert not agent.ready
+
+
+async def test_a_bug_in_one_session_leaves_the_others(
+    recorder: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(recorder, tmp_path, EchoEngine(rows=2)) as (_, source):
+        good = await ring(source, "good")
+        await accepted(good)
+        with caplog.at_level(logging.ERROR):
+            bad = await ring(source, "bad", media="buggy")
+            assert (await ended(bad)).reason == "the session failed"
+            await closed(tmp_path, "bad")
+        assert not any(entry == ("hang_up", "the session failed") for entry in good.log)
+        assert "ZeroDivisionError" in caplog.text
+        await accepted(await ring(source, "next"))
+
+
+async def test_the_seed_is_the_operators_or_new_for_each_call(recorder: Recorder, tmp_path: Path) -> None:
+    async def seeds(folder: Path, seed: int | None) -> set[int]:
+        folder.mkdir()
+        async with running(recorder, folder, EchoEngine(rows=3), seed) as (_, source):
+            for number in range(3):
+                await accepted(await ring(source, str(number)))
+        return {json.loads(path.read_text())["seed"] for path in folder.glob("*/call.json")}
+
+    assert await seeds(tmp_path / "set", 7) == {7}
+    assert len(await seeds(tmp_path / "new", None)) == 3
+
+
+async def test_stopping_hangs_up_every_call_and_closes_every_record(recorder: Recorder, tmp_path: Path) -> None:
+    async with running(recorder, tmp_path, EchoEngine(rows=3)) as (_, source):
+        calls = [await ring(source, str(number)) for number in range(3)]
+        for call in calls:
+            await accepted(call)
+    assert [call.log[-1] for call in calls] == [("hang_up", "the agent is shutting down")] * 3
+    assert len(list(tmp_path.glob("*/call.json"))) == 3

@@ -1,0 +1,251 @@
+"""A session on fakes: a call, a leg, and the engine that echoes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.echo import EchoEngine
+from engine.slot import FRAME_SAMPLES, EngineError, Prompt, Sampling
+from media.leg import Digit, Pcm
+from signaling.call import CallEnded, Rejection
+from tests.fakes import SILENCE, FakeCall, FakeLeg, offer
+from voipagent.context import Line
+from voipagent.persona import Persona
+from voipagent.record import CallFolder, CallRecord, utc_now
+from voipagent.recording import Recorder
+from voipagent.session import Session
+
+SPEECH = (0.1 * np.sin(np.arange(FRAME_SAMPLES))).astype(np.float32)
+GREETING = "Hello, this is Ada. How can I help?"
+
+
+@dataclass
+class Stage:
+    """One session in flight, and what it left behind."""
+
+    call: FakeCall
+    leg: FakeLeg
+    folder: CallFolder
+    task: asyncio.Task[CallEnded]
+    ended: CallEnded | None = field(default=None)
+
+    async def over(self) -> CallEnded:
+        async with asyncio.timeout(5):
+            self.ended = await self.task
+        return self.ended
+
+    @property
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.folder.path / "call.json").read_text())
+        return record
+
+    @property
+    def lines(self) -> list[Line]:
+        path = self.folder.path / "transcript.jsonl"
+        return [Line.parse(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@asynccontextmanager
+async def stage(
+    recorder: Recorder,
+    tmp_path: Path,
+    *,
+    engine: EchoEngine | None = None,
+    call: FakeCall | None = None,
+    leg: FakeLeg | None = None,
+    greeting: str = "",
+    max_hold_s: float = 600,
+) -> AsyncIterator[Stage]:
+    call, leg = call or FakeCall(), leg or FakeLeg()
+    folder = CallFolder(tmp_path, utc_now(), "id")
+    record = CallRecord("id", "sip", "alice", "agent", "192.0.2.7:5060", "now")
+    recording = recorder.record(folder.path / "recording.wav", 24_000, "both")
+    persona = Persona(prompt="You are Ada.", greeting=greeting)
+    async with engine or EchoEngine(rows=1) as opened, opened.open(Sampling()) as slot:
+        session = Session(call, lambda _media, _host: leg, slot, persona, record, folder, recording, max_hold_s)
+        task = asyncio.create_task(session.run())
+        try:
+            yield Stage(call, leg, folder, task)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def test_a_call_from_ring_to_bye(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path) as on:
+        on.leg.hear(SPEECH, SILENCE, SPEECH)
+        await on.leg.heard(3)
+        on.call.end("caller", "hung up")
+        assert await on.over() == CallEnded("caller", "hung up")
+    assert on.call.log == [("ring", None), ("accept", "answer to offer")]
+    assert [bool(pcm.any()) for pcm in on.leg.played] == [True, False, True]
+    assert on.leg.closed
+    assert (on.record["ended_by"], on.record["reason"], on.record["frames_stepped"]) == ("caller", "hung up", 3)
+    assert on.record["duration_s"] == pytest.approx(0.24)
+    assert on.record["media"]["codec"] == "fake"
+    assert on.record["answered"]
+
+
+async def test_the_greeting_comes_first_and_is_a_line_of_its_own(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path, greeting=GREETING) as on:
+        on.leg.hear(*[SILENCE] * 100)
+        await on.leg.heard(100)
+        on.call.end()
+        await on.over()
+    assert on.lines[0].text == GREETING
+    assert on.lines[0].start < 0.5
+    assert not on.record["barged_in"]
+
+
+async def test_barge_in_stops_the_greeting(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path, greeting=GREETING) as on:
+        on.leg.hear(*[SILENCE] * 8, *[SPEECH] * 10, *[SILENCE] * 80)
+        await on.leg.heard(98)
+        on.call.end()
+        await on.over()
+    said = "".join(line.text for line in on.lines)
+    assert said
+    assert GREETING.startswith(said)
+    assert len(said) < len(GREETING)
+    assert on.record["barged_in"]
+
+
+async def test_a_delayed_offer_is_ours_and_the_answer_reaches_the_leg(recorder: Recorder, tmp_path: Path) -> None:
+    call = FakeCall(offer(media=None))
+    async with stage(recorder, tmp_path, call=call) as on:
+        async with asyncio.timeout(5):
+            await call.accepted.wait()
+        assert call.answered is not None
+        await call.answered("their answer")
+        call.end()
+        await on.over()
+    assert call.log[1] == ("accept", "our offer")
+    assert on.leg.answers == ["their answer"]
+
+
+async def test_media_we_cannot_serve_is_not_acceptable(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path, leg=FakeLeg(refuse="no common codec")) as on:
+        await on.over()
+    assert on.call.log == [("ring", None), ("reject", Rejection.NOT_ACCEPTABLE)]
+    assert on.leg.closed
+
+
+async def test_a_caller_who_gives_up_while_it_rings(recorder: Recorder, tmp_path: Path) -> None:
+    call = FakeCall()
+    call.end("caller", "cancelled")
+    async with stage(recorder, tmp_path, call=call) as on:
+        await on.over()
+    assert on.leg.closed
+    assert on.record["reason"] == "cancelled"
+    assert on.record["duration_s"] == 0
+
+
+async def test_a_re_invite_goes_to_the_leg(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path) as on:
+        await on.leg.heard(0)
+        assert on.call.renegotiate is not None
+        assert await on.call.renegotiate("hold") == "answer to hold"
+        assert await on.call.renegotiate(None) == "our offer"
+        on.leg._refuse = "video only"
+        assert await on.call.renegotiate("video") is Rejection.NOT_ACCEPTABLE
+
+
+async def test_while_held_the_model_is_not_stepped_but_the_record_goes_on(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path) as on:
+        on.leg.hear(SPEECH)
+        on.leg.hear(*[SILENCE] * 5, held=True)
+        on.leg.hear(SPEECH)
+        await on.leg.heard(7)
+        on.call.end()
+        await on.over()
+    assert (on.record["frames_stepped"], on.record["frames_held"]) == (2, 5)
+    assert on.record["duration_s"] == pytest.approx(7 * 0.08)
+    assert len(on.leg.played) == 2
+
+
+async def test_a_hold_has_a_limit(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path, max_hold_s=0.4) as on:
+        on.leg.hear(*[SILENCE] * 4, held=True)
+        on.leg.hear(SILENCE)
+        on.leg.hear(*[SILENCE] * 5, held=True)
+        ended = await on.over()
+    assert ended == CallEnded("agent", "on hold for more than 0.4 s")
+    assert on.record["frames_held"] == 9
+
+
+async def test_lost_media_ends_the_call_with_its_reason(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path) as on:
+        on.leg.broken.set_result("no RTP from 192.0.2.7:4000 in 15 s")
+        assert await on.over() == CallEnded("agent", "no RTP from 192.0.2.7:4000 in 15 s")
+
+
+async def test_digits_of_both_kinds_are_recorded(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path) as on:
+        on.leg.hear(SILENCE)
+        await on.leg.heard(1)
+        on.leg.keys.put_nowait(Digit("5", 0.1))
+        on.call.keys.put_nowait("#")
+        on.leg.hear(SILENCE)
+        await on.leg.heard(2)
+        on.call.end()
+        await on.over()
+    assert sorted((digit["key"], digit["duration_s"]) for digit in on.record["digits"]) == [("#", 0.0), ("5", 0.1)]
+
+
+async def fail(number: int) -> None:
+    raise EngineError("the card fell out")
+
+
+async def test_an_engine_that_fails_in_mid_call_hangs_up(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path, engine=EchoEngine(rows=1, before_step=fail)) as on:
+        on.leg.hear(SPEECH)
+        assert await on.over() == CallEnded("agent", "the engine failed")
+    assert on.call.log[-1] == ("hang_up", "the engine failed")
+    assert on.record["reason"] == "the engine failed"
+
+
+async def test_a_row_that_cannot_be_primed_is_overload(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(self: object, prompt: Prompt, keep_frames: int = 0) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr("engine.echo.EchoSlot.prime", never)
+    monkeypatch.setattr("voipagent.session.PRIME_S", 0.05)
+    async with stage(recorder, tmp_path) as on:
+        await on.over()
+    assert on.call.log == [("ring", None), ("reject", Rejection.OVERLOADED)]
+
+
+async def test_a_bug_ends_the_call_and_is_not_swallowed(recorder: Recorder, tmp_path: Path) -> None:
+    class Buggy(FakeLeg):
+        def play(self, pcm: Pcm) -> None:
+            raise ZeroDivisionError
+
+    async with stage(recorder, tmp_path, leg=Buggy()) as on:
+        on.leg.hear(SPEECH)
+        with pytest.raises(ExceptionGroup):
+            await on.over()
+    assert on.call.log[-1] == ("hang_up", "the session failed")
+    assert on.record["reason"] == "the session failed"
+
+
+async def test_shutting_down_hangs_up_and_closes_the_record(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path) as on:
+        on.leg.hear(SPEECH)
+        await on.leg.heard(1)
+        on.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await on.task
+    assert on.call.log[-1] == ("hang_up", "the agent is shutting down")
+    assert on.record["reason"] == "the agent is shutting down"
+    assert (on.folder.path / "recording.wav").exists()

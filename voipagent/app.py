@@ -1,0 +1,123 @@
+"""Builds the concrete parts from the settings and runs them: the only file that names them all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from engine.echo import EchoEngine
+from engine.slot import Engine, Sampling
+from media.answer import Legs
+from media.leg import AudioFormat
+from signaling.sip.endpoint import SipEndpoint
+from voipagent.agent import Agent
+from voipagent.context import Line, Transcript
+from voipagent.record import check_folder
+from voipagent.recording import Recorder, open_private
+from voipagent.settings import EngineSettings, Settings
+from voipagent.talk import AudioFileError
+from voipagent.talk import talk as talk_through
+from voipagent.web.api import create_api, serve_http
+
+logger = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Answer calls until SIGINT or SIGTERM; then hang up, close the records and return. A second signal kills."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+
+    def stop(number: signal.Signals) -> None:
+        logger.info("- %s: hanging up", number.name)
+        loop.remove_signal_handler(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    with contextlib.suppress(asyncio.CancelledError):
+        await _serve(settings)
+
+
+async def _serve(settings: Settings) -> None:
+    """From the ground up: what must be there first is entered first, and left last."""
+    check_folder(settings.calls.dir)
+    with Recorder() as recorder:
+        async with (
+            open_engine(settings.engine) as engine,
+            Legs(
+                AudioFormat(engine.sample_rate, engine.frame_samples),
+                ports=(settings.rtp.ports.first, settings.rtp.ports.last),
+                advertised=settings.sip.advertised or None,
+            ) as legs,
+            SipEndpoint(
+                settings.sip.host,
+                settings.sip.port,
+                allow=settings.sip.allow,
+                advertised=settings.sip.advertised or None,
+            ) as sip,
+        ):
+            agent = Agent(engine, legs.open_leg, settings.persona, recorder, settings.calls, settings.engine.seed)
+            api = create_api(lambda: agent.ready)
+            async with serve_http(api, settings.http.host, settings.http.port) as http_port:
+                logger.info("- model %s, %d rows", engine.revision, engine.free)
+                logger.info("- answering at sip:%s:%d, HTTP on port %d", settings.sip.host, sip.port, http_port)
+                await agent.run(sip)
+
+
+async def talk(settings: Settings, source: Path, target: Path, transcript: Path | None) -> None:
+    """Send a file through the engine. Raises AudioFileError, EngineError."""
+    sampling = Sampling(seed=secrets.randbelow(2**31) if settings.engine.seed is None else settings.engine.seed)
+    with contextlib.ExitStack() as stack:
+        try:
+            lines = stack.enter_context(open_private(transcript)) if transcript else None
+        except OSError as error:
+            raise AudioFileError(f"cannot write {str(transcript)!r}: {error.strerror}") from None
+
+        def write(line: Line) -> None:
+            if lines is not None:
+                lines.write(f"{line}\n".encode())
+
+        async with open_engine(settings.engine) as engine:
+            await talk_through(engine, settings.persona, sampling, source, target, Transcript(write))
+
+
+# --- engines -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def open_engine(settings: EngineSettings) -> AsyncIterator[Engine]:
+    """The engine that the settings name, READY. Raises CheckpointError or EngineError with what is wrong."""
+    async with _engine(settings) as engine:
+        yield engine
+
+
+def _engine(settings: EngineSettings) -> AbstractAsyncContextManager[Engine]:
+    if settings.model == "echo":
+        return EchoEngine(rows=settings.rows or 64)
+    from engine.local import LocalEngine  # torch takes seconds to import; echo does without
+
+    model = str(_nano_folder()) if settings.model == "nano" else settings.model
+    return LocalEngine(model, rows=settings.rows, device=settings.device, prompt_style=settings.prompt_style)
+
+
+def write_nano_checkpoint(folder: Path, seed: int) -> None:
+    """Write a small random checkpoint. Raises EngineError where it cannot be written."""
+    from engine.nano import write_nano
+
+    write_nano(folder, seed)
+
+
+def _nano_folder() -> Path:
+    """Where the nano checkpoint lies; made at the first start."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "voipagent" / "nano"
+    if not (folder / "config.json").exists():
+        write_nano_checkpoint(folder, seed=0)
+    return folder

@@ -1,0 +1,120 @@
+"""The verbs. Every error that a user can mend is one clear line and a non-zero exit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from engine.slot import EngineError
+from media.leg import LegError
+from signaling.call import SignalingError
+from voipagent.record import FolderError
+from voipagent.settings import Settings, SettingsError, effective, example
+from voipagent.talk import AudioFileError
+from voipagent.web.api import HttpError
+
+USER_ERRORS = (SettingsError, EngineError, SignalingError, LegError, FolderError, AudioFileError, HttpError)
+
+cli = typer.Typer(
+    help="A self-hosted voice agent on a full-duplex speech model. `voipagent config` shows its settings.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(help="Measure, with the numbers that the README quotes.", no_args_is_help=True)
+checkpoint = typer.Typer(help="Make checkpoints.", no_args_is_help=True)
+cli.add_typer(bench, name="bench")
+cli.add_typer(checkpoint, name="checkpoint")
+
+
+def main() -> None:
+    """The console command."""
+    try:
+        cli()
+    except USER_ERRORS as error:
+        for line in str(error).splitlines():
+            print(f"voipagent: {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _settings() -> Settings:
+    """The environment's settings, and logging as they say."""
+    settings = Settings.load(os.environ)
+    logging.basicConfig(
+        level=settings.log.level.upper(), format="%(asctime)s %(levelname).1s %(name)s %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    return settings
+
+
+@cli.command()
+def serve() -> None:
+    """Answer the phone until SIGINT or SIGTERM."""
+    from voipagent.app import serve as run
+
+    asyncio.run(run(_settings()))
+
+
+@cli.command()
+def talk(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="any audio file")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.wav", help="what the agent says, exactly as long")],
+    transcript: Annotated[Path | None, typer.Option(help="write the agent's words here, as JSON lines")] = None,
+) -> None:
+    """Let the agent hear a file as if it were a live call, as fast as the machine allows."""
+    from voipagent.app import talk as run
+
+    asyncio.run(run(_settings(), source, target, transcript))
+
+
+@cli.command()
+def config(
+    env_example: Annotated[bool, typer.Option("--example", help="print deploy/env.example instead")] = False,
+) -> None:
+    """Print the effective settings, secrets masked; the output can be pasted into an environment file."""
+    if env_example:
+        print(example(), end="")
+        return
+    for name, value in effective(Settings.load(os.environ)):
+        print(f"{name}={value}")
+
+
+@checkpoint.command()
+def nano(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="made if it is not there")],
+    seed: Annotated[int, typer.Option(help="the same seed gives the same weights")] = 0,
+) -> None:
+    """Write a complete small random checkpoint in the published format."""
+    from voipagent.app import write_nano_checkpoint
+
+    write_nano_checkpoint(folder, seed)
+    print(f"wrote {folder}; run it with VOIPAGENT_ENGINE__MODEL={folder}")
+
+
+@bench.command()
+def latency(
+    target: Annotated[
+        str, typer.Option(help="sip:user@host:port of an agent that echoes (VOIPAGENT_ENGINE__MODEL=echo)")
+    ],
+    codec: Annotated[str, typer.Option(help="pcmu, pcma or g722")] = "pcmu",
+    loss: Annotated[
+        float, typer.Option(help="share of packets dropped in each direction, 0 to 1", min=0, max=0.5)
+    ] = 0.0,
+    bursts: Annotated[int, typer.Option(help="how many bursts; at least 30", min=30)] = 40,
+    seed: Annotated[int, typer.Option(help="of bursts and losses")] = 0,
+    csv: Annotated[Path | None, typer.Option(help="write each burst here")] = None,
+) -> None:
+    """Round trip that the transport adds: noise bursts, from the wire to the wire."""
+    from voipagent.lab.latency import measure, write_csv
+
+    report = measure(target, codec, bursts=bursts, loss=loss, seed=seed)
+    Console().print(str(report))
+    if csv is not None:
+        write_csv(report, csv)
