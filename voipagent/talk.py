@@ -30,10 +30,10 @@ async def talk(
     """
     frames = read_frames(source, engine.sample_rate, engine.frame_samples)
     try:
-        file = wave.open(str(target), "wb")
+        handle = target.open("wb")
     except OSError as error:
         raise AudioFileError(f"cannot write {str(target)!r}: {error.strerror}") from None
-    with file:
+    with handle, wave.open(handle, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(engine.sample_rate)

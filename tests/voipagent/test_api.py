@@ -1,0 +1,38 @@
+"""Health over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+
+import pytest
+
+from voipagent.web.api import HttpError, create_api, serve_http
+
+
+async def get(port: int, path: str) -> tuple[int, object]:
+    async with asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+    return int(head.split()[1]), json.loads(body)
+
+
+async def test_ready_says_whether_a_call_would_be_taken() -> None:
+    state = {"ready": False}
+    async with serve_http(create_api(lambda: state["ready"]), "127.0.0.1", 0) as port:
+        assert await get(port, "/healthz") == (200, {"status": "ok"})
+        assert await get(port, "/readyz") == (503, {"status": "unavailable"})
+        state["ready"] = True
+        assert await get(port, "/readyz") == (200, {"status": "ready"})
+
+
+async def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(HttpError, match=f"cannot serve HTTP on 127.0.0.1:{port}: Address already in use"):
+            async with serve_http(create_api(lambda: True), "127.0.0.1", port):
+                pass
