@@ -48,10 +48,12 @@ class CallRecord:
     duration_s: float = 0.0
     frames_stepped: int = 0
     frames_held: int = 0
+    frames_late: int = 0
     step_s_max: float = 0.0
     step_s_mean: float = 0.0
     barged_in: bool = False
     digits: list[dict[str, Any]] = field(default_factory=list)
+    holds: list[dict[str, float]] = field(default_factory=list)
     recording: str = ""
     recording_error: str = ""
     transcript_error: str = ""

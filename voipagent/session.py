@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from engine.slot import EngineError, Slot
+from engine.slot import EngineError, Reply, Slot
 from media.leg import Exchange, Leg, LegError
 from signaling.call import Call, CallEnded, Rejection
 from voipagent.bargein import BargeIn
@@ -123,21 +123,24 @@ class Session:
             started = self.recording.seconds
             self.recording.write(exchange)
             if exchange.held:
-                await self._hold()
+                await self._hold(started)
                 continue
             self._held_s = 0.0
             self._yield_to(exchange)
             forced = self.slot.saying
             reply = await self.slot.step(exchange.heard)
             leg.play(reply.frame)
-            self._count(reply.step_s)
+            self._count(reply)
             self._transcript.hear(reply.text, started, self.recording.seconds)
             if forced and not self.slot.saying:
                 self._transcript.end_line()
 
-    async def _hold(self) -> None:
-        """The far end holds: no context is spent, and it has a limit."""
+    async def _hold(self, started: float) -> None:
+        """The far end holds: no context is spent, and it has a limit. The record has a mark where the silence is."""
+        if self._held_s == 0.0:
+            self.record.holds.append({"at": round(started, 3), "duration_s": 0.0})
         self._held_s += FRAME_S
+        self.record.holds[-1]["duration_s"] = round(self._held_s, 3)
         self.record.frames_held += 1
         if self._held_s >= self._max_hold_s:
             await self.call.hang_up(f"on hold for more than {self._max_hold_s:g} s")
@@ -153,10 +156,11 @@ class Session:
         if not self.slot.saying:
             self._barge_in = None
 
-    def _count(self, step_s: float) -> None:
+    def _count(self, reply: Reply) -> None:
         self.record.frames_stepped += 1
-        self._step_s += step_s
-        self.record.step_s_max = max(self.record.step_s_max, step_s)
+        self.record.frames_late += reply.waited_s + reply.step_s > FRAME_S
+        self._step_s += reply.step_s
+        self.record.step_s_max = max(self.record.step_s_max, reply.step_s)
 
     async def _watch(self, leg: Leg) -> None:
         await self.call.hang_up(await leg.lost())

@@ -169,6 +169,7 @@ async def test_while_held_the_model_is_not_stepped_but_the_record_goes_on(record
         await on.over()
     assert (on.record["frames_stepped"], on.record["frames_held"]) == (2, 5)
     assert on.record["duration_s"] == pytest.approx(7 * 0.08)
+    assert on.record["holds"] == [{"at": 0.08, "duration_s": 0.4}]
     assert len(on.leg.played) == 2
 
 
@@ -180,6 +181,7 @@ async def test_a_hold_has_a_limit(recorder: Recorder, tmp_path: Path) -> None:
         ended = await on.over()
     assert ended == CallEnded("agent", "on hold for more than 0.4 s")
     assert on.record["frames_held"] == 9
+    assert [hold["at"] for hold in on.record["holds"]] == [0.0, 0.4]
 
 
 async def test_lost_media_ends_the_call_with_its_reason(recorder: Recorder, tmp_path: Path) -> None:
