@@ -1,0 +1,265 @@
+"""Pre-norm transformer layers whose attention reads a ring of past positions (Moshi paper, sections 3.2 and 3.3).
+
+Modules hold weights only, under the names of the published checkpoints. What a row remembers is a `KvState`, which is
+passed in and updated in place; a row whose mask is False keeps its state bit for bit. Nothing here reads a tensor's
+value on the host, so a call can be captured in a CUDA graph. Call it under `torch.no_grad()`.
+
+Shapes: B rows, T positions of one call, C the ring's slots (= context), H heads of size h, dim = H * h.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LAYER_NORM_EPSILON = 1e-5
+RMS_NORM_EPSILON = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerConfig:
+    """Size and kind of one stack.
+
+    `hidden` is the width between the two linear maps of the feed-forward part, as in the weights. `context` is how many
+    positions a query may see, itself included. Raises ValueError where the sizes do not fit together.
+    """
+
+    dim: int
+    heads: int
+    layers: int
+    hidden: int
+    context: int
+    max_period: float = 10_000.0
+    norm: Literal["layer_norm", "rms_norm_f32"] = "layer_norm"
+    gating: Literal["silu"] | None = None
+    layer_scale: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.dim, self.heads, self.layers, self.hidden, self.context) < 1:
+            raise ValueError(f"every size of a transformer must be at least 1: {self}")
+        if self.dim % (2 * self.heads):
+            raise ValueError(f"dim {self.dim} must be a multiple of twice the {self.heads} heads: rotation takes pairs")
+
+    @property
+    def head_dim(self) -> int:
+        """Size of one head."""
+        return self.dim // self.heads
+
+
+@dataclass(slots=True)
+class KvState:
+    """What the rows of one stack remember: the last `context` keys and values, and how far each row has come.
+
+    Position p lies in slot p mod C. `position` counts a row's executed positions since its last reset.
+    """
+
+    keys: Tensor  # [B, layers, H, C, h]
+    values: Tensor  # [B, layers, H, C, h]
+    position: Tensor  # [B] int64
+
+    def reset(self, rows: Tensor) -> None:
+        """Make the rows where `rows` [B] bool is True fresh. Between steps only: it asks the device which rows."""
+        chosen = rows.nonzero().squeeze(1).to(self.position.device)  # the other rows' gigabytes are not even read
+        for tensor in (self.keys, self.values, self.position):
+            tensor.index_fill_(0, chosen, 0)
+
+    def row(self, index: int) -> KvState:
+        """A view of one row, B = 1: what is done to it is done to the row."""
+        one = slice(index, index + 1)
+        return KvState(self.keys[one], self.values[one], self.position[one])
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What all layers of one call share."""
+
+    cos: Tensor  # [B, 1, T, h/2] float32
+    sin: Tensor  # [B, 1, T, h/2] float32
+    visible: Tensor  # [B, 1, T, S] bool; S = C, or C + T when parallel
+    slots: Tensor  # [B, W] where the last W = min(T, C) of the new keys go
+    mask: Tensor  # [B] bool
+    parallel: bool  # the ring is read as it was before the call, beside the new keys
+
+
+class RmsNormF32(nn.Module):
+    """x * alpha / rms(x), computed in float32 whatever the activations are."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, 1, dim))
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, dim]
+        wide = x.float()
+        mean = RMS_NORM_EPSILON + wide.square().mean(-1, keepdim=True)
+        return (wide * (self.alpha.float() * mean.rsqrt())).to(x.dtype)
+
+
+class LayerScale(nn.Module):
+    """One learnt factor a channel, on a branch's output."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class GatedFeedForward(nn.Module):
+    """W_out (silu(a) * b), with a and b the two halves of W_in x."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.linear_in = nn.Linear(dim, 2 * hidden, bias=False)
+        self.linear_out = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.linear_in(x).chunk(2, -1)
+        out: Tensor = self.linear_out(F.silu(gate) * value)
+        return out
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (2j, 2j + 1) of x [B, H, T, h] by its angle; cos and sin are [B, 1, T, h/2] float32."""
+    even, odd = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
+
+
+def store(ring: Tensor, new: Tensor, slots: Tensor, mask: Tensor) -> None:
+    """Write the last W of new [B, H, T, h] into slots [B, W] of ring [B, H, C, h], where mask [B] says so."""
+    rows = torch.arange(len(ring), device=ring.device)[:, None]
+    fresh = new[:, :, -slots.shape[1] :].transpose(1, 2).to(ring.dtype)  # [B, W, H, h]
+    ring[rows, :, slots] = torch.where(mask[:, None, None, None], fresh, ring[rows, :, slots])
+
+
+class Attention(nn.Module):
+    """Causal self-attention; `in_proj_weight` holds q, k, v in thirds, each heads-major."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.in_proj_weight = nn.Parameter(torch.zeros(3 * config.dim, config.dim))
+        self.out_proj = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, call: _Call) -> Tensor:
+        """x [B, T, dim] -> [B, T, dim]; keys and values are this layer's rings [B, H, C, h]."""
+        projected = F.linear(x, self.in_proj_weight).view(*x.shape[:2], 3, self.heads, -1)  # [B, T, 3, H, h]
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # [B, H, T, h] each
+        query, key = rotate(query, call.cos, call.sin), rotate(key, call.cos, call.sin)
+        seen = (torch.cat((keys, key), 2), torch.cat((values, value), 2)) if call.parallel else (keys, values)
+        store(keys, key, call.slots, call.mask)
+        store(values, value, call.slots, call.mask)
+        mixed = F.scaled_dot_product_attention(query, *seen, attn_mask=call.visible)
+        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class Layer(nn.Module):
+    """x + s1 Attention(N1 x), then x + s2 FeedForward(N2 x)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        dim, hidden = config.dim, config.hidden
+        self.norm1, self.norm2 = _norm(config), _norm(config)
+        self.self_attn = Attention(config)
+        if config.gating:
+            self.gating = GatedFeedForward(dim, hidden)
+        else:
+            self.linear1 = nn.Linear(dim, hidden, bias=False)
+            self.linear2 = nn.Linear(hidden, dim, bias=False)
+        self.gated = config.gating is not None
+        self.layer_scale_1 = LayerScale(dim) if config.layer_scale else nn.Identity()
+        self.layer_scale_2 = LayerScale(dim) if config.layer_scale else nn.Identity()
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, call: _Call) -> Tensor:
+        x = x + self.layer_scale_1(self.self_attn(self.norm1(x), keys, values, call))
+        out: Tensor = x + self.layer_scale_2(self._feed_forward(self.norm2(x)))
+        return out
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.gating(x) if self.gated else self.linear2(F.gelu(self.linear1(x)))
+        return out
+
+
+class Transformer(nn.Module):
+    """A stack of layers. There is no norm after the last."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+
+    def initial_state(
+        self, rows: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> KvState:
+        """Fresh rows, on the weights' device and of their type unless told otherwise."""
+        weights = next(self.parameters())
+        device, dtype = device or weights.device, dtype or weights.dtype
+        config = self.config
+        shape = (rows, config.layers, config.heads, config.context, config.head_dim)
+        position = torch.zeros(rows, dtype=torch.int64, device=device)
+        return KvState(
+            torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device), position
+        )
+
+    def forward(self, x: Tensor, state: KvState, mask: Tensor) -> Tensor:
+        """One streaming call: x [B, T, dim] -> [B, T, dim], for the rows where mask [B] bool is True.
+
+        All T keys enter the ring before any query reads it, as in the reference: query t of a full ring sees
+        C - (T - 1 - t) keys. So two positions a call (Mimi) differ slightly from one position twice.
+        Raises ValueError if T exceeds the ring.
+        """
+        length, context = x.shape[1], self.config.context
+        if length > context:
+            raise ValueError(f"{length} positions in one call exceed the ring of {context}; use prefill")
+        positions = self._positions(state, length)
+        return self._run(x, state, mask, positions, _held(positions[:, -1:], context), parallel=False)
+
+    def prefill(self, x: Tensor, state: KvState, mask: Tensor) -> Tensor:
+        """T positions at once, T of any size, with the result of feeding them one call each.
+
+        Every query sees `context` positions, also those that the same call pushes out of the ring.
+        """
+        positions = self._positions(state, x.shape[1])
+        held = torch.cat((_held(state.position[:, None] - 1, self.config.context), positions), 1)
+        return self._run(x, state, mask, positions, held, parallel=True)
+
+    def _positions(self, state: KvState, length: int) -> Tensor:  # [B, T]
+        return state.position[:, None] + torch.arange(length, device=state.position.device)
+
+    def _run(
+        self, x: Tensor, state: KvState, mask: Tensor, positions: Tensor, held: Tensor, *, parallel: bool
+    ) -> Tensor:
+        """Positions [B, T] are the queries', held [B, S] those of the keys they choose from (negative: none there)."""
+        context = self.config.context
+        query, key = positions[:, :, None], held[:, None, :]
+        visible = (key >= 0) & (key <= query) & (key > query - context)  # [B, T, S]
+        cos, sin = self._rotation(positions)
+        call = _Call(cos, sin, visible[:, None], positions[:, -context:] % context, mask, parallel)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, state.keys[:, index], state.values[:, index], call)
+        state.position += positions.shape[1] * mask
+        return x
+
+    def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [B, 1, T, h/2] of the absolute positions; the product is taken in float32 as in training."""
+        size = self.config.head_dim
+        pairs = torch.arange(size // 2, device=positions.device, dtype=torch.float32)
+        angle = positions.float()[:, None, :, None] * torch.exp(pairs * (-math.log(self.config.max_period) * 2 / size))
+        return angle.cos(), angle.sin()
+
+
+def _held(newest: Tensor, context: int) -> Tensor:
+    """Which position each slot holds [B, C] once position newest [B, 1] is written; negative: none yet."""
+    return newest - (newest - torch.arange(context, device=newest.device)) % context
+
+
+def _norm(config: TransformerConfig) -> nn.Module:
+    if config.norm == "rms_norm_f32":
+        return RmsNormF32(config.dim)
+    return nn.LayerNorm(config.dim, eps=LAYER_NORM_EPSILON)
