@@ -1,0 +1,102 @@
+"""Calls from libre/baresip, a telephone with 15 years of use, in each codec."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.peers.folders import read
+from voipagent.lab.bursts import find, make_bursts, render
+from voipagent.lab.serving import serving_agent
+
+pytestmark = pytest.mark.peer("baresip")
+
+CODECS = [("pcmu", 8_000, "PCMU"), ("pcma", 8_000, "PCMA"), ("g722/16000/1", 16_000, "G722")]
+GREETING = "Hello, this is Ada."
+
+
+@contextlib.asynccontextmanager
+async def telephone(codec: str, transport: str = "udp") -> AsyncIterator[Any]:
+    """A user agent of libre that offers one codec."""
+    from baresip import Account, Config, Runtime, UserAgent
+
+    runtime = Runtime()
+    listen = "sip_listen 127.0.0.1:0\n"
+    await runtime.start(Config(net_interface="127.0.0.1", native_log_level="error", extra_config_text=listen))
+    try:
+        account = Account("libre", "127.0.0.1", "", reg_interval=0, audio_codecs=(codec,), transport=transport)  # type: ignore[arg-type,unused-ignore]  # typed only where the wheel is installed
+        yield await UserAgent.create(runtime, account)
+    finally:
+        await runtime.close()
+
+
+async def talk(line: Any, samples: NDArray[np.float32], rate: int, extra_s: float) -> NDArray[np.float32]:
+    """Say `samples` in real time, and `extra_s` of silence; gives what was heard meanwhile."""
+    from baresip import AudioNotActive, AudioRestarted
+
+    packet = rate // 50
+    padded = np.concatenate([samples, np.zeros(round(extra_s * rate), np.float32)])
+    pieces = np.split((padded * 32767).astype("<i2"), range(packet, len(padded), packet))
+    heard, loop = [], asyncio.get_running_loop()
+    began = loop.time()
+    for number, piece in enumerate(pieces):
+        await asyncio.sleep(began + number * 0.02 - loop.time())
+        with contextlib.suppress(AudioNotActive, AudioRestarted):  # its re-INVITEs replace the streams
+            line.audio.write(piece.tobytes())
+            heard.append(line.audio.read(1 << 16))
+    said: NDArray[np.float32] = (np.frombuffer(b"".join(heard), "<i2") / 32768).astype(np.float32)
+    return said
+
+
+@pytest.mark.parametrize(("codec", "rate", "name"), CODECS, ids=[name for _, _, name in CODECS])
+async def test_a_whole_call(codec: str, rate: int, name: str, tmp_path: Path) -> None:
+    """Audio both ways, digits, hold and resume, and audio again; then the caller hangs up."""
+    before, after = make_bursts(2, rate, seed=7, first_s=0.0)
+    environ = {"VOIPAGENT_ENGINE__MODEL": "echo", "VOIPAGENT_CALLS__DIR": str(tmp_path / "calls")}
+    environ |= {"VOIPAGENT_PERSONA__GREETING": GREETING}
+    async with asyncio.timeout(60), serving_agent(environ) as agent, telephone(codec) as caller:
+        line = await caller.dial(agent.target)
+        await line.wait_established(timeout=10)
+        await talk(line, np.zeros(0, np.float32), rate, 1.0)
+        heard_before = await talk(line, render([replace(before, start=0)], rate), rate, 0.5)
+        await line.send_dtmf("12#")
+        await talk(line, np.zeros(0, np.float32), rate, 0.6)
+        await line.hold()
+        await asyncio.sleep(0.5)
+        await line.resume()
+        await talk(line, np.zeros(0, np.float32), rate, 1.0)
+        heard_after = await talk(line, render([replace(after, start=0)], rate), rate, 0.5)
+        await line.hangup()
+        assert await agent.stop() == 0
+    assert find(before.noise, heard_before) is not None
+    assert find(after.noise, heard_after) is not None
+    (left,) = read(tmp_path / "calls")
+    assert left.record["media"]["codec"] == name
+    assert left.digits == "12#"
+    assert len(left.record["holds"]) == 1
+    assert left.record["holds"][0]["duration_s"] >= 0.3
+    assert (left.record["ended_by"], left.record["recording_error"]) == ("caller", "")
+    assert left.lines[0].text == GREETING
+    assert len(left.caller) == len(left.agent) == round(24_000 * left.record["duration_s"])
+    assert np.abs(left.caller).max() > 0.2
+    assert np.abs(left.agent).max() > 0.2
+
+
+async def test_a_call_over_tcp(tmp_path: Path) -> None:
+    environ = {"VOIPAGENT_ENGINE__MODEL": "echo", "VOIPAGENT_CALLS__DIR": str(tmp_path / "calls")}
+    (burst,) = make_bursts(1, 8_000, seed=8, first_s=1.0)
+    async with asyncio.timeout(60), serving_agent(environ) as agent, telephone("pcmu", "tcp") as caller:
+        line = await caller.dial(f"{agent.target};transport=tcp")
+        await line.wait_established(timeout=10)
+        heard = await talk(line, render([burst], 8_000), 8_000, 0.5)
+        await line.hangup()
+        assert await agent.stop() == 0
+    assert find(burst.noise, heard) is not None
