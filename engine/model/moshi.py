@@ -1,0 +1,449 @@
+"""Moshi's language model: Temporal and Depth Transformer, delays, forced columns, one step (Moshi paper, section 3.4).
+
+A *column* is what the Temporal Transformer reads at one position: K tokens, first the text, then the agent's codes,
+then the caller's. A *frame* is 80 ms of talk. Frame f's token of stream k sits in column 1 + f + delays[k]; what comes
+before is that stream's initial token, so column 0 is all-initial.
+
+**The caller's first frame.** Whatever a caller says, the model reads column 0 as initial. So column 0 does not wait for
+the caller: it is run when the row is primed (`prefill`, then one `step` without caller codes). The caller's first frame
+then sits in column 1 and its acoustic codes in column 2: no frame is lost, none is late, and the first step with a
+caller's frame already says one. (The reference loses that frame, or feeds it twice.)
+
+**One step.** `Moshi.step` at column n takes the caller's codes of that frame, runs column n, and makes column n + 1:
+each token is the forced one where there is one, else sampled; a forced token conditions those after it like any other.
+It emits the text and the codes of one frame: with a delay of D, column n + 1 - D + delays[k] of each stream. Sampling,
+speaking a given text, priming and replay are this one step with more or fewer forced tokens.
+
+**Priming.** `MoshiConfig.columns` lays a prompt out as columns, the row's own past behind it if that is to be kept;
+`Moshi.prefill` runs all those that are wholly known, in one call or several, and leaves the rest in the row's table.
+Without a kept past, the column after the prompt is still to be sampled: one `step` with the caller's codes UNGENERATED
+does it and emits the prompt's last frame, which nobody needs. The agent's acoustic codes in the first live column are
+then still the prompt's. (The reference for prompted weights masks the prompt's first frame; `frames[1:]` repeats that.)
+
+Speech-to-text weights (`dep_q` 0, extra heads) are the same model: no codes are made, and with all delays 0 the text is
+emitted by the step that makes it.
+
+Modules hold weights only, under the names of the published checkpoints, fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.model.sampling import SamplingRows, sample
+from engine.model.transformer import GatedFeedForward, KvState, RmsNormF32, Transformer, TransformerConfig
+
+UNGENERATED = -2
+"""Not known yet: in the forced tokens "sample it", in the caller's codes "none", in what is emitted "nothing"."""
+
+ZERO = -1
+"""A token whose embedding is zero: no input from this stream."""
+
+FIXED: Mapping[str, tuple[object, ...]] = {
+    "causal": (True,),
+    "layer_scale": (None,),
+    "gating": ("silu",),
+    "norm": ("rms_norm_f32",),
+    "norm_emb": (False,),
+    "bias_proj": (False,),
+    "positional_embedding": ("rope",),
+    "kv_repeat": (1,),
+    "cross_attention": (False,),
+    "demux_second_text_stream": (False,),
+    "text_card_out": (None,),
+    "conditioners": (None, {}),
+    "quantize": (False,),
+    "lora": (False, None),
+    "existing_text_end_padding_id": (0,),
+    "depformer_layer_scale": (None,),
+    "depformer_gating": ("silu",),
+    "depformer_pos_emb": ("none",),
+    "depformer_multi_linear": (True,),
+    "depformer_weights_per_step": (True,),
+    "depformer_weights_per_step_schedule": (None,),
+    "depformer_low_rank_embeddings": (None,),
+    "depformer_norm": (None,),
+}
+"""Arguments of the reference that we know, with the values that we can run."""
+
+IGNORED = {"depformer_context", "depformer_max_period", "depformer_causal", "lora_rank", "lora_scaling"}
+"""Arguments that change nothing: the Depth Transformer has no positions and sees all steps of its frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoshiConfig:
+    """Sizes, under the reference's names; the defaults are Moshi 7B's. Raises ValueError where they do not fit."""
+
+    dim: int = 4_096
+    num_layers: int = 32
+    num_heads: int = 32
+    hidden_scale: float = 4.125
+    context: int = 3_000
+    max_period: float = 10_000.0
+    n_q: int = 16
+    dep_q: int = 8
+    card: int = 2_048
+    text_card: int = 32_000
+    existing_text_padding_id: int = 3
+    delays: tuple[int, ...] = (0, *(0, 1, 1, 1, 1, 1, 1, 1), *(0, 1, 1, 1, 1, 1, 1, 1))
+    depformer_dim: int = 1_024
+    depformer_num_heads: int = 16
+    depformer_num_layers: int = 6
+    depformer_dim_feedforward: int | None = None
+    extra_heads_num_heads: int = 0
+    extra_heads_dim: int = 6
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dep_q <= self.n_q:
+            raise ValueError(f"dep_q must lie between 0 and n_q = {self.n_q}, not {self.dep_q}")
+        if len(self.delays) != self.streams or min(self.delays) < 0:
+            raise ValueError(f"delays must be {self.streams} numbers (text and n_q), none negative: {self.delays}")
+        heads = self.depformer_num_heads
+        if self.dep_q and (heads < 1 or self.depformer_dim % heads):
+            raise ValueError(f"depformer_dim {self.depformer_dim} must be a multiple of depformer_num_heads {heads}")
+        _ = self.temporal  # its sizes are checked too
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> Self:
+        """Read the language model's arguments of a config.json; what it leaves out is as in Moshi 7B.
+
+        Where the file has as many depth steps as audio streams (PersonaPlex), the later half would only guess the
+        caller's codes: the agent's never depend on them, so they are not run.
+        Raises ValueError that names an unknown argument, or a known one with a value that we cannot run.
+        """
+        sizes = {field.name: field.default for field in fields(cls)}
+        chosen = {name: _size(name, value, sizes[name]) for name, value in kwargs.items() if name in sizes}
+        for name in sorted(kwargs.keys() - sizes.keys() - IGNORED):
+            _check_fixed(name, kwargs[name], has_depth=chosen.get("dep_q") != 0)
+        config = cls(**chosen)
+        if config.dep_q == config.n_q:
+            return cls(**{**chosen, "dep_q": config.n_q // 2})
+        return config
+
+    @property
+    def streams(self) -> int:
+        """Tokens in a column (K)."""
+        return 1 + self.n_q
+
+    @property
+    def made(self) -> int:
+        """Tokens of a column that a step makes: the text and the agent's codes."""
+        return 1 + self.dep_q
+
+    @property
+    def delay(self) -> int:
+        """The greatest delay (D), in frames."""
+        return max(self.delays)
+
+    @property
+    def initial(self) -> tuple[int, ...]:
+        """The initial token of each stream."""
+        return (self.text_card, *[self.card] * self.n_q)
+
+    @property
+    def temporal(self) -> TransformerConfig:
+        """The Temporal Transformer's size."""
+        return TransformerConfig(
+            dim=self.dim,
+            heads=self.num_heads,
+            layers=self.num_layers,
+            hidden=gated_hidden(self.dim, int(self.hidden_scale * self.dim)),
+            context=self.context,
+            max_period=self.max_period,
+            norm="rms_norm_f32",
+            gating="silu",
+        )
+
+    @property
+    def depformer_hidden(self) -> int:
+        """Width of the Depth Transformer's feed-forward part."""
+        return gated_hidden(
+            self.depformer_dim, self.depformer_dim_feedforward or int(self.hidden_scale * self.depformer_dim)
+        )
+
+    def columns(self, frames: Tensor, history: Tensor | None = None) -> Tensor:
+        """Lay frames [T, K] out as the columns that `Moshi.prefill` takes for a fresh row: [1 + T + D, K].
+
+        With `history` [H, K] the row's past follows: the last columns that its steps fed (`Step.column`), then what its
+        table holds ahead (`MoshiState.ahead`). Where both know a token, the frames' last acoustic codes stand.
+        Raises ValueError if a frame's token is UNGENERATED, or the history lacks the columns ahead.
+        """
+        ahead = 1 + self.delay
+        if (frames == UNGENERATED).any():
+            raise ValueError("a prompt's frames must be known: one holds an UNGENERATED token")
+        if history is not None and len(history) < ahead:
+            raise ValueError(f"a history ends with the {ahead} columns ahead; it has {len(history)} columns")
+        columns = frames.new_full((len(frames) + ahead, self.streams), UNGENERATED)
+        for stream, (delay, initial) in enumerate(zip(self.delays, self.initial, strict=True)):
+            columns[: 1 + delay, stream] = initial
+            columns[1 + delay : 1 + delay + len(frames), stream] = frames[:, stream]
+        if history is None:
+            return columns
+        joined = torch.cat((columns[: 1 + len(frames)], history))
+        rest = columns[1 + len(frames) :]  # [D, K]
+        overlap = joined[1 + len(frames) : len(columns)]
+        overlap.copy_(torch.where(rest == UNGENERATED, overlap, rest))
+        return joined
+
+
+@dataclass(slots=True)
+class MoshiState:
+    """What the rows remember: keys and values, and a table of the columns around the next one.
+
+    Column c lies in slot c mod W; the next one is `kv.position`. Passed columns are UNGENERATED again.
+    """
+
+    kv: KvState
+    table: Tensor  # [B, W, K] int64
+    delays: Tensor  # [B, K] int64, constant
+    initial: Tensor  # [B, K] int64, constant
+
+    def reset(self, rows: Tensor) -> None:
+        """Make the rows where `rows` [B] bool is True fresh. Between steps only."""
+        self.kv.reset(rows)
+        self.table.index_fill_(0, rows.nonzero().squeeze(1).to(self.table.device), UNGENERATED)
+
+    def row(self, index: int) -> MoshiState:
+        """A view of one row, B = 1: what is done to it is done to the row."""
+        one = slice(index, index + 1)
+        return MoshiState(self.kv.row(index), self.table[one], self.delays[one], self.initial[one])
+
+    def ahead(self) -> Tensor:
+        """The next 1 + D columns [B, 1 + D, K], as far as they are known."""
+        width = self.table.shape[1]
+        numbers = self.kv.position[:, None] + torch.arange(width // 2, device=self.table.device)
+        return _look(self.table, (numbers % width)[:, :, None].expand(-1, -1, self.table.shape[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step gave. Rows that were masked emit UNGENERATED."""
+
+    emitted: Tensor  # [B, 1 + dep_q] text and codes of one frame; UNGENERATED in the first D steps of a fresh row
+    column: Tensor  # [B, K] as fed to the Temporal Transformer
+    heads: Tensor  # [B, extra heads, size] float32 probabilities
+
+
+class DepthAttention(nn.Module):
+    """Attention over the steps of one frame; each step has its own weights, stacked in one tensor."""
+
+    def __init__(self, dim: int, heads: int, steps: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.zeros(steps * 3 * dim, dim))
+        self.out_proj = nn.Linear(dim, steps * dim, bias=False)
+
+    def forward(self, x: Tensor, step: int, keys: Tensor, values: Tensor) -> Tensor:
+        """x [B, 1, dim] -> [B, 1, dim]; keys and values [B, H, steps, h] of this frame so far."""
+        dim = x.shape[-1]
+        weight = self.in_proj_weight[step * 3 * dim : (step + 1) * 3 * dim]
+        query, key, value = F.linear(x, weight).view(len(x), 1, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        keys[:, :, step], values[:, :, step] = key[:, :, 0], value[:, :, 0]
+        mixed = F.scaled_dot_product_attention(query, keys[:, :, : step + 1], values[:, :, : step + 1])
+        return F.linear(mixed.transpose(1, 2).flatten(2), self.out_proj.weight[step * dim : (step + 1) * dim])
+
+
+class DepthLayer(nn.Module):
+    """As a temporal layer, without positions; the norms are shared by all steps."""
+
+    def __init__(self, config: MoshiConfig) -> None:
+        super().__init__()
+        dim, steps = config.depformer_dim, config.dep_q
+        self.norm1, self.norm2 = RmsNormF32(dim), RmsNormF32(dim)
+        self.self_attn = DepthAttention(dim, config.depformer_num_heads, steps)
+        self.gating = nn.ModuleList(GatedFeedForward(dim, config.depformer_hidden) for _ in range(steps))
+
+    def forward(self, x: Tensor, step: int, keys: Tensor, values: Tensor) -> Tensor:
+        x = x + self.self_attn(self.norm1(x), step, keys, values)
+        out: Tensor = x + self.gating[step](self.norm2(x))
+        return out
+
+
+class DepthTransformer(nn.Module):
+    """Across the codebooks of one frame. What it remembers lasts one frame, and is made by `fresh`."""
+
+    def __init__(self, config: MoshiConfig) -> None:
+        super().__init__()
+        self.shape = (config.depformer_num_heads, config.dep_q, config.depformer_dim // config.depformer_num_heads)
+        self.layers = nn.ModuleList(DepthLayer(config) for _ in range(config.depformer_num_layers))
+
+    def fresh(self, like: Tensor) -> Tensor:
+        """Keys and values of one frame, [2, layers, B, H, steps, h]; `like` [B, ...] gives rows, device and type."""
+        return like.new_empty(2, len(self.layers), len(like), *self.shape)
+
+    def forward(self, x: Tensor, step: int, memory: Tensor) -> Tensor:  # [B, 1, dim]
+        for layer, keys, values in zip(self.layers, *memory, strict=True):
+            x = layer(x, step, keys, values)
+        return x
+
+
+class Moshi(nn.Module):
+    """Both transformers, their embeddings and heads."""
+
+    def __init__(self, config: MoshiConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, steps = config.dim, config.dep_q
+        self.emb = nn.ModuleList(nn.Embedding(config.card + 1, dim) for _ in range(config.n_q))
+        self.text_emb = nn.Embedding(config.text_card + 1, dim)
+        self.transformer = Transformer(config.temporal)
+        self.out_norm = RmsNormF32(dim)
+        self.text_linear = nn.Linear(dim, config.text_card, bias=False)
+        heads = range(config.extra_heads_num_heads)
+        self.extra_heads = nn.ModuleList(nn.Linear(dim, config.extra_heads_dim, bias=False) for _ in heads)
+        self.depformer_in = nn.ModuleList(nn.Linear(dim, config.depformer_dim, bias=False) for _ in range(steps))
+        self.linears = nn.ModuleList(nn.Linear(config.depformer_dim, config.card, bias=False) for _ in range(steps))
+        if steps:
+            after_first = range(steps - 1)
+            self.depformer_text_emb = nn.Embedding(config.text_card + 1, config.depformer_dim)
+            self.depformer_emb = nn.ModuleList(nn.Embedding(config.card + 1, config.depformer_dim) for _ in after_first)
+            self.depformer = DepthTransformer(config)
+
+    def initial_state(
+        self, rows: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> MoshiState:
+        """Fresh rows, on the weights' device and of their type unless told otherwise."""
+        config = self.config
+        kv = self.transformer.initial_state(rows, device=device, dtype=dtype)
+        device = kv.position.device
+        # Forced tokens reach D columns beyond the next, emitted ones lie up to D behind it.
+        table = torch.full((rows, 2 * (config.delay + 1), config.streams), UNGENERATED, device=device)
+        delays, initial = torch.tensor([config.delays, config.initial], device=device)[:, None].repeat(1, rows, 1)
+        return MoshiState(kv, table, delays, initial)
+
+    @torch.no_grad()
+    def step(
+        self, state: MoshiState, caller: Tensor, forced: Tensor, sampling: SamplingRows, noise: Tensor, mask: Tensor
+    ) -> Step:
+        """Run column n of every row where mask [B] bool is True, and make column n + 1.
+
+        caller [B, n_q - dep_q]: the codes of the caller's frame, undelayed; UNGENERATED leaves what the table holds.
+        forced [B, 1 + dep_q]: text and the agent's codes of column n + 1, delayed; UNGENERATED leaves what `prefill`
+        put into the table, or else samples. noise [B, 1 + dep_q, k] float32 ~ Exp(1), see `row_noise`.
+        """
+        config, table, running = self.config, state.table, mask[:, None]
+        made, width = config.made, table.shape[1]
+        number = state.kv.position.clone()[:, None]  # [B, 1]: n
+
+        arriving = ((number + state.delays[:, made:]) % width)[:, None]
+        _put(table[:, :, made:], arriving, caller[:, None], (running & (caller != UNGENERATED))[:, None])
+        here = (number % width)[:, None].expand(-1, 1, config.streams)
+        column = _look(table, here)[:, 0]
+        column = torch.where((number > state.delays) & running, column, state.initial)
+
+        hidden, text_logits = self.temporal(column[:, None], state.kv, mask)
+        target = ((number + 1) % width)[:, None].expand(-1, 1, made)
+        forced = torch.where(forced == UNGENERATED, _look(table, target)[:, 0], forced)
+        tokens = self._choose(hidden, text_logits[:, 0], forced, sampling, noise)
+        _put(table, target, tokens[:, None], running[:, None])
+
+        leaving = ((number + 1 - config.delay + state.delays[:, :made]) % width)[:, None]
+        emitted = torch.where(running & (number >= config.delay), _look(table, leaving)[:, 0], UNGENERATED)
+        passed = ((number - max(0, config.delay - 1)) % width)[:, None].expand(-1, 1, config.streams)
+        _put(table, passed, torch.full_like(passed, UNGENERATED), running[:, None])
+        return Step(emitted, column, self._heads(hidden))
+
+    @torch.no_grad()
+    def prefill(self, state: MoshiState, columns: Tensor, mask: Tensor) -> None:
+        """Run columns [B, N, K] at once, from each row's next one on; the last 1 + D only enter the row's table.
+
+        `MoshiConfig.columns` makes them. In chunks: columns[:, a : b + 1 + D] runs columns a to b - 1.
+        Equals as many steps with everything forced. Raises ValueError if the columns to keep ahead are missing.
+        """
+        ahead, width = 1 + self.config.delay, state.table.shape[1]
+        known = columns.shape[1] - ahead
+        if known < 0:
+            raise ValueError(f"the last {ahead} columns are kept for later; got {columns.shape[1]} in all")
+        numbers = state.kv.position[:, None] + torch.arange(columns.shape[1], device=columns.device)  # [B, N]
+        slots = (numbers % width)[:, -width:, None].expand(-1, -1, self.config.streams)
+        _put(state.table, slots, columns[:, -width:], mask[:, None, None])
+        if known:
+            self.transformer.prefill(self._embed(columns[:, :known]), state.kv, mask)
+
+    def temporal(self, columns: Tensor, kv: KvState, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """columns [B, T, K] -> (normed output [B, T, dim], text logits [B, T, text_card])."""
+        hidden = self.out_norm(self.transformer(self._embed(columns), kv, mask))
+        return hidden, self.text_linear(hidden)
+
+    def depth(self, step: int, hidden: Tensor, previous: Tensor, memory: Tensor) -> Tensor:
+        """Logits [B, card] of codebook `step`, from hidden [B, 1, dim] and the token before it [B] (the text first)."""
+        embedding = self.depformer_emb[step - 1] if step else self.depformer_text_emb
+        x = self.depformer_in[step](hidden) + _embedded(embedding, previous)[:, None]
+        logits: Tensor = self.linears[step](self.depformer(x, step, memory))
+        return logits[:, 0]
+
+    def _choose(
+        self, hidden: Tensor, text_logits: Tensor, forced: Tensor, sampling: SamplingRows, noise: Tensor
+    ) -> Tensor:
+        """Column n + 1 as far as we make it [B, 1 + dep_q]: forced tokens, else sampled ones."""
+        text = sample(text_logits, sampling.text_temperature, sampling.text_top_k, noise[:, 0])
+        tokens = [torch.where(forced[:, 0] == UNGENERATED, text, forced[:, 0])]
+        memory = self.depformer.fresh(hidden) if self.config.dep_q else hidden
+        for step in range(self.config.dep_q):
+            logits = self.depth(step, hidden, tokens[-1], memory)
+            code = sample(logits, sampling.audio_temperature, sampling.audio_top_k, noise[:, 1 + step])
+            tokens.append(torch.where(forced[:, 1 + step] == UNGENERATED, code, forced[:, 1 + step]))
+        return torch.stack(tokens, 1)
+
+    def _embed(self, columns: Tensor) -> Tensor:  # [B, T, K] -> [B, T, dim]
+        # The order of the sum matters in bfloat16: codes by index, the text last.
+        total = _embedded(self.emb[0], columns[..., 1])
+        for stream in range(1, self.config.n_q):
+            total = total + _embedded(self.emb[stream], columns[..., 1 + stream])
+        return total + _embedded(self.text_emb, columns[..., 0])
+
+    def _heads(self, hidden: Tensor) -> Tensor:
+        if not self.extra_heads:
+            return hidden.new_zeros(len(hidden), 0, self.config.extra_heads_dim, dtype=torch.float32)
+        return torch.cat([head(hidden) for head in self.extra_heads], 1).float().softmax(-1)
+
+
+def gated_hidden(dim: int, feed_forward: int) -> int:
+    """Inner width of a gated feed-forward part: two thirds of the plain one's; the reference rounds 4 dim by itself."""
+    return 21 * dim // 8 if feed_forward == 4 * dim else 2 * feed_forward // 3
+
+
+def _size(name: str, value: Any, default: object) -> Any:
+    """The value of a size from a JSON file. Raises ValueError unless it is a number, or for delays a list of them."""
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(_size(name, item, 0) for item in value)
+    if value is None and default is None:
+        return None
+    kinds = (int, float) if isinstance(default, float) else (int,)
+    if isinstance(default, tuple) or isinstance(value, bool) or not isinstance(value, kinds) or value < 0:
+        raise ValueError(f"{name}: {value!r} is not {'a list of numbers' if isinstance(default, tuple) else 'a size'}")
+    return value
+
+
+def _check_fixed(name: str, value: Any, *, has_depth: bool) -> None:
+    """Raises ValueError unless the argument `name` may have `value`."""
+    if name == "fuser":
+        if any(part for part in (value or {}).values() if isinstance(part, list)):
+            raise ValueError(f"fuser: {value!r} is not supported; only one that fuses nothing is")
+        return
+    if name not in FIXED:
+        raise ValueError(f"unknown argument of the language model: {name!r}")
+    if value not in FIXED[name] and (has_depth or not name.startswith("depformer_")):
+        raise ValueError(f"{name}: {value!r} is not supported; it must be {' or '.join(map(repr, FIXED[name]))}")
+
+
+def _embedded(embedding: nn.Module, tokens: Tensor) -> Tensor:
+    """tokens [...] -> [..., dim]; negative ones (ZERO) give zeros."""
+    vectors: Tensor = embedding(tokens.clamp_min(0))
+    return torch.where((tokens >= 0)[..., None], vectors, 0.0)
+
+
+def _look(table: Tensor, slots: Tensor) -> Tensor:
+    """What slots [B, n, S] of the first S streams of table [B, W, K] hold."""
+    return table.gather(1, slots)
+
+
+def _put(table: Tensor, slots: Tensor, values: Tensor, where: Tensor) -> None:
+    """Write values [B, n, S] into slots [B, n, S] of the first S streams of table [B, W, K], `where` it is True."""
+    table.scatter_(1, slots, torch.where(where, values, table.gather(1, slots)))
