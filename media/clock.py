@@ -59,6 +59,10 @@ class Clock:
     def __len__(self) -> int:
         return len(self._members)
 
+    def time(self) -> float:
+        """Seconds, monotonic: the time that ticks are told in."""
+        return self._timers.time()
+
     def add(self, member: Member) -> None:
         """Turn it from the next tick on. With the first member the wheel starts."""
         first = not self._members

@@ -98,7 +98,7 @@ class Stream:
     """The audio stream that both sides agreed on. Directions are ours; `number` is its place among the m= lines.
 
     `payload_type` and `event_type` are what we send; what may arrive is in `payload_types` and `event_types`, which
-    hold more only if an answerer used other numbers than our offer. `held`: the far end holds (RFC 3264, section 8.4).
+    hold more only if an answerer used other numbers than our offer.
     """
 
     number: int
@@ -114,7 +114,11 @@ class Stream:
     ptime_ms: int
     sends: bool
     receives: bool
-    held: bool
+
+    @property
+    def held(self) -> bool:
+        """Whether the far end holds: it wants nothing from us, and what it sends is no speech (RFC 3264, s. 8.4)."""
+        return not self.sends
 
     @property
     def direction(self) -> str:
@@ -284,7 +288,6 @@ def _stream(
         ptime_ms=_ptime_ms(line),
         sends=far in ("sendrecv", "recvonly") and not hole,
         receives=far in ("sendrecv", "sendonly"),
-        held=far in ("sendonly", "inactive") or hole,
     )
 
 
