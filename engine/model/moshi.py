@@ -360,9 +360,14 @@ class Moshi(nn.Module):
         known = columns.shape[1] - ahead
         if known < 0:
             raise ValueError(f"the last {ahead} columns are kept for later; got {columns.shape[1]} in all")
-        numbers = state.kv.position[:, None] + torch.arange(columns.shape[1], device=columns.device)  # [B, N]
-        slots = (numbers % width)[:, -width:, None].expand(-1, -1, self.config.streams)
-        _put(state.table, slots, columns[:, -width:], mask[:, None, None])
+        rows, total, streams = columns.shape
+        in_use = ahead + max(0, self.config.delay - 1)  # some behind the next one are still to be emitted
+        blank = columns.new_full((rows, width - in_use, streams), UNGENERATED)
+        recent = torch.cat((columns[:, -in_use:], blank), 1)
+        first = max(0, total - in_use)
+        numbers = state.kv.position[:, None] + torch.arange(first, first + recent.shape[1], device=columns.device)
+        slots = (numbers % width)[:, :, None].expand(-1, -1, streams)
+        _put(state.table, slots, recent, mask[:, None, None])
         if known:
             self.transformer.prefill(self._embed(columns[:, :known]), state.kv, mask)
 
