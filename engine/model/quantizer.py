@@ -72,7 +72,8 @@ class ResidualQuantizer(nn.Module):
         self.register_buffer("half_norms", None, persistent=False)
         # torch leaves this one method without types
         self.register_load_state_dict_post_hook(lambda module, _: module.prepare())  # type: ignore[no-untyped-call]
-        self.prepare()
+        if not self.input_proj.weight.is_meta:  # no values yet; torch would import its compiler to work without them
+            self.prepare()
 
     @torch.no_grad()
     def prepare(self) -> None:
