@@ -16,6 +16,24 @@ T1, T2, T4 = 0.5, 4.0, 5.0
 """Round-trip estimate, longest retransmission interval, longest life of a message in the network; seconds."""
 
 
+@dataclass(frozen=True)
+class Flow:
+    """A way to a peer: a connection (its `serial` tells two apart), or a pair of UDP addresses. Hosts are literals.
+
+    `local` is the address by which that peer reaches us.
+    """
+
+    protocol: str
+    remote: tuple[str, int]
+    local: tuple[str, int]
+    serial: int = 0
+
+    @property
+    def reliable(self) -> bool:
+        """Whether it loses nothing."""
+        return self.protocol != "UDP"
+
+
 class State(Enum):
     """Names of RFC 3261, figures 5-8, and RFC 6026, figure 5."""
 

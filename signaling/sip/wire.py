@@ -180,6 +180,11 @@ class WireError(Exception):
         self.response = response
 
 
+def clean(text: str, limit: int = 200) -> str:
+    """Text of a peer, fit to be shown: printable, and not longer than `limit`."""
+    return "".join(char for char in text[: 2 * limit] if char.isprintable())[:limit]
+
+
 # --- building ------------------------------------------------------------------------------------------------------
 
 

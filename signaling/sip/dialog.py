@@ -1,0 +1,279 @@
+"""Dialogs (RFC 3261, section 12) of calls that came in, as tables.
+
+A `Dialog` holds what two parties remember of each other: tags, CSeq, route set, remote target, where offer and answer
+stand, the session timer. It sends nothing; the user agent asks it what comes next and tells it what happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from signaling.sip.transaction import T1, T2, Flow
+from signaling.sip.wire import COOKIE, Headers, Request, parse_uri, split, split_address
+
+RING_S = 180.0
+"""How long a call may stay unanswered; proxies give up then (RFC 3261, section 16.6, timer C)."""
+
+CHANGE_S = 5.0
+"""How long the answer to a re-INVITE or UPDATE may take."""
+
+MIN_SE = 90
+"""Shortest session interval we agree to, in seconds (RFC 4028, section 5)."""
+
+
+class State(Enum):
+    """Where a call stands."""
+
+    EARLY = "not answered"
+    ACCEPTED = "our 2xx is not acknowledged"
+    CONFIRMED = "both are in"
+    ENDING = "to be ended as soon as our 2xx is acknowledged"
+    TERMINATED = "over"
+
+
+class Input(Enum):
+    """What can happen to a call."""
+
+    ACCEPT = "we take it, or a change of it"
+    REFUSE = "we decline"
+    HANG_UP = "we end it"
+    CANCEL = "the caller gives up"
+    BYE = "the peer ends it"
+    ACK = "our 2xx is acknowledged"
+    NO_ACK = "our 2xx was never acknowledged"
+    UNANSWERED = "it rang too long"
+    EXPIRED = "the session was not refreshed"
+
+
+class Do(Enum):
+    """What is to be sent on the way to the next state."""
+
+    REFUSE = "a final response other than 2xx to the INVITE"
+    BYE = "a BYE"
+
+
+Table = Mapping[tuple[State, Input], tuple[State, tuple[Do, ...]]]
+
+CALL: Table = {
+    (State.EARLY, Input.ACCEPT): (State.ACCEPTED, ()),
+    (State.EARLY, Input.REFUSE): (State.TERMINATED, (Do.REFUSE,)),
+    (State.EARLY, Input.HANG_UP): (State.TERMINATED, (Do.REFUSE,)),
+    (State.EARLY, Input.CANCEL): (State.TERMINATED, (Do.REFUSE,)),
+    (State.EARLY, Input.BYE): (State.TERMINATED, (Do.REFUSE,)),
+    (State.EARLY, Input.UNANSWERED): (State.TERMINATED, (Do.REFUSE,)),
+    (State.ACCEPTED, Input.ACK): (State.CONFIRMED, ()),
+    (State.ACCEPTED, Input.BYE): (State.TERMINATED, ()),
+    (State.ACCEPTED, Input.NO_ACK): (State.TERMINATED, (Do.BYE,)),
+    # RFC 3261, section 15: the callee sends no BYE before the ACK, or before it has given up waiting for it
+    (State.ACCEPTED, Input.HANG_UP): (State.ENDING, ()),
+    (State.ACCEPTED, Input.EXPIRED): (State.ENDING, ()),
+    (State.CONFIRMED, Input.ACCEPT): (State.ACCEPTED, ()),
+    (State.CONFIRMED, Input.BYE): (State.TERMINATED, ()),
+    (State.CONFIRMED, Input.HANG_UP): (State.TERMINATED, (Do.BYE,)),
+    (State.CONFIRMED, Input.EXPIRED): (State.TERMINATED, (Do.BYE,)),
+    (State.ENDING, Input.ACK): (State.TERMINATED, (Do.BYE,)),
+    (State.ENDING, Input.NO_ACK): (State.TERMINATED, (Do.BYE,)),
+    (State.ENDING, Input.BYE): (State.TERMINATED, ()),
+}
+
+
+class Negotiation(Enum):
+    """Where offer and answer stand (RFC 3264)."""
+
+    STABLE = "nothing is open"
+    OFFERED = "we owe an answer, or an offer that we were asked for"
+    ANSWERED = "our answer is in a 2xx that is not acknowledged"
+    OFFERING = "our offer is in a 2xx that is not acknowledged; the ACK brings the answer"
+
+
+GLARE: Mapping[tuple[Negotiation, str], int] = {
+    (Negotiation.OFFERED, "INVITE"): 500,  # RFC 3261, section 14.2
+    (Negotiation.OFFERED, "UPDATE"): 500,  # RFC 3311, section 5.2
+    (Negotiation.ANSWERED, "INVITE"): 500,
+    (Negotiation.ANSWERED, "UPDATE"): 500,
+    (Negotiation.OFFERING, "INVITE"): 500,
+    (Negotiation.OFFERING, "UPDATE"): 491,
+}
+"""What refuses a new offer, by what is open and the method that brings it; what is not here is let in."""
+
+
+class Alarm(Enum):
+    """What a dialog waits for."""
+
+    REPEAT = "time to send the 2xx again"
+    NO_ACK = "time to give up waiting for an ACK"
+    UNANSWERED = "time to give up ringing"
+    EXPIRED = "time to give up waiting for a refresh"
+    CHANGE = "time to give up waiting for our own side's answer to a change"
+
+
+@dataclass(eq=False)
+class Dialog:
+    """One call's peer relation. `id` is (Call-ID, local tag, remote tag)."""
+
+    id: tuple[str, str, str]
+    local: str
+    """To of the INVITE with our tag: From of our requests."""
+    remote: str
+    """From of the INVITE: To of our requests."""
+    target: str
+    """URI of the peer's Contact: Request-URI of our requests."""
+    routes: tuple[str, ...]
+    flow: Flow
+    """By which the peer's last request came."""
+    remote_cseq: int
+    natted: bool = False
+    """Whether the peer names an address of its own that is not where its requests come from."""
+    local_cseq: int = 0
+    state: State = State.EARLY
+    negotiation: Negotiation = Negotiation.OFFERED
+    remote_media: str | None = None
+    local_media: str = ""
+    accepted_cseq: int = -1
+    """CSeq of the INVITE whose 2xx waits, or waited, for its ACK."""
+    success: bytes = b""
+    """That 2xx."""
+    farewell: str = ""
+    """Why we end the call: what our BYE says."""
+    alarms: dict[Alarm, float] = field(default_factory=dict)
+    _interval: float = T1
+
+    @classmethod
+    def invited(cls, request: Request, flow: Flow, tag: str, now: float) -> Dialog:
+        """The dialog that an INVITE begins (RFC 3261, section 12.1.1)."""
+        host = request.via.host.strip("[]")
+        target = request.contact or split_address(request.headers.get("From"))[1]
+        return cls(
+            (request.call_id, tag, request.from_tag),
+            f"{request.headers.get('To')};tag={tag}",
+            request.headers.get("From"),
+            target,
+            request.headers.values("Record-Route"),
+            flow,
+            request.cseq[0],
+            natted=host != flow.remote[0] and host == parse_uri(target).host.strip("[]"),
+            remote_media=media_of(request),
+            alarms={Alarm.UNANSWERED: now + RING_S},
+        )
+
+    def handle(self, what: Input) -> tuple[Do, ...] | None:
+        """Something happened; what is to be sent now. None when the table has no entry for it: it has no effect."""
+        entry = CALL.get((self.state, what))
+        if entry is None:
+            return None
+        self.state, actions = entry
+        if self.state in (State.CONFIRMED, State.TERMINATED):
+            self._silence(Alarm.REPEAT, Alarm.NO_ACK, Alarm.UNANSWERED)
+        if self.state in (State.ENDING, State.TERMINATED):
+            self._silence(Alarm.EXPIRED, Alarm.CHANGE)
+        return actions
+
+    def accepted(self, request: Request, success: bytes, now: float) -> None:
+        """Our 2xx to an INVITE was sent: it is repeated until its ACK, on every transport (section 13.3.1.4)."""
+        self.success, self.accepted_cseq = success, request.cseq[0]
+        self.negotiation = Negotiation.OFFERING if media_of(request) is None else Negotiation.ANSWERED
+        self._silence(Alarm.UNANSWERED)
+        self._interval = T1
+        self.alarms[Alarm.REPEAT] = now + T1
+        self.alarms[Alarm.NO_ACK] = now + 64 * T1
+
+    def refreshed(self, interval_s: int | None, now: float) -> None:
+        """A session refresh succeeded, with that session interval (RFC 4028, section 10) or with none."""
+        self._silence(Alarm.EXPIRED)
+        if interval_s is not None:
+            self.alarms[Alarm.EXPIRED] = now + interval_s - min(32, interval_s / 3)
+
+    def due(self, now: float) -> list[Alarm]:
+        """What the time has come for, in order; the 2xx is repeated at longer and longer intervals, up to T2."""
+        due = sorted((alarm for alarm, at in self.alarms.items() if at <= now), key=lambda alarm: self.alarms[alarm])
+        for alarm in due:
+            del self.alarms[alarm]
+        if Alarm.REPEAT in due:
+            self._interval = min(2 * self._interval, T2)
+            self.alarms[Alarm.REPEAT] = now + self._interval
+        return due
+
+    @property
+    def next_at(self) -> float | None:
+        """When something is due; None if nothing will be."""
+        return min(self.alarms.values(), default=None)
+
+    def in_order(self, request: Request) -> bool:
+        """Whether the request is not older than one we have seen (section 12.2.2)."""
+        if request.cseq[0] < self.remote_cseq:
+            return False
+        self.remote_cseq = request.cseq[0]
+        return True
+
+    def retarget(self, request: Request) -> None:
+        """A target refresh request was accepted: further requests go where it says."""
+        self.target = request.contact or self.target
+
+    @property
+    def next_hop(self) -> str:
+        """The URI to which our requests are sent: the first route, else the remote target."""
+        return split_address(self.routes[0])[1] if self.routes else self.target
+
+    def request(self, method: str, branch: str, *extra: tuple[str, str]) -> Request:
+        """Our next request in this dialog (section 12.2.1.1)."""
+        self.local_cseq += 1
+        uri, routes = self.target, self.routes
+        if routes and "lr" not in split(split_address(routes[0])[1], ";"):  # a strict router wants its own URI there
+            uri, routes = split_address(routes[0])[1], (*routes[1:], f"<{uri}>")
+        sent_by = host_port(*self.flow.local)
+        fields = (
+            ("Via", f"SIP/2.0/{self.flow.protocol} {sent_by};rport;branch={COOKIE}{branch}"),
+            ("Max-Forwards", "70"),
+            ("From", self.local),
+            ("To", self.remote),
+            ("Call-ID", self.id[0]),
+            ("CSeq", f"{self.local_cseq} {method}"),
+            *(("Route", route) for route in routes),
+        )
+        return Request(Headers((*fields, *extra)), b"", method, uri)
+
+    @property
+    def contact(self) -> str:
+        """Where the peer reaches us."""
+        return contact(self.flow)
+
+    def _silence(self, *alarms: Alarm) -> None:
+        for alarm in alarms:
+            self.alarms.pop(alarm, None)
+
+
+def media_of(request: Request) -> str | None:
+    """The session description in a request, None where there is none."""
+    return request.body.decode(errors="replace") if request.body else None
+
+
+def host_port(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def contact(flow: Flow) -> str:
+    """Our Contact for whoever is at the other end of a flow."""
+    transport = "" if flow.protocol == "UDP" else f";transport={flow.protocol.lower()}"
+    return f"<sip:{host_port(*flow.local)}{transport}>"
+
+
+class IntervalTooSmall(Exception):
+    """The session interval that was asked for is shorter than MIN_SE."""
+
+
+def session_interval(request: Request) -> int | None:
+    """The session interval that the peer will refresh within (RFC 4028, section 9); None where there is no timer.
+
+    We refresh nothing ourselves: where the peer leaves that to us, or knows no session timer, the call has none.
+    """
+    value, *parameters = split(request.headers.get("Session-Expires"), ";") or [""]
+    understood = "timer" in request.headers.options("Supported") + request.headers.options("Require")
+    if not understood or not (value.isascii() and value.isdecimal() and len(value) < 10):
+        return None
+    if int(value) < MIN_SE:
+        raise IntervalTooSmall
+    refresher = [part.partition("=")[2].strip().lower() for part in parameters if part.lower().startswith("refresher")]
+    return None if refresher == ["uas"] else int(value)

@@ -1,0 +1,309 @@
+"""The shell around the user agent: sockets, one timer, and each call as a `SipCall`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Self
+
+from signaling.call import Answered, Call, CallEnded, CallOffer, Rejection, Renegotiate
+from signaling.sip import useragent
+from signaling.sip.dialog import CHANGE_S, Dialog, media_of
+from signaling.sip.transaction import Flow
+from signaling.sip.transport import Connections, Gate, Network, Tcp, Udp, bind, local_host
+from signaling.sip.useragent import BURST, RATE, Changed, Ended, Invited, Pressed, Shed, UserAgent
+from signaling.sip.wire import MIN_DATAGRAM, clean, parse_uri
+
+logger = logging.getLogger(__name__)
+
+CODES = {
+    Rejection.BUSY: 486,
+    Rejection.OVERLOADED: 503,
+    Rejection.NOT_FOUND: 404,
+    Rejection.NOT_ACCEPTABLE: 488,
+}
+
+SHOWN = ("Call-ID", "Subject", "User-Agent", "P-Asserted-Identity", "Remote-Party-ID", "Diversion", "History-Info")
+"""Header fields that a CallOffer carries."""
+
+CLOSE_S = 2.0
+"""How long a closing endpoint waits for the answers to its BYEs."""
+
+MAX_WAITING = 256
+"""Calls that nobody has taken from `calls` yet; more are answered 503."""
+
+MAX_DIGITS = 64
+"""Digits that nobody has read yet; then the oldest is forgotten."""
+
+_KEY = re.compile(rb"(a=crypto:[^\r\n]*?inline:)[^|\s;]+")
+
+
+class SipCall:
+    """A call that came in by SIP."""
+
+    def __init__(self, endpoint: SipEndpoint, dialog: Dialog, offer: CallOffer) -> None:
+        self.renegotiate: Renegotiate | None = None
+        self.answered: Answered | None = None
+        self._endpoint, self._dialog, self._offer = endpoint, dialog, offer
+        self._ended: asyncio.Future[CallEnded] = asyncio.get_running_loop().create_future()
+        self._digits: asyncio.Queue[str] = asyncio.Queue(MAX_DIGITS)
+
+    @property
+    def offer(self) -> CallOffer:
+        """What was offered."""
+        return self._offer
+
+    async def ring(self, early_media: str | None = None) -> None:
+        """180 Ringing, or 183 with early media."""
+        self._endpoint.act(lambda agent, now: agent.ring(self._dialog, early_media, now))
+
+    async def accept(self, media: str) -> None:
+        """200 OK. It is repeated until the caller acknowledges it; 32 s without that end the call."""
+        self._endpoint.act(lambda agent, now: agent.accept(self._dialog, media, now))
+
+    async def reject(self, rejection: Rejection) -> None:
+        """486, 503, 404 or 488."""
+        code, why = CODES[rejection], rejection.value
+        self._endpoint.act(lambda agent, now: agent.reject(self._dialog, code, why, now))
+
+    async def hang_up(self, reason: str = "") -> None:
+        """480 before the answer, BYE after it; `reason` goes along."""
+        self._endpoint.act(lambda agent, now: agent.hang_up(self._dialog, reason, now))
+
+    async def digits(self) -> AsyncIterator[str]:
+        """Digits from INFO requests."""
+        while True:
+            yield await self._digits.get()
+
+    async def wait_ended(self) -> CallEnded:
+        """Wait for the end."""
+        return await asyncio.shield(self._ended)
+
+    def press(self, key: str) -> None:
+        """A digit came."""
+        if self._digits.full():
+            self._digits.get_nowait()
+        self._digits.put_nowait(key)
+
+    def end(self, ended: CallEnded) -> None:
+        """The call is over."""
+        if not self._ended.done():
+            self._ended.set_result(ended)
+
+
+class SipEndpoint:
+    """Answers calls over UDP and TCP on one port, for as long as it is entered.
+
+    `allow` are the networks that are heard; `advertised` is the address that Contact and Via carry instead of the one
+    that routes to the peer, for who sits behind a NAT. `rate` and `burst` limit what one source may begin, in requests
+    a second. Entering it raises SignalingError where the port cannot be had.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        allow: tuple[Network, ...],
+        advertised: str | None = None,
+        rate: float = RATE,
+        burst: float = BURST,
+    ) -> None:
+        self.port = port
+        """The port that is bound, once entered."""
+        self._host, self._advertised, self._bound = host, advertised, ""
+        self._gate = Gate(allow)
+        self._agent = UserAgent(trusted=self._gate.allows, rate=rate, burst=burst)
+        self._connections = Connections(self._admit, self._received, self._agent.uses, self._local)
+        self._calls: dict[Dialog, SipCall] = {}
+        self._new: asyncio.Queue[SipCall] = asyncio.Queue(MAX_WAITING)
+        self._udp: asyncio.DatagramTransport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._quiet, self._closed = asyncio.Event(), False
+        self._stack = contextlib.AsyncExitStack()
+
+    @property
+    def draining(self) -> bool:
+        """While true, new calls and OPTIONS are answered 503."""
+        return self._agent.draining
+
+    @draining.setter
+    def draining(self, value: bool) -> None:
+        self._agent.draining = value
+
+    async def calls(self) -> AsyncIterator[Call]:
+        """Each call as it is offered."""
+        while True:
+            yield await self._new.get()
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        udp, tcp = bind(self._host, self.port)
+        self._bound, self.port, *_ = udp.getsockname()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(asyncio.sleep, 0)  # in which closed transports let go of their sockets
+            stack.callback(tcp.close)
+            stack.callback(udp.close)
+            self._group = await stack.enter_async_context(asyncio.TaskGroup())
+            self._udp, _ = await loop.create_datagram_endpoint(lambda: Udp(self._datagram), sock=udp)
+            stack.callback(self._udp.close)
+            server = await loop.create_server(lambda: Tcp(self._connections), sock=tcp)
+            stack.callback(server.close)
+            stack.callback(self._connections.close)
+            stack.push_async_callback(self._close)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    async def _close(self) -> None:
+        """Hang up whatever is left, and wait a little for the peers to hear it."""
+        self.draining = True
+        for task in self._tasks:
+            task.cancel()
+        self.act(lambda agent, now: agent.close("the agent is shutting down", now))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                while not self._agent.idle:
+                    self._quiet.clear()
+                    await self._quiet.wait()
+        self._closed = True
+        self._arm()
+
+    # --- between sockets and user agent ---
+
+    def act(self, do: Callable[[UserAgent, float], None]) -> None:
+        """Tell the user agent something, then send and deal with what it has for us."""
+        now = asyncio.get_running_loop().time()
+        do(self._agent, now)
+        for data, flow in self._agent.take_outgoing():
+            self._send(data, flow)
+        for event in self._agent.take_events():
+            self._deal(event, now)
+        self._quiet.set()
+        self._arm()
+
+    def _arm(self) -> None:
+        """One timer, for whatever comes next."""
+        at = None if self._closed else self._agent.next_at
+        if self._timer is not None:
+            if self._timer.when() == at and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = None if at is None else loop.call_at(at, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        self.act(lambda agent, now: agent.fire(now))
+
+    def _admit(self, host: str) -> bool:
+        return self._gate.admit(host, asyncio.get_running_loop().time())
+
+    def _local(self, remote: str) -> tuple[str, int]:
+        """Our address as that peer reaches it: the one that routes there, unless we know better."""
+        bound = "" if self._bound in ("0.0.0.0", "::") else self._bound
+        return self._advertised or bound or local_host(remote), self.port
+
+    def _datagram(self, data: bytes, remote: tuple[str, int]) -> None:
+        if self._admit(remote[0]) and len(data) >= MIN_DATAGRAM:
+            self._received(data, Flow("UDP", remote, self._local(remote[0])))
+
+    def _received(self, data: bytes, flow: Flow) -> None:
+        _trace("<", data, flow)
+        self.act(lambda agent, now: agent.receive(data, flow, now))
+
+    def _send(self, data: bytes, flow: Flow) -> None:
+        _trace(">", data, flow)
+        if flow.reliable:
+            self._connections.send(data, flow)
+        elif self._udp is not None and not self._udp.is_closing():
+            self._udp.sendto(data, flow.remote)
+
+    # --- events ---
+
+    def _deal(self, event: useragent.Event, now: float) -> None:
+        if isinstance(event, Invited):
+            self._invited(event)
+        elif isinstance(event, Shed):
+            self._gate.log(event.source, now, "x %s: request dropped, %s", event.why)
+        elif isinstance(event, Ended):
+            self._calls.pop(event.dialog).end(CallEnded(event.by, event.reason))
+        elif isinstance(event, Pressed):
+            if (call := self._calls.get(event.dialog)) is not None:
+                call.press(event.key)
+        elif isinstance(event, Changed):
+            self._spawn(self._renegotiate(self._calls[event.dialog], event))
+        else:
+            self._spawn(self._answered(self._calls[event.dialog], event.answer))
+
+    def _invited(self, event: Invited) -> None:
+        call = SipCall(self, event.dialog, _offer(event))
+        self._calls[event.dialog] = call
+        try:
+            self._new.put_nowait(call)
+        except asyncio.QueueFull:
+            logger.warning("x %s refused: too many calls wait to be taken", call.offer.id)
+            self.act(lambda agent, now: agent.reject(event.dialog, 503, "overloaded", now))
+
+    def _spawn(self, task: Coroutine[Any, Any, None]) -> None:
+        running = self._group.create_task(task)
+        self._tasks.add(running)
+        running.add_done_callback(self._tasks.discard)
+
+    async def _renegotiate(self, call: SipCall, changed: Changed) -> None:
+        """Ask the session; whatever goes wrong there, the old session stands."""
+        outcome: str | int = 488
+        try:
+            if call.renegotiate is not None:
+                async with asyncio.timeout(CHANGE_S):
+                    answer = await call.renegotiate(changed.offer)
+                outcome = CODES[answer] if isinstance(answer, Rejection) else answer
+        except TimeoutError:
+            logger.warning("x %s no answer to a change in %g s", call.offer.id, CHANGE_S)
+        except Exception:
+            logger.exception("x %s change failed", call.offer.id)
+        self.act(lambda agent, now: agent.change(changed, outcome, now))
+
+    async def _answered(self, call: SipCall, answer: str) -> None:
+        """Hand over the answer to our offer; if it cannot be used, the call is over."""
+        try:
+            if call.answered is not None:
+                await call.answered(answer)
+        except Exception as error:
+            logger.warning("x %s answer refused: %s", call.offer.id, error)
+            await call.hang_up(str(error))
+
+
+# --- small print ---------------------------------------------------------------------------------------------------
+
+
+def _offer(event: Invited) -> CallOffer:
+    """What the session is told of an INVITE.
+
+    `id` is our own name for the call, which is also our tag in its dialog. `caller` and `callee` are the user parts of
+    From and of the Request-URI, or the whole URI where there is no user part.
+    """
+    request, dialog = event.request, event.dialog
+    headers = {name: clean(request.headers.get(name)) for name in SHOWN if request.headers.get(name)}
+    return CallOffer(
+        id=dialog.id[1],
+        kind="sip",
+        caller=clean(request.from_.uri.user or str(request.from_.uri)),
+        callee=clean(parse_uri(request.uri).user or request.uri),
+        source=dialog.flow.remote,
+        media=media_of(request),
+        headers=headers,
+    )
+
+
+def _trace(direction: str, data: bytes, flow: Flow) -> None:
+    """A message in the log, the keys in its SDP masked."""
+    if logger.isEnabledFor(logging.DEBUG):
+        text = _KEY.sub(rb"\1***", data).decode(errors="replace")
+        logger.debug("%s %s %s:%d\n%s", direction, flow.protocol, *flow.remote, text)
