@@ -102,7 +102,7 @@ class MimiConfig:
             config.get("sample_rate", cls.sample_rate),
         )
         fixed = {"channels": 1, "frame_rate": mimi.sample_rate / mimi.frame_samples}
-        _check("", {key: config[key] for key in config.keys() - _SIZES.keys() - {"sample_rate"}}, fixed)
+        _check("", {key: value for key, value in config.items() if key not in {*_SIZES, "sample_rate"}}, fixed)
         return mimi
 
 
@@ -111,8 +111,8 @@ def _sizes(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
     given, names = config.get(section, {}), _SIZES[section]
     latent = given.get("d_model", given.get("input_dimension"))
     fixed = _FIXED[section] | {"input_dimension": latent, "output_dimension": latent, "output_dimensions": [latent]}
-    _check(f"{section}.", {key: given[key] for key in given.keys() - names.keys() - _TRAINING_ONLY}, fixed)
-    sizes = {names[key]: given[key] for key in given.keys() & names.keys()}
+    _check(f"{section}.", {key: value for key, value in given.items() if key not in {*names, *_TRAINING_ONLY}}, fixed)
+    sizes = {name: given[key] for key, name in names.items() if key in given}
     return {name: tuple(size) if isinstance(size, list) else size for name, size in sizes.items()}
 
 

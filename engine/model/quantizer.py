@@ -68,12 +68,10 @@ class ResidualQuantizer(nn.Module):
         self.input_proj = nn.Conv1d(config.input_dimension, config.dimension, 1, bias=False)
         self.output_proj = nn.Conv1d(config.dimension, config.input_dimension, 1, bias=False)
         self.vq = _Chain(codebooks, config.bins, config.dimension)
-        self.register_buffer("centroids", None, persistent=False)
-        self.register_buffer("half_norms", None, persistent=False)
+        self.register_buffer("centroids", torch.zeros(used, config.bins, config.dimension), persistent=False)
+        self.register_buffer("half_norms", torch.zeros(used, config.bins), persistent=False)
         # torch leaves this one method without types
         self.register_load_state_dict_post_hook(lambda module, _: module.prepare())  # type: ignore[no-untyped-call]
-        if not self.input_proj.weight.is_meta:  # no values yet; torch would import its compiler to work without them
-            self.prepare()
 
     @torch.no_grad()
     def prepare(self) -> None:

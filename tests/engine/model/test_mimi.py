@@ -236,6 +236,7 @@ def test_only_the_downsampling_starts_on_its_first_position(mimi: Mimi) -> None:
     with torch.no_grad():
         mimi.downsample(x, state, fresh, rows(False, True))  # row 0 does not run yet, so it stays fresh
         assert fresh.tolist() == [True, False]
+        assert not state.carries[0][0].any()
         y = mimi.downsample(x, state, fresh, rows(True, True))
         weight = mimi.downsample.conv.weight
         first = F.conv1d(F.pad(x[:1], (2, 0), mode="replicate"), weight, stride=2)
