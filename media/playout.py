@@ -1,0 +1,394 @@
+"""The playout buffer of a stream: packets in as they come, 20 ms of sound out with each tick, always.
+
+Packets are kept encoded under their RTP timestamp, not their sequence number: packets of any length, pauses of the
+sender and gaps for digits are then nothing special. What is due is decoded at its tick. What is lost is concealed for
+120 ms at most; after that it is silence, and a stream that comes back with another timing starts anew.
+
+The delay follows the network. A packet waits from its arrival to its tick; that is kept, smoothed, between a floor,
+two times the jitter above nothing, and one block more, for ticks and packets are whole blocks. A step is one block:
+into a stretch of quiet if there is one soon, else where the seam is least heard. A clock that drifts by 200 ppm needs
+one step in 100 s.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from math import ceil
+
+import numpy as np
+
+from media.codec import Codec, Decoder
+from media.concealment import Concealment
+from media.leg import Pcm
+from media.pcm import BLOCKS_PER_S, FADE_S, best_cut, cut, is_quiet, silence
+
+BLOCK_S = 1 / BLOCKS_PER_S
+
+CONCEAL_S = 0.12
+"""Seconds without a packet after which nothing more is invented."""
+
+GUARD_S = 0.004
+"""What a packet should wait at least in a network without jitter: as late as our own tick often is."""
+
+MAX_DELAY_S = 0.2
+"""Ceiling of the delay; a network worse than that loses packets."""
+
+MAX_AHEAD_S = 0.3
+"""A packet that is due later than this belongs to a stream that jumped, or our ticks stood still."""
+
+MAX_BEHIND_S = 1.0
+"""So does one that was due longer ago than this."""
+
+MAX_PACKETS = 128
+"""What may wait: more than MAX_AHEAD_S in packets of 10 ms. Full: the oldest goes and is counted in `overflow`."""
+
+STEP_S, SETTLING_STEP_S = 1.0, 0.2
+"""Least time between two steps of the delay; the shorter one at the start, or while it is far off."""
+
+SETTLING_S = 5.0
+"""How long the start lasts."""
+
+PATIENCE_S = 3.0
+"""How long a step waits for quiet."""
+
+
+class Receipt(Enum):
+    """What became of a packet on its arrival."""
+
+    ACCEPTED = "accepted"
+    LATE = "late"
+    DUPLICATE = "duplicate"
+    STRAY = "stray"
+    """Its timestamp is far from what is played, and it is alone with that."""
+    UNDECODABLE = "undecodable"
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One block of 20 ms at the codec's rate; `concealed` samples of it were invented for lost packets."""
+
+    pcm: Pcm
+    concealed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Packet:
+    """`payload` None is deliberate silence. `units` is how long it lasts on the RTP clock."""
+
+    payload: bytes | None
+    units: int
+    arrival: float
+
+
+class _Timing:
+    """Smoothed measures of how the packets of a stream arrive. Seconds."""
+
+    def __init__(self) -> None:
+        self.jitter = 0.0
+        self.spread = 0.0  # the jitter's upper envelope: follows it up at once, down over 3 s
+        self.wait = 0.0
+        self._last: tuple[float, float] | None = None
+        self._last_wait = MAX_DELAY_S
+
+    def arrived(self, media_time: float, now: float) -> None:
+        """RFC 3550, s. 6.4.1: deviation of arrival spacing from media spacing, gain 1/16; one outlier is limited."""
+        if self._last is not None:
+            deviation = abs((now - self._last[0]) - (media_time - self._last[1]))
+            self.jitter += (min(deviation, MAX_DELAY_S / 2) - self.jitter) / 16
+            self.spread += (self.jitter - self.spread) / (4 if self.jitter > self.spread else 128)
+        self._last = now, media_time
+
+    def waits(self, seconds: float) -> None:
+        """A packet will have waited so long at its tick; negative if it is late.
+
+        The lesser of two counts: of packets of 10, 30 or 50 ms every other one falls on the middle of a block.
+        """
+        lesser, self._last_wait = min(seconds, self._last_wait), seconds
+        self.wait += (max(lesser, -MAX_DELAY_S) - self.wait) / 32
+
+    @property
+    def least(self) -> float:
+        """Below this wait the delay grows."""
+        return min(GUARD_S + 2 * self.spread, MAX_DELAY_S - BLOCK_S)
+
+    @property
+    def most(self) -> float:
+        """Above this wait it shrinks, and after the step is still safely above the least."""
+        return self.least + BLOCK_S + GUARD_S + self.spread / 2
+
+
+class Playout:
+    """One stream's buffer. `now` is any monotonic clock in seconds, the same for `receive` and `tick`.
+
+    Counters: `late`, `duplicate`, `stray`, `undecodable`, `overflow` and `backlog` (came before the first tick, or
+    all at once after a pause) are packets that were not played; `concealed` is blocks with invented sound in them;
+    `grown` and `shrunk` are steps of one block of the delay.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self.late = self.duplicate = self.stray = self.undecodable = self.overflow = self.backlog = 0
+        self.concealed = self.grown = self.shrunk = 0
+        self.change(codec)
+
+    @property
+    def delay_s(self) -> float:
+        """Seconds from a packet's arrival to its tick, smoothed."""
+        return self._timing.wait
+
+    @property
+    def jitter_s(self) -> float:
+        """Jitter as RFC 3550, s. 6.4.1 has it, in seconds."""
+        return self._timing.jitter
+
+    def change(self, codec: Codec) -> None:
+        """The packets to come are of another codec. The counters stay."""
+        self._codec = codec
+        self._step = codec.timestamp_step
+        self._samples_a_unit = codec.sample_rate // codec.clock_rate
+        self._fade = round(FADE_S * codec.sample_rate)
+        self._conceal_samples = round(CONCEAL_S * codec.sample_rate)
+        self._concealment = Concealment(codec.sample_rate)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget stream and timing, for another SSRC or the end of a hold. The counters stay."""
+        self._decode: Decoder = self._codec.make_decoder()
+        self._timing = _Timing()
+        self._packets: dict[int, _Packet] = {}
+        self._done: deque[int] = deque(maxlen=MAX_PACKETS)  # timestamps that were played
+        self._stray_timestamp: int | None = None
+        self._last_tick = 0.0
+        self._stop()
+
+    def _stop(self) -> None:
+        """Until the stream starts (again), there is no timing."""
+        self._head: int | None = None  # timestamp of what the next tick plays, unwrapped
+        self._starved = 0  # how far the ticks went on without moving the head, on the RTP clock
+        self._ready = silence(0)  # decoded, not yet played; its first sample is at the head
+        self._deliberate = True  # no packets, no loss
+        self._wanted_since: float | None = None
+        self._stepped = self._started = 0.0
+
+    # Packets in
+
+    def receive(self, timestamp: int, payload: bytes | None, now: float) -> Receipt:
+        """A packet arrived. None says that from here on the sender is silent on purpose.
+
+        That is a comfort noise packet (RFC 3389), or the start of a telephone-event: the gap is then not concealed.
+        """
+        units = self._step if payload is None else self._codec.duration(payload)
+        if units <= 0:
+            self.undecodable += 1
+            return Receipt.UNDECODABLE
+        at = self._unwrap(timestamp)
+        if at is None:
+            self.stray += 1
+            return Receipt.STRAY
+        if at in self._packets or at in self._done:
+            self.duplicate += 1
+            return Receipt.DUPLICATE
+        self._timing.arrived(at / self._codec.clock_rate, now)
+        if self._head is not None:
+            blocks = (at - self._due) // self._step
+            self._timing.waits(self._last_tick + (1 + blocks) * BLOCK_S - now)
+        if self._is_late(at, units):
+            self.late += 1
+            return Receipt.LATE
+        if len(self._packets) >= MAX_PACKETS:
+            del self._packets[min(self._packets)]
+            self.overflow += 1
+        self._packets[at] = _Packet(payload, units, now)
+        return Receipt.ACCEPTED
+
+    def _unwrap(self, timestamp: int) -> int | None:
+        """The timestamp without its wrap at 32 bits, or None for a stray one. A second stray beside it is a jump."""
+        reference = self._due if self._head is not None else max(self._packets, default=timestamp)
+        at = reference + _signed(timestamp - reference)
+        if -MAX_BEHIND_S <= (at - reference) / self._codec.clock_rate <= MAX_AHEAD_S:
+            self._stray_timestamp = None
+            return at
+        stray, self._stray_timestamp = self._stray_timestamp, timestamp
+        if stray is None or abs(_signed(timestamp - stray)) > MAX_AHEAD_S * self._codec.clock_rate:
+            return None
+        self._packets.clear()
+        self._done.clear()
+        self._stop()
+        self._stray_timestamp = None
+        return timestamp
+
+    @property
+    def _due(self) -> int:
+        """The timestamp that the next tick should play."""
+        assert self._head is not None
+        return self._head + self._starved
+
+    @property
+    def _cursor(self) -> int:
+        """The timestamp that is decoded next."""
+        assert self._head is not None
+        return self._head + len(self._ready) // self._samples_a_unit
+
+    def _is_late(self, at: int, units: int) -> bool:
+        """Whether a packet can no longer be played.
+
+        While nothing comes the head stands still, and the next tick decides. Where the pause was long, what comes late
+        tells another timing: the stream starts anew with it.
+        """
+        if self._head is None:
+            return False
+        if self._starved > CONCEAL_S * self._codec.clock_rate and at < self._due:
+            self._stop()
+            return False
+        return at + units <= self._cursor
+
+    # Sound out
+
+    def tick(self, now: float) -> Heard:
+        """The next 20 ms."""
+        self._last_tick = now
+        self._invented = 0
+        if self._head is None:
+            self._start(now)
+        if self._head is None:
+            return Heard(self._invent(self._codec.block_samples))
+        if self._starved and self._packets:
+            self._resume(now)
+        self._adapt(now)
+        return self._block()
+
+    def _start(self, now: float) -> None:
+        """Begin once there are two blocks, or more if the network needs it; what is older is backlog."""
+        if not self._packets:
+            return
+        newest = max(self._packets)
+        packet = self._packets[newest]
+        ready_units = self._step * (1 + max(1, ceil(self._timing.least / BLOCK_S)))
+        starts = [at for at in self._packets if newest + packet.units - at >= ready_units]
+        if not starts:
+            return
+        self._head = max(starts)
+        self.backlog += self._drop_before(self._head)
+        self._started = self._stepped = now
+        self._timing.wait = now + (newest - self._head) // self._step * BLOCK_S - packet.arrival
+
+    def _resume(self, now: float) -> None:
+        """Packets again, after ticks without. The head moves on to where it should be by now, or one block less."""
+        assert self._head is not None
+        late = self._due - min(self._packets)
+        kept = 0
+        if late > 0 and self._timing.wait < self._timing.least and now - self._stepped >= self._step_interval(now):
+            kept = min(late, self._step)
+            self._stepped_by(BLOCK_S, now)
+            self.grown += 1
+        self._head += self._starved - kept
+        self._starved = 0
+        self.late += self._drop_before(self._head)
+
+    def _drop_before(self, head: int) -> int:
+        """Forget packets that end before `head`; how many."""
+        past = [at for at, packet in self._packets.items() if at + packet.units <= head]
+        for at in past:
+            del self._packets[at]
+        return len(past)
+
+    def _block(self) -> Heard:
+        """Take a block, decoding what it needs."""
+        assert self._head is not None
+        count = self._codec.block_samples
+        while len(self._ready) < count and self._packets:
+            self._extend(count)
+        pcm, self._ready = self._ready[:count], self._ready[count:]
+        self._head += len(pcm) // self._samples_a_unit
+        missing = count - len(pcm)
+        if missing:
+            self._starved += missing // self._samples_a_unit
+            pcm = np.concatenate([pcm, self._invent(missing)])
+        self.concealed += self._invented > 0
+        return Heard(pcm, self._invented)
+
+    def _extend(self, count: int) -> None:
+        """Append to what is ready: the next packet, or up to `count` samples in the place of lost ones."""
+        at = min(self._packets)
+        hole = (at - self._cursor) * self._samples_a_unit
+        pcm = self._decoded(at) if hole <= 0 else self._invent(min(hole, count - len(self._ready)))
+        self._ready = np.concatenate([self._ready, pcm]) if len(self._ready) else pcm
+
+    def _decoded(self, at: int) -> Pcm:
+        """The packet at `at`, which begins at the cursor or before it. One that cannot be decoded is as if lost."""
+        packet = self._packets.pop(at)
+        self._done.append(at)
+        samples = packet.units * self._samples_a_unit
+        skip = (self._cursor - at) * self._samples_a_unit
+        self._deliberate = packet.payload is None
+        if packet.payload is None:
+            return self._invent(max(0, samples - skip))
+        try:
+            pcm = self._decode(packet.payload)
+        except ValueError:
+            self.undecodable += 1
+            return self._invent(max(0, samples - skip))
+        return self._concealment.remember(pcm[skip:])
+
+    def _invent(self, count: int) -> Pcm:
+        """Sound, or in the end silence, where there is no packet. It is counted where one was lost."""
+        if not self._deliberate:
+            self._invented += max(0, min(count, self._conceal_samples - self._concealment.invented))
+        return self._concealment.invent(count)
+
+    # The delay
+
+    def _adapt(self, now: float) -> None:
+        """Make one step towards the right delay, if it is time for one and a good place."""
+        timing = self._timing
+        grow = timing.wait < timing.least
+        if not grow and timing.wait <= timing.most:
+            self._wanted_since = None
+            return
+        if self._wanted_since is None:
+            self._wanted_since = now
+        if now - self._stepped < self._step_interval(now):
+            return
+        patient = now - self._wanted_since < PATIENCE_S
+        if grow:
+            self._grow(now, patient and timing.wait > timing.least - GUARD_S)
+        else:
+            self._shrink(now, patient)
+
+    def _step_interval(self, now: float) -> float:
+        """Least time between two steps."""
+        far = abs(self._timing.wait - self._timing.least) > 3 * BLOCK_S
+        return SETTLING_STEP_S if far or now - self._started < SETTLING_S else STEP_S
+
+    def _stepped_by(self, seconds: float, now: float) -> None:
+        self._stepped, self._wanted_since = now, None
+        self._timing.wait += seconds
+
+    def _grow(self, now: float, patient: bool) -> None:
+        """Put a block more in front of what is decoded next."""
+        assert self._head is not None
+        if patient and not is_quiet(self._concealment.recent):
+            return
+        self._ready = np.concatenate([self._ready, self._concealment.invent(self._codec.block_samples)])
+        self._head -= self._step
+        self.grown += 1
+        self._stepped_by(BLOCK_S, now)
+
+    def _shrink(self, now: float, patient: bool) -> None:
+        """Take a block out of the next two, if they are there."""
+        assert self._head is not None
+        count = self._codec.block_samples
+        while len(self._ready) < 2 * count and self._packets and min(self._packets) <= self._cursor:
+            self._extend(2 * count)
+        if len(self._ready) < 2 * count or (patient and not is_quiet(self._ready[: 2 * count])):
+            return
+        self._ready = cut(self._ready, best_cut(self._ready[: 2 * count], count, self._fade), count, self._fade)
+        self._head += self._step
+        self.shrunk += 1
+        self._stepped_by(-BLOCK_S, now)
+
+
+def _signed(difference: int) -> int:
+    """A difference of two RTP timestamps, taken the short way round."""
+    return (difference + 2**31) % 2**32 - 2**31
