@@ -4,6 +4,7 @@ Standard library and numpy only. `EngineError` is the root of everything the eng
 
     EngineError            the engine failed; the conversation cannot go on
     ├── EngineFull         no row is free, or one more would make the others late
+    ├── PromptError        the prompt does not fit the row's window, or its voice is not there
     └── CheckpointError    weights, tokenizer or config.json cannot be used; says which and why
 """
 
@@ -36,6 +37,10 @@ class EngineError(Exception):
 
 class EngineFull(EngineError):
     """No row is free, or one more would make the others late."""
+
+
+class PromptError(EngineError):
+    """The prompt does not fit the row's window, or its voice is not there; the message says what would."""
 
 
 class CheckpointError(EngineError):
@@ -99,7 +104,7 @@ class Slot(Protocol):
     async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
         """Run the prompt through the row, followed by the row's own last `keep_frames` columns.
 
-        Raises EngineError if the engine died meanwhile, ValueError if the prompt does not fit the window.
+        Raises EngineError if the engine died meanwhile, PromptError if the prompt does not fit the window.
         """
 
     async def step(self, frame: Frame) -> Reply:

@@ -1,0 +1,315 @@
+"""A folder or a Hub repository as codec, language model, tokenizer and prompt layout; published forms, read strictly.
+
+config.json holds the language model's arguments, and beside them file names and settings of other programs. Without it,
+or where it is silent, a checkpoint is Moshi 7B's. A tensor that is missing, left over or of another shape is an error
+that names it: weights which nearly fit make a model that nearly speaks. Only trailing codebooks and depth steps that
+this model does not run may be left over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from engine.model.mimi import Mimi, MimiConfig
+from engine.model.moshi import Moshi, MoshiConfig
+from engine.model.prompt import SILENCE, SINE, PromptLayout
+from engine.model.source import open_source
+from engine.model.text import Tokenizer
+from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, CheckpointError
+
+CONFIG = "config.json"
+
+NAMES = {
+    "moshi_name": "model.safetensors",
+    "mimi_name": "tokenizer-e351c8d8-checkpoint125.safetensors",
+    "tokenizer_name": "tokenizer_spm_32k_3.model",
+}
+"""Keys of config.json that name files, and the files' names in the repositories that do not say."""
+
+OTHERS = {"model_type", "model_id", "lm_gen_config", "stt_config", "tts_config"}
+"""Keys of config.json that are other programs' settings."""
+
+PERSONA_DEPTH = 16
+"""Depth steps of weights that were trained on prompts, and then want the `system` layout."""
+
+STEADY_FRAMES = 13
+"""A second of silence, or of a tone: from then on its codes do not change."""
+
+TONE_HZ = 440
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a checkpoint holds, its weights on their device. `revision` is exact enough to repeat a call."""
+
+    mimi: Mimi
+    moshi: Moshi
+    tokenizer: Tokenizer
+    layout: PromptLayout
+    voices: tuple[str, ...]
+    revision: str
+
+
+def load_checkpoint(
+    model: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, prompt_style: str = "auto"
+) -> Checkpoint:
+    """Load folder or Hub repository `model`. `dtype` is the language model's; the codec is float32 as in training.
+
+    `prompt_style` stands where the checkpoint has no prompt_config; `auto` is `system` for weights that were trained on
+    prompts, as their depth steps or the voices beside them show, else `text`. Raises CheckpointError.
+    """
+    source = open_source(model)
+    config = _read_json(source.find(CONFIG))
+    if config.pop("lora_name", None) is not None:
+        raise CheckpointError(
+            "config.json names LoRA weights (lora_name); only weights that are fused already are read"
+        )
+    prompt_config, codec_name = config.pop("prompt_config", None), config.pop("mimi_config_name", None)
+    moshi_path, mimi_path, tokenizer_path = (source.get(_name(config, key, name)) for key, name in NAMES.items())
+    stored = Stored(moshi_path)
+    try:
+        sizes = _moshi_config({key: value for key, value in config.items() if key not in OTHERS}, stored)
+        codec = _mimi_config(None if codec_name is None else source.get(str(codec_name)), sizes)
+    except (TypeError, ValueError) as error:  # the values are anyone's, of any type
+        raise CheckpointError(f"{CONFIG}: {error}") from None
+    tokenizer = _tokenizer(tokenizer_path, sizes.text_card)
+    mimi = _fill(lambda: Mimi(codec, codec.quantizer.n_q), Stored(mimi_path), device, torch.float32)
+    moshi = _fill(lambda: Moshi(sizes), stored, device, dtype)
+    voices = source.voices()
+    trained_on_prompts = stored.depth_steps >= PERSONA_DEPTH or bool(voices)
+    style = ("system" if trained_on_prompts else "text") if prompt_style == "auto" else prompt_style
+    layout = _layout(prompt_config, style, mimi, sizes)
+    files = [path for path in (source.find(CONFIG), moshi_path, mimi_path, tokenizer_path) if path]
+    return Checkpoint(mimi, moshi, tokenizer, layout, voices, source.revision(files))
+
+
+# --- config.json ---------------------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path | None) -> dict[str, Any]:
+    """The object in a file; an empty one where there is no file. Raises CheckpointError."""
+    if path is None:
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r} is no JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{str(path)!r} must hold a JSON object, not {type(config).__name__}")
+    return config
+
+
+def _name(config: dict[str, Any], key: str, default: str) -> str:
+    """Take a file's name out of `config`. Raises CheckpointError if it leads out of the checkpoint."""
+    name = config.pop(key, default)
+    if not isinstance(name, str) or not name:
+        raise CheckpointError(f"{CONFIG}: {key} must be a file name, not {name!r}")
+    if "://" not in name and (PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts):
+        raise CheckpointError(f"{CONFIG}: {key} is {name!r}; it must lie inside the checkpoint")
+    return name
+
+
+def _moshi_config(arguments: dict[str, Any], stored: Stored) -> MoshiConfig:
+    """Where the arguments are silent on the depth steps and extra heads, the tensors show them. Raises ValueError."""
+    arguments.setdefault("dep_q", stored.depth_steps)
+    if heads := stored.count("extra_heads"):
+        arguments.setdefault("extra_heads_num_heads", heads)
+        arguments.setdefault("extra_heads_dim", stored.shape("extra_heads.0.weight")[0])
+    return MoshiConfig.from_kwargs(arguments)
+
+
+def _mimi_config(path: Path | None, moshi: MoshiConfig) -> MimiConfig:
+    """The codec with as many codebooks as the model reads. Raises CheckpointError, ValueError."""
+    config = MimiConfig.from_dict(_read_json(path))
+    if (config.sample_rate, config.frame_samples) != (SAMPLE_RATE, FRAME_SAMPLES):
+        raise ValueError(
+            f"the codec has frames of {config.frame_samples} samples at {config.sample_rate} Hz; "
+            f"they must be {FRAME_SAMPLES} at {SAMPLE_RATE}"
+        )
+    if config.quantizer.bins != moshi.card:
+        raise ValueError(f"card is {moshi.card}, but the codec's codebooks hold {config.quantizer.bins} codes")
+    used = max(moshi.dep_q, moshi.n_q - moshi.dep_q)
+    return replace(config, quantizer=replace(config.quantizer, n_q=used))
+
+
+def _tokenizer(path: Path, text_card: int) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r}: {error}") from None
+    if len(tokenizer) > text_card:
+        raise CheckpointError(f"{str(path)!r} has {len(tokenizer)} pieces, but the model's text_card is {text_card}")
+    return tokenizer
+
+
+# --- tensors -------------------------------------------------------------------------------------------------------
+
+ALIASES = (
+    (re.compile(r"\.in_proj\.weight$"), ".in_proj_weight"),
+    (re.compile(r"\.in_projs\.(\d+)\.weight$"), ".in_proj_weight"),
+    (re.compile(r"\.out_projs\.(\d+)\.weight$"), ".out_proj.weight"),
+    (re.compile(r"\._codebook\.inited$"), "._codebook._initialized"),
+    (re.compile(r"\._codebook\.cluster_size$"), "._codebook.cluster_usage"),
+    (re.compile(r"\._codebook\.embed_(?:avg|sum)$"), "._codebook.embedding_sum"),
+)
+"""Names that newer or older programs write, and ours. A number is a part of the tensor of our name, in its order."""
+
+UNUSED = re.compile(
+    r"quantizer\.rvq_rest\.vq\.layers\.\d+\..+|(linears|depformer_in|depformer_emb|depformer\.layers\.\d+\.gating)\.\d+\..+"
+)
+"""Codebooks and depth steps, of which the last may be left over."""
+
+STACKED = re.compile(r"depformer\.layers\.\d+\.self_attn\.(in_proj_weight|out_proj\.weight)")
+"""All depth steps in one tensor, of which the last may be left over."""
+
+
+class Stored:
+    """The tensors of a safetensors file under our names. Raises CheckpointError where the file is none, or torn."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = _open(path)
+            names = list(self._file.keys())
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{str(path)!r} is not a whole safetensors file: {error}") from None
+        self._parts: dict[str, dict[int, str]] = {}
+        for name in names:
+            ours, part = _our_name(name)
+            if part in self._parts.setdefault(ours, {}):
+                raise CheckpointError(f"{str(path)!r} holds tensor {ours!r} twice, once as {name!r}")
+            self._parts[ours][part] = name
+
+    def count(self, group: str) -> int:
+        """How many tensors `group.N.weight` there are."""
+        return sum(1 for name in self._parts if re.fullmatch(rf"{group}\.\d+\.weight", name))
+
+    @property
+    def depth_steps(self) -> int:
+        """How many depth steps a language model's file holds. Each has both tensors; one may be missing."""
+        return max(self.count("linears"), self.count("depformer_in"))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of all its parts together."""
+        parts = [tuple(self._file.get_slice(part).get_shape()) for part in self._parts[name].values()]
+        return (sum(part[0] for part in parts), *parts[0][1:]) if len(parts) > 1 else parts[0]
+
+    def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
+        """Raises CheckpointError that names a tensor which is missing, of another shape, left over, or quantised."""
+        for name, shape in wanted.items():
+            if name not in self._parts:
+                raise CheckpointError(f"{str(self._path)!r} lacks tensor {name!r} of shape {list(shape)}")
+            if not _fits(name, self.shape(name), shape):
+                raise CheckpointError(
+                    f"tensor {name!r} in {str(self._path)!r} has shape {list(self.shape(name))}; "
+                    f"the config makes it {list(shape)}"
+                )
+        if left := [name for name in self._parts if name not in wanted and not UNUSED.fullmatch(name)]:
+            raise CheckpointError(f"{str(self._path)!r} holds tensor {left[0]!r}, which this model does not have")
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor, without what is left over at its end. Raises CheckpointError."""
+        try:
+            parts = [self._file.get_tensor(part) for _, part in sorted(self._parts[name].items())]
+        except SafetensorError as error:
+            raise CheckpointError(f"tensor {name!r} in {str(self._path)!r} cannot be read: {error}") from None
+        if not all(part.is_floating_point() or part.numel() == 1 for part in parts):
+            raise CheckpointError(
+                f"tensor {name!r} in {str(self._path)!r} is {parts[0].dtype}; quantised weights are not read yet"
+            )
+        return torch.cat(parts)[: shape[0]] if len(parts) > 1 else parts[0][: shape[0]]
+
+
+def _open(path: Path) -> Any:  # the package does not type its methods
+    return safe_open(path, framework="pt")
+
+
+def _our_name(name: str) -> tuple[str, int]:
+    for pattern, ours in ALIASES:
+        if found := pattern.search(name):
+            return pattern.sub(ours, name), int(found[1]) if pattern.groups else 0
+    return name, 0
+
+
+def _fits(name: str, stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if STACKED.fullmatch(name) and stored[1:] == wanted[1:]:
+        return stored[0] >= wanted[0] and stored[0] % wanted[1] == 0
+    return stored == wanted
+
+
+class _NoDraw(TorchFunctionMode):
+    """torch draws initial weights even where there is no memory for them, and imports its compiler to do so: 2 s."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def _fill(build: Callable[[], M], stored: Stored, device: torch.device | str, dtype: torch.dtype) -> M:
+    """A module with the file's tensors for weights, made without drawing any first. Raises CheckpointError."""
+    with torch.device("meta"), _NoDraw():
+        module = build()
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    stored.check(wanted)
+    tensors = {name: stored.read(name, shape).to(device, dtype) for name, shape in wanted.items()}
+    module.load_state_dict(tensors, strict=True, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+# --- prompt layout -------------------------------------------------------------------------------------------------
+
+
+def _layout(config: object, style: str, mimi: Mimi, moshi: MoshiConfig) -> PromptLayout:
+    """As `config` says; without one, in `style`. Raises CheckpointError."""
+    agent, caller = moshi.dep_q, moshi.n_q - moshi.dep_q
+    try:
+        if config is not None:
+            return PromptLayout.parse(config, agent, caller, moshi.card)
+        layout = default_layout(style, mimi, moshi)
+        layout.check(agent, caller, moshi.card)
+    except ValueError as error:
+        raise CheckpointError(f"{CONFIG}: {error}") from None
+    return layout
+
+
+def default_layout(style: str, mimi: Mimi, moshi: MoshiConfig) -> PromptLayout:
+    """With the published codes if this is the published codec, as weights were trained with them; else measured."""
+    if mimi.config.quantizer == replace(MimiConfig().quantizer, n_q=len(SILENCE)):
+        return PromptLayout(style, SILENCE, SINE)
+    return measured_layout(style, mimi, moshi.dep_q, moshi.n_q - moshi.dep_q)
+
+
+def measured_layout(style: str, mimi: Mimi, agent: int, caller: int) -> PromptLayout:
+    """A layout with what this codec itself makes of silence and of a tone."""
+    seconds = np.arange(FRAME_SAMPLES * STEADY_FRAMES) / SAMPLE_RATE
+    tone = 0.5 * np.sin(2 * np.pi * TONE_HZ * seconds).astype(np.float32)
+    silence, sine = _steady_codes(mimi, np.zeros_like(tone)), _steady_codes(mimi, tone)
+    return PromptLayout(style, silence[:agent], sine[:caller])
+
+
+def _steady_codes(mimi: Mimi, samples: NDArray[np.float32]) -> tuple[int, ...]:
+    """The codes of the last frame, the earlier ones being its past."""
+    state = mimi.initial_state(1)
+    device = state.encoder.fresh.device
+    frames = torch.from_numpy(samples).to(device).view(-1, 1, 1, FRAME_SAMPLES)
+    mask = torch.ones(1, dtype=torch.bool, device=device)
+    codes = [mimi.encode(frame, state, mask) for frame in frames]
+    return tuple(codes[-1][0, :, 0].tolist())

@@ -1,0 +1,119 @@
+"""Folders and Hub repositories as sources of files. The Hub is played by a folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import errors
+
+from engine.model.checkpoint import load_checkpoint
+from engine.model.source import Folder, open_source
+from engine.slot import CheckpointError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """Stands in for `huggingface_hub`: one repository, `owner/model`, in a cache folder as the package lays it out."""
+
+    def __init__(self, snapshot: Path) -> None:
+        self.snapshot = snapshot
+        self.asked: list[tuple[str, str, str | None]] = []
+        self.fails: Callable[[str], Exception | None] = lambda name: None
+        self.known_missing: set[str] = set()
+
+    def download(self, repo: str, name: str, revision: str | None = None) -> str:
+        self.asked.append((repo, name, revision))
+        if error := self.fails(name):
+            raise error
+        if not (self.snapshot / name).exists():
+            raise errors.EntryNotFoundError(f"404: {name}")
+        return str(self.snapshot / name)
+
+    def cached(self, repo: str, name: str, revision: str | None = None) -> object:
+        return object() if name in self.known_missing else None
+
+
+@pytest.fixture
+def hub(nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    snapshot = tmp_path / "hub" / "models--owner--model" / "snapshots" / COMMIT
+    shutil.copytree(nano, snapshot)
+    hub = Hub(snapshot)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub.download)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", hub.cached)
+    return hub
+
+
+def failure(kind: type[Exception], text: str) -> Exception:
+    """An error of the package, without the response of its HTTP library, whichever that is."""
+    error = kind.__new__(kind, text)
+    error.args = (text,)
+    return error
+
+
+def test_a_repository_loads_as_a_folder_does_at_one_commit(hub: Hub) -> None:
+    checkpoint = load_checkpoint("owner/model@v1")
+    assert checkpoint.revision == f"owner/model@{COMMIT}"
+    assert hub.asked[0] == ("owner/model", "config.json", "v1")
+    assert {revision for _, _, revision in hub.asked[1:]} == {COMMIT}
+    assert {name for _, name, _ in hub.asked} == {path.name for path in hub.snapshot.iterdir()}
+
+
+def test_a_folder_asks_nobody(hub: Hub, nano: Path) -> None:
+    load_checkpoint(str(nano))
+    assert hub.asked == []
+
+
+def test_a_folder_whose_config_names_a_repository_asks_it(hub: Hub, tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    assert folder.get("hf://owner/model/mimi.json") == hub.snapshot / "mimi.json"
+    assert folder.get(f"file://{hub.snapshot}/mimi.json") == hub.snapshot / "mimi.json"
+    for name in ("hf://owner/model", "file:///nowhere", "ftp://x"):
+        with pytest.raises(CheckpointError, match=name):
+            folder.get(name)
+
+
+def test_a_repository_without_config_is_moshi_7b(hub: Hub) -> None:
+    (hub.snapshot / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="holds no 'tokenizer-e351c8d8-checkpoint125.safetensors'"):
+        load_checkpoint("owner/model")
+
+
+def test_offline_a_repository_without_config_is_known_from_the_last_time(hub: Hub) -> None:
+    hub.fails = lambda name: errors.LocalEntryNotFoundError("offline") if name == "config.json" else None
+    source = open_source("owner/model")
+    with pytest.raises(
+        CheckpointError, match="cannot fetch 'config.json' of the Hub repository owner/model@main: offline"
+    ):
+        source.find("config.json")
+    hub.known_missing = {"config.json"}
+    assert source.find("config.json") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "complaint"),
+    [
+        (failure(errors.GatedRepoError, "x"), "is gated: accept its terms there, and set HF_TOKEN"),
+        (failure(errors.RepositoryNotFoundError, "x"), "no folder 'owner/model', and no Hub repository"),
+        (failure(errors.RevisionNotFoundError, "x"), "has no revision 'v1'"),
+        (failure(errors.HfHubHTTPError, "500 Server Error\nmore"), "500 Server Error$"),
+        (errors.OfflineModeIsEnabled("offline mode is enabled"), "offline mode is enabled"),
+        (OSError("disk full"), "disk full"),
+    ],
+)
+def test_why_a_repository_cannot_be_had_is_one_line(hub: Hub, error: Exception, complaint: str) -> None:
+    hub.fails = lambda name: error
+    with pytest.raises(CheckpointError, match=complaint) as caught:
+        load_checkpoint("owner/model@v1")
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_asked_of_what_is_no_repositorys_name(hub: Hub) -> None:
+    for name in ("nowhere", "a/b/c", "./x/y", "a b/c", ""):
+        with pytest.raises(CheckpointError, match="no folder"):
+            open_source(name)
+    assert hub.asked == []
