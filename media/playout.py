@@ -350,7 +350,7 @@ class Playout:
             self._wanted_since = now
         if now - self._stepped < self._step_interval(now):
             return
-        patient = now - self._wanted_since < PATIENCE_S
+        patient = now - self._wanted_since < PATIENCE_S and not self._far
         if grow:
             self._grow(now, patient and timing.wait > timing.least - GUARD_S)
         else:
@@ -358,8 +358,12 @@ class Playout:
 
     def _step_interval(self, now: float) -> float:
         """Least time between two steps."""
-        far = abs(self._timing.wait - self._timing.least) > 3 * BLOCK_S
-        return SETTLING_STEP_S if far or now - self._started < SETTLING_S else STEP_S
+        return SETTLING_STEP_S if self._far or now - self._started < SETTLING_S else STEP_S
+
+    @property
+    def _far(self) -> bool:
+        """Whether the delay is more than a small step from where it should be, as after ticks that were skipped."""
+        return abs(self._timing.wait - self._timing.least) > 3 * BLOCK_S
 
     def _stepped_by(self, seconds: float, now: float) -> None:
         self._stepped, self._wanted_since = now, None

@@ -261,6 +261,20 @@ def test_it_plays_on_when_its_own_ticks_stood_still() -> None:
     assert stream.playout.delay_s < 0.045
 
 
+def test_a_few_ticks_that_were_skipped_are_made_up_for_within_five_seconds() -> None:
+    """200 ms: nothing is thrown away at once, and though nothing is ever quiet the delay comes down again."""
+    stream = settled()
+    before = stream.playout.delay_s
+    for number in range(50, 60):
+        stream.receive(number, stream.sent_at(number))
+    stream.ticks += 10
+    stream.run(0.3, stream.numbers(60, 75))
+    assert stream.playout.delay_s > before + 0.04  # it is smoothed
+    stream.run(4.7, stream.numbers(75, 320))
+    assert stream.playout.delay_s < 0.04 and stream.playout.shrunk >= 8
+    assert stream.playout.backlog == stream.playout.concealed == stream.playout.stray == 0
+
+
 @pytest.mark.parametrize("ptime_ms", [10, 20, 30, 40, 50, 60])
 @pytest.mark.parametrize("phase_s", [0.001, 0.007, 0.01, 0.019])
 def test_packets_of_any_length_give_an_unbroken_stream(ptime_ms: int, phase_s: float) -> None:
