@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import cast
 
 from signaling.call import SignalingError
 from signaling.sip.wire import Response, WireError, parse, respond
@@ -154,8 +155,7 @@ class _Dialog(asyncio.DatagramProtocol):
         self._responses: asyncio.Queue[Response] = asyncio.Queue()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)  # in Python 3.11 it is one, but not by its class
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         try:
