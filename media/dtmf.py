@@ -131,11 +131,10 @@ class EventPacket:
 
 def check_digits(digits: str) -> str:
     """The keys in capitals. Raises LegError for what is neither a key nor a pause."""
-    keys = digits.upper()
-    for key in keys:
-        if key not in KEYS + PAUSE:
+    for key in digits:
+        if key.upper() not in KEYS + PAUSE:
             raise LegError(f"{key!r} is no key; there are 0-9 * # A-D, and {PAUSE} for a pause of {PAUSE_MS // 1000} s")
-    return keys
+    return digits.upper()
 
 
 class DigitSender:

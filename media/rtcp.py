@@ -22,6 +22,7 @@ from aiortc.rtp import (
 INTERVAL_S = 5.0
 """Between two reports, give or take half of it (section 6.2)."""
 
+MAX_ROUND_TRIP_S = 30
 CLOCK_RATE = 8000
 CNAME = 1
 MAX_DROPOUT = 3000
@@ -124,8 +125,13 @@ def compound(ssrc: int, name: bytes, sent: RtcpSenderInfo | None, blocks: list[R
 
 
 def round_trip_s(block: RtcpReceiverInfo, ntp: int) -> float | None:
-    """From the far end's block about us, now being `ntp`; None if it has heard no report of ours yet."""
+    """From the far end's block about us, now being `ntp`; None if it cannot be told from that.
+
+    It has heard no report of ours yet, or what it says cannot be: more than MAX_ROUND_TRIP_S.
+    """
     if block.lsr == 0:
         return None
     ticks = (((ntp >> 16) & 0xFFFFFFFF) - block.lsr - block.dlsr) & 0xFFFFFFFF
-    return ticks / 65536 if ticks < 0x80000000 else 0.0
+    if ticks >= 0x80000000:  # before we sent it: clocks of different speed, on a short way
+        return 0.0
+    return ticks / 65536 if ticks <= MAX_ROUND_TRIP_S * 65536 else None

@@ -19,7 +19,8 @@ FILES = sorted(
 PURE = {
     *("signaling/sip/wire.py", "signaling/sip/transaction.py", "signaling/sip/dialog.py"),
     *("signaling/sip/useragent.py", "signaling/sip/digest.py"),
-    *("media/sdp.py", "media/dtmf.py", "media/pcm.py", "media/codec.py", "media/concealment.py"),
+    *("media/sdp.py", "media/dtmf.py", "media/latch.py", "media/rtcp.py"),
+    *("media/pcm.py", "media/codec.py", "media/concealment.py"),
     *("media/playout.py", "media/incoming.py", "media/outgoing.py"),
     *("engine/scheduler.py", "voipagent/context.py", "voipagent/bargein.py"),
 }

@@ -9,45 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from media.clock import CATCH_UP_TICKS, TICK_S, Clock
-
-
-class Timers:
-    """Time that a test moves. A callback may be made late by moving past it in one go."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.due: dict[object, tuple[float, Callable[[], object]]] = {}
-
-    def time(self) -> float:
-        return self.now
-
-    def call_at(self, when: float, callback: Callable[[], object]) -> Handle:
-        handle = Handle(self)
-        self.due[handle] = (when, callback)
-        return handle
-
-    def jump(self, seconds: float) -> None:
-        """Let time pass with nobody awake, then run what is due once."""
-        self.now += seconds
-        for handle, (when, callback) in list(self.due.items()):
-            if when <= self.now + 1e-9 and handle in self.due:
-                del self.due[handle]
-                callback()
-
-    def run(self, seconds: float) -> None:
-        """Let time pass, everything on time."""
-        end = self.now + seconds
-        while self.due and min(when for when, _ in self.due.values()) <= end + 1e-9:
-            self.jump(min(when for when, _ in self.due.values()) - self.now)
-        self.now = end
-
-
-class Handle:
-    def __init__(self, timers: Timers) -> None:
-        self._timers = timers
-
-    def cancel(self) -> None:
-        self._timers.due.pop(self, None)
+from tests.media.line import Timers
 
 
 class Wheel:

@@ -88,6 +88,7 @@ def test_the_round_trip_is_what_is_left_of_the_time_since_our_report() -> None:
     assert round_trip_s(block, ntp + (5 << 30)) == pytest.approx(0.25)
     assert round_trip_s(block, ntp + (1 << 31)) == 0.0  # their clock runs ahead of ours
     assert round_trip_s(RtcpReceiverInfo(1, 0, 0, 0, 0, lsr=0, dlsr=0), ntp) is None
+    assert round_trip_s(block, ntp + (40 << 32)) is None  # nobody would talk like that
 
 
 def test_a_compound_packet_reads_back() -> None:

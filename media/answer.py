@@ -1,0 +1,72 @@
+"""Opens the right Leg for a session description, and owns what all legs share: the wheel and the ports."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Self
+
+from media.clock import Clock
+from media.leg import AudioFormat, Leg, LegError
+from media.ports import Ports
+from media.rtp import RtpLeg
+
+
+class Legs:
+    """`open_leg` while entered. Legs that are still open when it is left are closed.
+
+    `ports` are the first and last UDP port for media. `advertised` is the address or name that descriptions carry
+    instead of our own; a name is looked up once, on entering, which raises LegError where it cannot be.
+    """
+
+    def __init__(
+        self,
+        audio_format: AudioFormat,
+        *,
+        ports: tuple[int, int],
+        advertised: str | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._format, self._range, self._advertised = audio_format, ports, advertised
+        self._clock = clock
+        self._ports: Ports | None = None
+        self._open: set[RtpLeg] = set()
+
+    async def __aenter__(self) -> Self:
+        if self._clock is None:
+            self._clock = Clock(asyncio.get_running_loop())
+        if self._advertised:
+            self._advertised = await _look_up(self._advertised)
+        self._ports = Ports(*self._range, self._clock.time)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for leg in list(self._open):
+            await leg.close()
+
+    def open_leg(self, media: str | None, host: str) -> Leg:
+        """A leg for a call whose signalling comes from `host` and whose offer is `media` (None: we shall offer).
+
+        It has no port yet and refuses nothing: `Leg.answer` and `Leg.offer` do. All media is RTP/AVP as yet.
+        """
+        assert self._clock is not None and self._ports is not None, "Legs is not entered"
+        leg = RtpLeg(self._format, self._clock, self._ports, host, self._advertised, self._open.discard)
+        self._open.add(leg)
+        return leg
+
+
+async def _look_up(name: str) -> str:
+    """The first address of a name, or the address that it is."""
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        pass
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+    except OSError as error:
+        raise LegError(f"the advertised address {name!r} cannot be looked up: {error.strerror}") from None
+    return str(found[0][4][0])
