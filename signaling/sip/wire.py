@@ -67,6 +67,7 @@ _CONTROL = re.compile(r"[\r\n]|(?<!\\)[\x00-\x08\x0b-\x1f\x7f]")  # behind a bac
 _VERSION = re.compile(r"SIP/[0-9]+\.[0-9]+")
 _HOST = r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+"
 _VIA = re.compile(rf"SIP ?/ ?([0-9]+\.[0-9]+) ?/ ?({_TOKEN.pattern}) ({_HOST}) ?(?:: ?([0-9]{{1,5}}))? ?")
+_PLACE = re.compile(rf"({_HOST})(?::([0-9]{{1,5}}))?")
 _RPORT = re.compile("; ?rport ?(?:= ?[0-9]* ?)?(?=;|$)", re.IGNORECASE)
 _RECEIVED = re.compile("; ?received ?= ?[^;]*", re.IGNORECASE)
 _OPAQUE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):([^\s<>\"]+)")
@@ -487,9 +488,9 @@ def _parameters(text: str) -> Parameters:
 def parse_uri(uri: str) -> URI:
     """A URI as we read it, which is never what we echo. Raises ValueError.
 
-    What the grammar library refuses although phones send it is repaired: capital schemes, ?headers, `#` in the user
-    part, `_` in the host. A scheme that is neither sip nor sips has its text as `user`; the library's pattern for
-    telephone numbers would take quadratic time.
+    What the grammar library refuses although phones send it is kept from it: capital schemes, ?headers, `#` in the user
+    part, hosts of one label with a digit or `_` in it. A scheme that is neither sip nor sips has its text as `user`;
+    the library's pattern for telephone numbers would take quadratic time.
     """
     match = _OPAQUE.fullmatch(uri)
     if match is None:
@@ -499,13 +500,15 @@ def parse_uri(uri: str) -> URI:
         return URI(scheme, "", rest.partition(";")[0])
     user, at, host = rest.rpartition("@")
     bare, semicolon, parameters = host.partition("?")[0].partition(";")
+    place = _PLACE.fullmatch(bare)
+    port = int(place[2]) if place and place[2] else None
+    if place is None or port == 0 or (port or 0) > 65535:
+        raise ValueError("bad host or port in URI")
     try:
-        parsed = URI.parse(f"{scheme}:{user.replace('#', '%23')}{at}{bare.replace('_', '-')}{semicolon}{parameters}")
+        parsed = URI.parse(f"{scheme}:{user.replace('#', '%23')}{at}host{semicolon}{parameters}")
     except TypeError as error:  # a parameter named "self"
         raise ValueError("URI is not valid") from error
-    if parsed.port is not None and not 0 < parsed.port < 65536:
-        raise ValueError("bad port in URI")
-    return parsed
+    return replace(parsed, host=place[1], port=port)
 
 
 # --- framing on streams --------------------------------------------------------------------------------------------

@@ -306,20 +306,22 @@ def test_compact_and_odd_cased_names() -> None:
     [
         ("SIP:alice@Example.com", "alice", "Example.com"),
         ("sip:a#b@host", "a#b", "host"),
-        ("sip:alice@my_pbx:5062", "alice", "my-pbx"),
+        ("sip:alice@my_pbx:5062", "alice", "my_pbx"),
+        ("sip:alice@pbx1", "alice", "pbx1"),
+        ("sip:3f2a", None, "3f2a"),
         ("sip:alice@[2001:db8::1]:5062", "alice", "[2001:db8::1]"),
         ("sip:alice@host?Replaces=x%3By", "alice", "host"),
         ("tel:+1-555-0100;ext=1", "+1-555-0100", ""),
         ("isbn:2983792873", "2983792873", ""),
     ],
 )
-def test_uris_as_phones_write_them(value: str, user: str, host: str) -> None:
+def test_uris_as_phones_write_them(value: str, user: str | None, host: str) -> None:
     uri = parse_uri(value)
     assert (uri.user, uri.host) == (user, host)
 
 
 @pytest.mark.parametrize(
-    "value", ["", "sip:", "sip", "sip:a b@c", "sip:a@b:0", "sip:<a@b>", "1ip:a@b", "sip:a@b;self=1"]
+    "value", ["", "sip:", "sip", "sip:a b@c", "sip:a@b:0", "sip:a@b:x", "sip:<a@b>", "1ip:a@b", "sip:a@b;self=1"]
 )
 def test_uris_that_are_none(value: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
