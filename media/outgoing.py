@@ -27,10 +27,6 @@ CALM_BLOCKS = 10 * BLOCKS_PER_S
 PAY_BLOCKS = BLOCKS_PER_S // 2
 """Ticks within which a debt is paid, counted from where it can be."""
 
-MAX_LATE_FRAMES = 4
-"""A debt is never larger: three frames wait while the user is late with one. Older ones are skipped, and no reply to
-them ever comes that could be shortened."""
-
 CAPACITY_S = 1.0
 """What the queue holds. Full: the oldest is dropped and counted. Empty: silence is sent and counted."""
 
@@ -61,7 +57,6 @@ class Outgoing:
         self._rate = audio_format.sample_rate
         self._block = self._rate // BLOCKS_PER_S
         self._fade = round(FADE_S * self._rate)
-        self._max_debt = MAX_LATE_FRAMES * audio_format.frame_samples
         self._queue = SampleQueue(round(CAPACITY_S * self._rate))
         self._resampler = Resampler(self._rate, sample_rate)
         self._falling: Pcm = np.linspace(1.0, 0.0, self._fade, dtype=np.float32)
@@ -149,10 +144,9 @@ class Outgoing:
             lead = min(self._lead + LEAD_BLOCKS * self._block, MAX_LEAD_BLOCKS * self._block)
             self._debt -= lead - self._lead
             self._lead = lead
-        self._debt = min(self._debt, self._max_debt)
 
     def _calm_down(self) -> None:
-        """For long enough no reply was too late. What is still owed by now will not come back."""
+        """For long enough no reply was too late. What is owed still was for frames that were skipped: forgiven."""
         self._calm_ticks = 0
         lead = max(self._lead - LEAD_BLOCKS * self._block, LEAD_BLOCKS * self._block)
         self._debt = self._lead - lead

@@ -192,8 +192,8 @@ def test_padding_begins_where_the_sound_ended_and_fades() -> None:
     assert resumed[0] == 0 and steepest(resumed) < 0.01 and resumed[96:] == pytest.approx(0.5)
 
 
-def test_a_debt_is_never_more_than_what_can_come_back() -> None:
-    """One second without a reply: eight frames were skipped, four come back; the delay is what it was, and 20 ms."""
+def test_no_more_is_cut_than_what_comes_back() -> None:
+    """One second without a reply: nine frames were skipped, four come back; the delay is what it was, and 20 ms."""
     talk = Talk()
     talk.go_on(20)
     before = talk.outgoing.waiting_s
@@ -201,6 +201,8 @@ def test_a_debt_is_never_more_than_what_can_come_back() -> None:
     talk.go_on(8)
     assert talk.outgoing.waiting_s == pytest.approx(before + 0.02)
     assert talk.outgoing.padded == 49 * BLOCK
+    talk.go_on(130)
+    assert talk.outgoing.underruns == 1  # the rest of the debt never made it run dry
 
 
 def test_an_engine_that_is_later_from_now_on_is_not_cut() -> None:
