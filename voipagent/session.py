@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 
 from engine.slot import EngineError, Reply, Slot
@@ -61,9 +61,7 @@ class Session:
             await self.call.hang_up("the agent is shutting down")
             raise
         finally:
-            await self.call.hang_up("the session failed")  # without effect once it is over; else a bug, on its way up
-            await leg.close()
-            await self._close(leg, await self.call.wait_ended())
+            await _to_the_end(self._end(leg))
         return await self.call.wait_ended()
 
     async def _live(self, leg: Leg) -> None:
@@ -185,6 +183,12 @@ class Session:
             logger.info("x %s change refused: %s", self.record.id, error)
             return Rejection.NOT_ACCEPTABLE
 
+    async def _end(self, leg: Leg) -> None:
+        """Leave call and leg, and close the record."""
+        await self.call.hang_up("the session failed")  # without effect once it is over; else a bug, on its way up
+        await leg.close()
+        await self._close(leg, await self.call.wait_ended())
+
     async def _close(self, leg: Leg, ended: CallEnded) -> None:
         """Finish transcript and recording, and write the record."""
         record = self.record
@@ -199,6 +203,16 @@ class Session:
         record.ended_by, record.reason = ended.by, ended.reason
         self.folder.write_record(record)
         logger.info("- %s over after %.1f s: %s: %s", record.id, record.duration_s, ended.by, ended.reason)
+
+
+async def _to_the_end(work: Coroutine[None, None, None]) -> None:
+    """Await `work` even if we are cancelled meanwhile; the cancellation goes on afterwards. A record is closed whole."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -69,17 +69,28 @@ async def test_one_call_too_many_is_busy_and_the_first_goes_on(tmp_path: Path) -
             before = len(phone.received)
             await phone.send([b"\xff" * 160] * 25)
             assert len(phone.received) - before > 15
-        async with call(Target.parse(agent.target), PCMU) as phone:
-            assert not phone.ended.is_set()
+        while not await answers(agent.target):  # the row is free once the first call's record is closed
+            pass
 
 
-@pytest.mark.parametrize(("loss", "target_s"), [(0.0, 0.14), (0.02, 0.18)])
-async def test_the_transport_adds_little(loss: float, target_s: float, tmp_path: Path) -> None:
-    """Every burst comes back; the time fails only at three times the target, as this machine may be busy."""
+async def answers(target: str) -> bool:
+    try:
+        async with call(Target.parse(target), PCMU):
+            return True
+    except PhoneError as error:
+        assert "486" in str(error)
+        return False
+
+
+async def test_the_transport_adds_little(tmp_path: Path) -> None:
+    """Two calls at once, one losing 2 % each way. Every burst comes back; the time fails only at three times the target,
+    as this machine may be busy."""
     async with asyncio.timeout(90), serving_agent(in_folder(tmp_path)) as agent:
-        report = await measure_call(agent.target, "pcmu", bursts=30, loss=loss, seed=1)
-    assert report.missing == 0
-    assert report.percentile(0.5) < 3 * target_s, str(report)
+        runs = [measure_call(agent.target, "pcmu", bursts=30, loss=loss, seed=1) for loss in (0.0, 0.02)]
+        clean, lossy = await asyncio.gather(*runs)
+    assert (clean.missing, lossy.missing) == (0, 0)
+    assert clean.percentile(0.5) < 3 * 0.14, str(clean)
+    assert lossy.percentile(0.5) < 3 * 0.18, str(lossy)
 
 
 async def refused(environ: Mapping[str, str], *arguments: str) -> str:

@@ -251,3 +251,25 @@ async def test_shutting_down_hangs_up_and_closes_the_record(recorder: Recorder, 
     assert on.call.log[-1] == ("hang_up", "the agent is shutting down")
     assert on.record["reason"] == "the agent is shutting down"
     assert (on.folder.path / "recording.wav").exists()
+
+
+async def test_shutting_down_while_the_record_is_being_closed_loses_nothing(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(self: FakeLeg) -> None:
+        closing.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(FakeLeg, "close", slow)
+    async with stage(recorder, tmp_path) as on:
+        on.leg.hear(SPEECH)
+        await on.leg.heard(1)
+        on.call.end()
+        await asyncio.wait_for(closing.wait(), 5)
+        on.task.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await on.task
+    assert (on.record["ended_by"], on.record["frames_stepped"]) == ("caller", 1)

@@ -62,15 +62,14 @@ async def serving_agent(environ: Mapping[str, str]) -> AsyncIterator[ServingAgen
     )
     agent = ServingAgent(process)
     answering = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        listening = group.create_task(_listen(agent, answering))
-        try:
-            await _wait_ready(agent, answering)
-            yield agent
-        finally:
-            if process.returncode is None:
-                await agent.stop()
-            await listening
+    listening = asyncio.create_task(_listen(agent, answering))  # no group: the user's errors are to stay bare
+    try:
+        await _wait_ready(agent, answering)
+        yield agent
+    finally:
+        if process.returncode is None:
+            await agent.stop()
+        await listening
 
 
 async def _listen(agent: ServingAgent, answering: asyncio.Event) -> None:
