@@ -1,0 +1,268 @@
+"""All rows of one model, and the only bridge between numpy and torch.
+
+Modules hold weights; a `Batch` holds what the rows remember: the codec's and the model's state, and each row's *log*,
+the last `window_frames` columns of its call. A column of the log is what one step made and heard: the text and the
+agent's codes of the column it made, delayed as the model has them, and the caller's codes of its frame, undelayed. So
+a log says all that a row needs to be rebuilt, and a call's log, kept anywhere, rebuilds it on another device.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.model.checkpoint import Checkpoint, load_checkpoint
+from engine.model.moshi import UNGENERATED, MoshiState
+from engine.model.sampling import SamplingRows, row_noise
+from engine.model.text import PAD
+from engine.slot import FRAME_SAMPLES, CheckpointError, EngineError, Frame, Sampling, Tokens
+
+CHUNK_COLUMNS = 64
+"""Columns in a prime chunk. On a 7B model and an H100 about 3 ms of arithmetic, so a tick hardly waits for it."""
+
+NOISE_WIDTH = 250
+"""Most candidates that a draw may choose from: the reference's top-k for audio. One width for all rows and calls, or
+what a row draws would depend on who else asks for more."""
+
+PRIME_NUMBER = 0
+"""The step that ends a prime draws noise of this number; frame n of the call that of n + 1."""
+
+CPU_ROWS = 4
+CUDA_ROWS = 16
+"""Rows where nobody says how many. Without CUDA graphs and 8-bit keys yet: 16 x 1.57 GB beside Moshi 7B's 15 GB."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowStep:
+    """A row's part in a step: what it hears, a text token to force or None, and how to draw the rest."""
+
+    row: int
+    frame: Frame
+    forced: int | None
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What a row's part gave: the frame to play, the text token just made, the log's column, the frame's number."""
+
+    frame: Frame
+    text: int
+    tokens: Tokens
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrimeChunk:
+    """Columns [N, K] to run through a row; the last 1 + D stay ahead of it.
+
+    `fresh`: the model forgets the row first. `draw`: the column after the prompt is drawn, with this sampling.
+    """
+
+    row: int
+    columns: NDArray[np.int64]
+    fresh: bool = False
+    draw: Sampling | None = None
+
+
+@dataclass(slots=True)
+class _Row:
+    log: deque[Tokens]
+    number: int = 0
+
+
+class Batch:
+    """`rows` rows of a checkpoint. Use it from one thread only."""
+
+    def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
+        self.rows = rows
+        self.revision, self.tokenizer = checkpoint.revision, checkpoint.tokenizer
+        self.layout, self.voices = checkpoint.layout, checkpoint.voices
+        self._mimi, self._moshi = checkpoint.mimi, checkpoint.moshi
+        self._config = checkpoint.moshi.config
+        self.streams, self.window_frames = self._config.streams, self._config.context
+        with torch.inference_mode():
+            self._codec, self._state = self._mimi.initial_state(rows), self._moshi.initial_state(rows)
+        self._device = self._state.kv.position.device
+        self._one = torch.ones(1, dtype=torch.bool, device=self._device)
+        self._ahead = 1 + self._config.delay
+        self._logs = [self._fresh_row() for _ in range(rows)]
+
+    def _fresh_row(self) -> _Row:
+        return _Row(deque(maxlen=self.window_frames + 1))  # one more: the made part of the oldest column that is kept
+
+    @torch.inference_mode()
+    def open(self, row: int, log: Tokens) -> None:
+        """Make `row` as new, with `log` (T, K) as its past. It is primed before it is stepped."""
+        self._codec.reset(self._only(row))
+        self._logs[row] = self._fresh_row()
+        self._logs[row].log.extend(log)
+        self._logs[row].number = len(log)
+
+    def plan(self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling) -> list[PrimeChunk]:
+        """The chunks that prime `row` with a prompt's `frames` (T, K) and then its own last `keep_frames` columns."""
+        chunks = self._chunks(row, self._config.columns(torch.from_numpy(frames)).numpy())
+        chunks[0] = replace(chunks[0], fresh=True)
+        chunks[-1] = replace(chunks[-1], draw=sampling)
+        kept = min(keep_frames, len(self._logs[row].log), self.window_frames)
+        return [*chunks, *(self._chunks(row, self._past(row, kept)) if kept else ())]
+
+    def _chunks(self, row: int, columns: NDArray[np.int64]) -> list[PrimeChunk]:
+        starts = range(0, max(1, len(columns) - self._ahead), CHUNK_COLUMNS)
+        return [PrimeChunk(row, columns[start : start + CHUNK_COLUMNS + self._ahead]) for start in starts]
+
+    def _past(self, row: int, kept: int) -> NDArray[np.int64]:
+        """The row's last columns as its steps fed them, and those ahead: [kept + 1 + D, K].
+
+        Column i holds what the step before made, and of each of the caller's streams the code that arrived delays[k]
+        steps ago. UNGENERATED stands for what comes from the prompt, or is not known yet.
+        """
+        log, config = np.stack(self._logs[row].log).astype(np.int64), self._config
+        start, made = len(log) - kept, config.made
+        columns = np.full((kept + self._ahead, config.streams), UNGENERATED, np.int64)
+        columns[1 : kept + 1, :made] = log[start:, :made]
+        if start:
+            lead = np.array(config.delays[:made]) == 0  # what lags behind belongs to the prompt's last frame
+            columns[0, :made] = np.where(lead, log[start - 1, :made], UNGENERATED)
+        for stream in range(made, config.streams):
+            delay = config.delays[stream]
+            columns[delay : delay + kept, stream] = log[start:, stream]
+        return columns
+
+    @torch.inference_mode()
+    def prefill(self, chunk: PrimeChunk) -> None:
+        """Run one chunk of a plan; in order, each once."""
+        if chunk.fresh:
+            self._state.reset(self._only(chunk.row))
+        state = self._state.row(chunk.row)
+        columns = torch.from_numpy(chunk.columns).to(self._device)[None]
+        # The first columns of the row's past are partly the prompt's: what is not known here, the table holds.
+        columns[:, : self._ahead] = torch.where(
+            columns[:, : self._ahead] == UNGENERATED, state.ahead(), columns[:, : self._ahead]
+        )
+        self._moshi.prefill(state, columns, self._one)
+        if chunk.draw is not None:
+            self._draw(state, chunk.draw)
+
+    def _draw(self, state: MoshiState, sampling: Sampling) -> None:
+        """Make the first live column without a caller. No word is in it, so that forced text begins with the first step
+        and the transcript misses nothing that was said."""
+        caller = torch.full((1, self.streams - self._config.made), UNGENERATED, device=self._device)
+        forced = torch.full((1, self._config.made), UNGENERATED, device=self._device)
+        forced[:, 0] = PAD
+        noise = row_noise(sampling.seed, PRIME_NUMBER, self._config.made, NOISE_WIDTH)[None]
+        self._moshi.step(state, caller, forced, self._sampling([sampling]), self._to_device(noise), self._one)
+
+    @torch.inference_mode()
+    def step(self, steps: Sequence[RowStep]) -> list[Stepped]:
+        """One masked step of the rows in `steps`, each at most once; the other rows do not move."""
+        config = self._config
+        audio = np.zeros((self.rows, 1, FRAME_SAMPLES), np.float32)
+        forced = np.full((self.rows, config.made), UNGENERATED, np.int64)
+        noise = np.ones((self.rows, config.made, NOISE_WIDTH), np.float32)
+        sampling, running = [Sampling()] * self.rows, np.zeros(self.rows, bool)
+        for step in steps:
+            row, number = step.row, self._logs[step.row].number
+            running[row], sampling[row] = True, step.sampling
+            # What is no number would stay in the row's keys for the whole call.
+            audio[row, 0] = np.nan_to_num(step.frame, posinf=1.0, neginf=-1.0)
+            noise[row] = row_noise(step.sampling.seed, PRIME_NUMBER + 1 + number, config.made, NOISE_WIDTH)
+            if step.forced is not None:
+                forced[row, 0] = step.forced
+        said, made = self._run(audio, forced, sampling, noise, running)
+        return [self._stepped(step.row, said[step.row, 0], made[step.row]) for step in steps]
+
+    def _run(
+        self,
+        audio: NDArray[np.float32],
+        forced: NDArray[np.int64],
+        sampling: Sequence[Sampling],
+        noise: NDArray[np.float32],
+        running: NDArray[np.bool_],
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Audio [B, 1, 1920] -> audio of that shape, and the log's columns [B, K]."""
+        mask, made = self._to_device(running), self._config.made
+        caller = self._mimi.encode(self._to_device(audio), self._codec, mask)[:, : self.streams - made, 0]
+        step = self._moshi.step(
+            self._state, caller, self._to_device(forced), self._sampling(sampling), self._to_device(noise), mask
+        )
+        said = self._mimi.decode(step.emitted[:, 1:, None], self._codec, mask).clamp(-1, 1)
+        column = torch.cat((self._state.ahead()[:, 0, :made], caller), 1)
+        return said.cpu().numpy(), column.cpu().numpy()
+
+    def _stepped(self, row: int, said: Frame, column: NDArray[np.int64]) -> Stepped:
+        state, tokens = self._logs[row], column.astype(np.uint16)
+        state.log.append(tokens)
+        state.number += 1
+        return Stepped(said, int(column[0]), tokens, state.number - 1)
+
+    def warm_up(self) -> None:
+        """Run a step of no row, so that the first caller does not wait for kernels to be chosen."""
+        self.step([])
+
+    # --- small tensors
+
+    def _only(self, row: int) -> Tensor:
+        """A mask [B] of one row."""
+        mask = torch.zeros(self.rows, dtype=torch.bool, device=self._device)
+        mask[row] = True
+        return mask
+
+    def _sampling(self, rows: Sequence[Sampling]) -> SamplingRows:
+        return SamplingRows(
+            *(
+                self._to_device(np.array([getattr(row, name) for row in rows], kind))
+                for name, kind in (
+                    ("text_temperature", np.float32),
+                    ("text_top_k", np.int64),
+                    ("audio_temperature", np.float32),
+                    ("audio_top_k", np.int64),
+                )
+            )
+        )
+
+    def _to_device(self, values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(self._device)
+
+
+def load_batch(model: str, rows: int | None, device: str, prompt_style: str) -> Batch:
+    """Load a checkpoint and make rows for it, warm. Raises CheckpointError, EngineError if the device cannot be had."""
+    chosen = _device(device)
+    on_cpu = chosen.type == "cpu"
+    rows = rows or (CUDA_ROWS if chosen.type == "cuda" else CPU_ROWS)
+    if on_cpu:
+        torch.set_num_threads(cpu_threads(rows))
+    checkpoint = load_checkpoint(
+        model, chosen, torch.bfloat16 if chosen.type == "cuda" else torch.float32, prompt_style
+    )
+    if not checkpoint.moshi.config.dep_q:
+        raise CheckpointError(f"{model!r} listens but does not speak (dep_q is 0): a call needs a model that does both")
+    try:
+        batch = Batch(checkpoint, rows)
+        batch.warm_up()
+    except torch.OutOfMemoryError as error:
+        raise EngineError(f"{rows} rows of {model!r} do not fit the device's memory; ask for fewer") from error
+    return batch
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name.partition(":")[0], False):
+        raise EngineError(f"torch {torch.__version__} finds no device {name!r} on this machine; cpu is always there")
+    return torch.device(name)
+
+
+def cpu_threads(rows: int) -> int:
+    """One, while one core serves the rows: a step is some thousand small operations, and to split each among threads
+    costs more than it gains; the other cores are for packets. Beyond, one for every CPU_ROWS rows, a core left free."""
+    return max(1, min(rows // CPU_ROWS, (os.cpu_count() or 1) - 1))

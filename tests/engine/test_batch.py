@@ -1,0 +1,350 @@
+"""Rows of one batch: each as if it were alone, rebuilt from its log as if it had never gone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from engine import batch as batch_module
+from engine.batch import Batch, RowStep, Stepped, load_batch
+from engine.model.checkpoint import load_checkpoint
+from engine.model.mimi import Mimi, MimiState
+from engine.model.moshi import MoshiState, Step
+from engine.model.text import PAD
+from engine.slot import CheckpointError, EngineError, Frame, Sampling
+from tests.engine.rows import live_batch, no_log, noise, prime
+
+PROMPT = "You are Ada. You answer the telephone of a small hotel, and you are patient with everyone who calls."
+SEED_1, SEED_2 = Sampling(seed=1), Sampling(seed=2)
+
+
+@pytest.fixture
+def batch(nano: Path) -> Batch:
+    return live_batch(nano, rows=4)
+
+
+def talk(batch: Batch, row: int, frames: Sequence[Frame], sampling: Sampling = SEED_1) -> list[Stepped]:
+    """One row by itself."""
+    return [batch.step([RowStep(row, frame, None, sampling)])[0] for frame in frames]
+
+
+def tokens(stepped: Sequence[Stepped]) -> NDArray[np.uint16]:
+    return np.stack([one.tokens for one in stepped])
+
+
+def same(one: Sequence[Stepped], other: Sequence[Stepped]) -> bool:
+    return np.array_equal(tokens(one), tokens(other)) and all(
+        np.allclose(mine.frame, yours.frame, atol=1e-5) for mine, yours in zip(one, other, strict=True)
+    )
+
+
+def tensors(state: MimiState | MoshiState) -> list[Tensor]:
+    """Everything that the rows remember."""
+    if isinstance(state, MoshiState):
+        return [state.kv.keys, state.kv.values, state.kv.position, state.table]
+    encoder, decoder = state.encoder, state.decoder
+    kvs = (encoder.transformer, decoder.transformer)
+    carries = (*encoder.convs.carries, *encoder.downsample.carries, *decoder.upsample.carries, *decoder.convs.carries)
+    return [*carries, encoder.fresh, *(part for kv in kvs for part in (kv.keys, kv.values, kv.position))]
+
+
+def fingerprint(batch: Batch, row: int) -> str:
+    """Every bit that `row` remembers."""
+    digest = hashlib.sha256()
+    for tensor in [*tensors(batch._codec), *tensors(batch._state)]:
+        assert len(tensor) == batch.rows
+        digest.update(tensor[row].numpy().tobytes())
+    return digest.hexdigest()
+
+
+# --- rows are alone ------------------------------------------------------------------------------------------------
+
+
+def test_a_row_in_a_batch_equals_the_row_alone(batch: Batch, nano: Path) -> None:
+    speech = {row: noise(12, seed=row) for row in range(4)}
+    seeds = {row: Sampling(seed=row) for row in range(4)}
+    together = [batch.step([RowStep(row, speech[row][n], None, seeds[row]) for row in range(4)]) for n in range(12)]
+    for row in range(4):
+        alone = live_batch(nano, rows=1)
+        assert same([stepped[row] for stepped in together], talk(alone, 0, speech[row], seeds[row]))
+
+
+def test_rows_that_come_and_go_do_not_disturb_each_other(batch: Batch, nano: Path) -> None:
+    """Row 1 speaks in every tick; the others miss ticks, are opened, primed and fed at other times."""
+    speech, got = noise(20), []
+    for number, frame in enumerate(speech):
+        steps = [RowStep(1, frame, None, SEED_1)]
+        if number % 3:
+            steps.append(RowStep(3, frame, None, SEED_2))
+        if number == 10:
+            batch.open(2, no_log())
+            prime(batch, 2, PROMPT)
+        if number > 10:
+            steps.insert(0, RowStep(2, -frame, 17, SEED_2))
+        got += [one for step, one in zip(steps, batch.step(steps), strict=True) if step.row == 1]
+    assert same(got, talk(live_batch(nano, rows=4), 1, speech))
+
+
+def test_a_masked_row_stands_still_bit_for_bit(batch: Batch) -> None:
+    talk(batch, 2, noise(3))
+    before = fingerprint(batch, 2)
+    batch.step([RowStep(row, noise(1)[0], None, SEED_1) for row in (0, 1, 3)])
+    batch.open(0, no_log())
+    prime(batch, 0, PROMPT)
+    batch.warm_up()
+    assert fingerprint(batch, 2) == before
+    talk(batch, 2, noise(1))
+    assert fingerprint(batch, 2) != before
+
+
+def test_a_row_that_is_opened_again_is_as_new(batch: Batch) -> None:
+    fresh = talk(batch, 0, noise(10))
+    talk(batch, 1, noise(12, seed=5), SEED_2)
+    batch.open(1, no_log())
+    prime(batch, 1)
+    again = talk(batch, 1, noise(10))
+    assert same(again, fresh)
+    assert [one.number for one in again] == list(range(10))
+
+
+def test_what_is_no_number_does_not_stay_in_the_row(batch: Batch) -> None:
+    bad = noise(1)[0].copy()
+    bad[::7], bad[1::7], bad[2::7] = np.nan, np.inf, -np.inf
+    stepped = talk(batch, 0, [bad, *noise(5)])
+    assert all(np.isfinite(one.frame).all() for one in stepped)
+    assert np.isfinite(batch._state.kv.keys.numpy()).all()
+
+
+# --- a step --------------------------------------------------------------------------------------------------------
+
+
+def test_what_comes_back_is_a_frame_and_a_column(batch: Batch) -> None:
+    one = batch.step([RowStep(1, noise(1)[0], None, SEED_1)])[0]
+    assert (one.frame.shape, str(one.frame.dtype)) == ((1920,), "float32")
+    assert (one.tokens.shape, str(one.tokens.dtype)) == ((17,), "uint16")
+    assert np.abs(one.frame).max() <= 1
+    assert one.text == one.tokens[0]
+
+
+def test_no_rows_is_no_step(batch: Batch) -> None:
+    assert batch.step([]) == []
+
+
+def test_the_callers_codes_are_those_of_its_frame_from_the_first_on(batch: Batch, nano: Path) -> None:
+    speech = noise(5)
+    mimi = load_checkpoint(str(nano)).mimi
+    state, mask = mimi.initial_state(1), torch.ones(1, dtype=torch.bool)
+    codes = [mimi.encode(torch.from_numpy(frame)[None, None], state, mask)[0, :, 0] for frame in speech]
+    assert np.array_equal(tokens(talk(batch, 0, speech))[:, 9:], torch.stack(codes).numpy())
+
+
+def test_the_callers_first_frame_is_heard(batch: Batch) -> None:
+    """Later frames alike, and what the codec remembers too: what is left is what the model heard."""
+    heard: list[Tensor] = []
+    step = batch._moshi.step
+
+    def listen(*arguments: Tensor, **named: Tensor) -> Step:
+        made = step(*arguments, **named)  # type: ignore[arg-type]
+        heard.append(made.column[0])
+        return made
+
+    batch._moshi.step = listen  # type: ignore[method-assign, assignment]
+    said = tokens(talk(batch, 0, noise(2)))
+    assert heard[0][9] == said[0, 9]  # column 1: the first frame's semantic code
+    assert heard[1][10:].tolist() == said[0, 10:].tolist()  # column 2: its acoustic codes
+
+
+def test_forced_text_is_what_is_made_and_free_text_goes_on(batch: Batch) -> None:
+    frames = noise(6)
+    steps = [
+        RowStep(0, frame, token, SEED_1) for frame, token in zip(frames, [0, 300, 301, PAD, None, None], strict=True)
+    ]
+    made = [batch.step([step])[0].text for step in steps]
+    assert made[:4] == [0, 300, 301, PAD]
+    free = [one.text for one in talk(batch, 1, frames)]
+    assert made != free
+
+
+def test_forced_text_changes_what_is_said(batch: Batch) -> None:
+    frames = noise(4)
+    forced = [batch.step([RowStep(0, frame, 300, SEED_1)])[0] for frame in frames]
+    assert not np.array_equal(tokens(forced)[:, 1:9], tokens(talk(batch, 1, frames))[:, 1:9])
+
+
+def test_the_seed_decides(batch: Batch) -> None:
+    frames = noise(10)
+    first, again, other = talk(batch, 0, frames), talk(batch, 1, frames), talk(batch, 2, frames, SEED_2)
+    assert same(first, again)
+    assert not np.array_equal(tokens(first)[:, :9], tokens(other)[:, :9])
+
+
+def test_greedy_needs_no_seed(batch: Batch) -> None:
+    frames = noise(10)
+    greedy = [Sampling(text_temperature=0, audio_temperature=0, seed=seed) for seed in (1, 2)]
+    prime(batch, 0, sampling=greedy[0])
+    prime(batch, 1, sampling=greedy[1])
+    assert same(talk(batch, 0, frames, greedy[0]), talk(batch, 1, frames, greedy[1]))
+
+
+def test_candidates_are_as_many_as_asked_for(batch: Batch) -> None:
+    """One candidate is greedy, whatever the temperature."""
+    frames = noise(10)
+    one = Sampling(text_top_k=1, audio_top_k=1, seed=1)
+    greedy = Sampling(text_temperature=0, audio_temperature=0)
+    prime(batch, 0, sampling=one)
+    prime(batch, 1, sampling=greedy)
+    assert same(talk(batch, 0, frames, one), talk(batch, 1, frames, greedy))
+
+
+# --- priming -------------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_changes_what_is_said(batch: Batch) -> None:
+    prime(batch, 0, PROMPT)
+    assert not same(talk(batch, 0, noise(5)), talk(batch, 1, noise(5)))
+
+
+@pytest.mark.parametrize("columns", [1, 3, 1_000])
+def test_priming_in_chunks_equals_priming_at_once(batch: Batch, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    prime(batch, 0, PROMPT)
+    monkeypatch.setattr(batch_module, "CHUNK_COLUMNS", columns)
+    chunks = batch.plan(1, batch.layout.frames(batch.tokenizer, PROMPT), 0, Sampling())
+    assert max(len(chunk.columns) for chunk in chunks) <= columns + 2
+    prime(batch, 1, PROMPT)
+    assert same(talk(batch, 0, noise(10)), talk(batch, 1, noise(10)))
+
+
+def test_the_first_live_column_holds_no_word(batch: Batch) -> None:
+    """So a greeting that is said before the first step has nothing before it."""
+    prime(batch, 0, PROMPT)
+    assert batch._state.row(0).ahead()[0, 0, 0] == PAD
+
+
+def test_a_row_that_is_primed_anew_goes_on_as_if_nothing_had_been(batch: Batch) -> None:
+    """Same prompt, all of the past kept: the twin that was left alone says the same."""
+    prime(batch, 0, PROMPT)
+    prime(batch, 1, PROMPT)
+    speech = noise(30)
+    assert same(talk(batch, 0, speech[:20]), talk(batch, 1, speech[:20]))
+    prime(batch, 1, PROMPT, keep_frames=20)
+    assert same(talk(batch, 0, speech[20:]), talk(batch, 1, speech[20:]))
+
+
+def test_the_columns_that_are_kept_are_those_that_were_fed(batch: Batch) -> None:
+    fed: list[list[int]] = []
+    step = batch._moshi.step
+
+    def listen(*arguments: Tensor, **named: Tensor) -> Step:
+        made = step(*arguments, **named)  # type: ignore[arg-type]
+        fed.append(made.column[0].tolist())
+        return made
+
+    batch._moshi.step = listen  # type: ignore[method-assign, assignment]
+    talk(batch, 0, noise(12))
+    past = batch._past(0, 5).tolist()
+    assert past[1:5] == fed[8:]
+    assert past[0][:2] + past[0][9:10] == fed[7][:2] + fed[7][9:10]  # text and semantic codes; the rest is the prompt's
+    assert past[5][:9] == batch._state.row(0).ahead()[0, 0, :9].tolist()
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(0, 0), (1, 1), (7, 7), (12, 12), (400, 12)])
+def test_no_more_is_kept_than_asked_for_or_there_is(batch: Batch, keep: int, kept: int) -> None:
+    talk(batch, 0, noise(12))
+    prime(batch, 0, PROMPT, keep_frames=keep)
+    prompt = len(batch.layout.frames(batch.tokenizer, PROMPT))
+    assert batch._state.kv.position.tolist()[0] == 1 + prompt + kept
+    assert np.isfinite(talk(batch, 0, noise(3))[-1].frame).all()
+
+
+def test_the_number_of_the_frame_goes_on_over_a_prime(batch: Batch) -> None:
+    talk(batch, 0, noise(3))
+    prime(batch, 0, PROMPT, keep_frames=2)
+    assert talk(batch, 0, noise(1))[0].number == 3
+
+
+def test_the_log_is_as_long_as_the_window(batch: Batch) -> None:
+    log = np.tile(np.arange(17, dtype=np.uint16), (600, 1))
+    batch.open(0, log)
+    prime(batch, 0, keep_frames=600)
+    assert batch._state.kv.position.tolist()[0] == 1 + batch.window_frames
+    assert talk(batch, 0, noise(1))[0].number == 600
+
+
+# --- replay --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain_ears(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The codec's memory is not rebuilt; an ear without memory shows whether the model's is."""
+
+    def encode(mimi: Mimi, audio: Tensor, state: MimiState, mask: Tensor) -> Tensor:
+        return (audio[:, 0, :8, None] * 1000).long() % 128
+
+    monkeypatch.setattr(Mimi, "encode", encode)
+
+
+@pytest.mark.parametrize(("prompt", "frames"), [("", 1), ("", 70), (PROMPT, 2), (PROMPT, 70)])
+def test_a_call_goes_on_elsewhere_with_the_same_tokens(nano: Path, plain_ears: None, prompt: str, frames: int) -> None:
+    speech = noise(frames + 10)
+    one = load_batch(str(nano), 1, "cpu", "auto")
+    one.open(0, no_log())
+    prime(one, 0, prompt, sampling=SEED_1)
+    log = tokens(talk(one, 0, speech[:frames]))
+    other = load_batch(str(nano), 3, "cpu", "auto")
+    other.open(2, log)
+    prime(other, 2, prompt, keep_frames=frames, sampling=SEED_1)
+    here, there = talk(one, 0, speech[frames:]), talk(other, 2, speech[frames:])
+    assert np.array_equal(tokens(here), tokens(there))
+    assert [step.number for step in there] == list(range(frames, frames + 10))
+    assert torch.allclose(one._state.kv.keys[0], other._state.kv.keys[2], atol=1e-4)
+
+
+# --- loading -------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_four_on_a_cpu_unless_said(nano: Path) -> None:
+    assert load_batch(str(nano), None, "cpu", "auto").rows == 4
+    assert load_batch(str(nano), 7, "cpu", "auto").rows == 7
+
+
+def test_a_device_that_is_not_there_is_named(nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EngineError, match="no device 'cuda'"):
+        load_batch(str(nano), 1, "cuda", "auto")
+    with pytest.raises(EngineError, match="no device 'abacus'"):
+        load_batch(str(nano), 1, "abacus", "auto")
+    assert load_batch(str(nano), 1, "auto", "auto")._device.type == "cpu"
+
+
+def test_weights_that_only_listen_are_refused(nano: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(nano, tmp_path / "stt")
+    stored = load_file(folder / "model.safetensors")
+    silent = {name: tensor for name, tensor in stored.items() if not name.startswith(("depformer", "linears"))}
+    for stream in range(8, 16):
+        del silent[f"emb.{stream}.weight"]
+    save_file(silent, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    del config["prompt_config"]
+    (folder / "config.json").write_text(json.dumps({**config, "n_q": 8, "delays": [0] * 9}))
+    with pytest.raises(CheckpointError, match="listens but does not speak"):
+        load_batch(str(folder), 1, "cpu", "auto")
+
+
+@pytest.mark.parametrize(
+    ("rows", "cores", "threads"), [(1, 2, 1), (4, 64, 1), (8, 64, 2), (64, 64, 16), (64, 2, 1), (64, 1, 1)]
+)
+def test_threads_follow_the_rows_and_leave_a_core(
+    monkeypatch: pytest.MonkeyPatch, rows: int, cores: int, threads: int
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert batch_module.cpu_threads(rows) == threads
