@@ -198,8 +198,9 @@ class Line:
         """The next frame's time."""
         pending = asyncio.ensure_future(self.leg.exchange())
         await asyncio.sleep(0)
-        if not pending.done():
-            self.run(4)
+        for _ in range(4):
+            if not pending.done() and not self.leg._incoming.waiting:
+                self.run(1)
         exchange = await asyncio.wait_for(pending, 2)
         if echo:
             self.leg.play(exchange.heard)

@@ -26,7 +26,7 @@ from media import rtcp
 from media.codec import CODECS, G722, PCMA, PCMU, Codec
 from media.dtmf import Event
 from media.incoming import MAX_WAITING
-from media.leg import Digit, Exchange, Leg, LegError
+from media.leg import Digit, Exchange, Leg, LegError, Pcm
 from media.rtp import FIRST_PACKET_S, KEEP_ALIVE_S, SILENT_S, UNCONFIRMED_S, Sender
 from tests.media.line import FORMAT, FRAME_S, Line, Phone, drain, loudness, tone
 
@@ -249,6 +249,56 @@ async def test_a_stalled_wheel_sends_a_little_late_and_skips_the_rest_and_no_tim
         assert loudness(exchanges[0].heard) > 0.1  # nothing was lost but what waited for the reader for too long
         stats = line.leg.stats
         assert (stats.packets_received, stats.packets_late, stats.packets_dropped) == (50, 0, 0)
+
+
+def delay_s(said: list[Pcm], heard: dict[int, Pcm], end: int, codec: Codec) -> float:
+    """How far the echo is behind at block `end`: where the 0.6 s before it are found in what was said."""
+    gone = np.zeros(codec.block_samples, np.float32)
+    piece = np.concatenate([heard.get(number, gone) for number in range(end - 30, end)])
+    found = np.correlate(np.concatenate(said[end - 100 : end]), piece, "valid")
+    return (70 * codec.block_samples - int(np.argmax(found))) / codec.sample_rate
+
+
+@pytest.mark.parametrize("who", ["engine", "loop"])
+@pytest.mark.parametrize("stall_s", [0.06, 0.3, 1.0])
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+async def test_two_seconds_after_a_stall_the_delay_is_what_it_was(who: str, stall_s: float, codec: Codec) -> None:
+    """Of the engine, while our loop runs on; or of our loop, with all that hangs on it. The caller talks through it."""
+    random = np.random.default_rng(3)
+    said: list[Pcm] = []
+    heard: dict[int, Pcm] = {}
+    async with Line(codec) as line:
+        await line.connect()
+
+        def talk() -> None:
+            said.append(random.uniform(-0.3, 0.3, codec.block_samples).astype(np.float32))
+            line.phone.say(said[-1])
+
+        def listen() -> None:
+            for packet in line.phone.packets():
+                first.append(packet.timestamp)
+                number = ((packet.timestamp - first[0]) & 0xFFFFFFFF) // codec.timestamp_step
+                heard[number] = line.phone.decode(packet.payload)
+
+        first: list[int] = []
+
+        def both() -> None:
+            talk()
+            listen()
+
+        line.each_tick = both
+        await line.frames(30, echo=True)
+        before = delay_s(said, heard, 118, codec)
+        if who == "engine":
+            line.run(round(stall_s / 0.02))
+        else:
+            for _ in range(round(stall_s / 0.02)):
+                talk()
+            line.timers.jump(stall_s)
+        await line.frames(25 + round(stall_s / FRAME_S), echo=True)
+        after = delay_s(said, heard, 118 + round((stall_s + 2) / 0.02), codec)
+        assert 0.1 < before < 0.14
+        assert abs(after - before) <= 0.0201
 
 
 async def test_the_gap_of_a_stall_is_in_the_timestamps_and_marked() -> None:
