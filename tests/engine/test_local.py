@@ -1,0 +1,612 @@
+"""One thread owns the device; conversations on the loop neither lose a frame nor wait for a dead one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.batch import PrimeChunk, RowStep, Stepped
+from engine.local import LocalEngine, LocalSlot
+from engine.model.prompt import PromptLayout
+from engine.model.text import Tokenizer
+from engine.nano import train_tokenizer
+from engine.slot import (
+    CheckpointError,
+    Engine,
+    EngineError,
+    EngineFull,
+    EngineState,
+    Frame,
+    Prompt,
+    PromptError,
+    Reply,
+    Sampling,
+    Slot,
+    Tokens,
+)
+from tests.engine.rows import noise
+
+SILENCE: Frame = np.zeros(1920, np.float32)
+TOKENIZER = Tokenizer(train_tokenizer())
+
+
+class FakeRows:
+    """Rows without a model: a frame comes back as it is. `before` is called on the engine's thread before each act."""
+
+    def __init__(self, rows: int = 4, before: Callable[[str], None] = lambda act: None) -> None:
+        self.rows, self.streams, self.window_frames = rows, 17, 200
+        self.revision, self.tokenizer = "fake@0", TOKENIZER
+        self.voices: tuple[str, ...] = ("ada",)
+        self.layout = PromptLayout("text", (1,) * 8, (2,) * 8, gap_frames=1)
+        self.before = before
+        self.acts: list[str] = []
+        self.numbers = [0] * rows
+        self.seeds: list[int] = []
+
+    def _act(self, act: str) -> None:
+        self.before(act)
+        self.acts.append(act)
+
+    def open(self, row: int, log: Tokens) -> None:
+        self._act(f"open {row}")
+        self.numbers[row] = len(log)
+
+    def plan(self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling) -> list[PrimeChunk]:
+        return [PrimeChunk(row, frames[:2]), PrimeChunk(row, frames[2:], draw=sampling)]
+
+    def prefill(self, chunk: PrimeChunk) -> None:
+        self._act(f"prefill {chunk.row}")
+
+    def step(self, steps: Sequence[RowStep]) -> list[Stepped]:
+        self._act("step " + " ".join(str(step.row) for step in steps))
+        return [self._one(step) for step in steps]
+
+    def _one(self, step: RowStep) -> Stepped:
+        self.seeds.append(step.sampling.seed)
+        token = 3 if step.forced is None else step.forced
+        self.numbers[step.row] += 1
+        return Stepped(step.frame, token, np.full(17, token, np.uint16), self.numbers[step.row] - 1)
+
+
+def fake_engine(rows: FakeRows) -> LocalEngine:
+    return LocalEngine("fake", load=lambda: rows)
+
+
+class Gate:
+    """Holds the engine's thread at an act that a test chooses."""
+
+    def __init__(self, act: str) -> None:
+        self._act, self._loop = act, asyncio.get_running_loop()
+        self._reached, self._open = asyncio.Event(), threading.Event()
+
+    def __call__(self, act: str) -> None:
+        if act.startswith(self._act) and not self._open.is_set():
+            self._loop.call_soon_threadsafe(self._reached.set)
+            assert self._open.wait(10)
+
+    async def reached(self) -> None:
+        async with asyncio.timeout(10):
+            await self._reached.wait()
+
+    def open(self) -> None:
+        self._open.set()
+
+
+async def soon(condition: Callable[[], bool]) -> None:
+    """Wait until it holds, or fail."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def until_waiting(engine: LocalEngine, count: int) -> None:
+    """Wait until so many steps and primes are under way."""
+    await soon(lambda: len(engine._waiting) == count)
+
+
+@pytest.fixture
+async def nano_engine(nano: Path) -> AsyncIterator[LocalEngine]:
+    async with LocalEngine(str(nano), rows=2, device="cpu") as engine:
+        yield engine
+
+
+# --- with the nano model -------------------------------------------------------------------------------------------
+
+
+async def test_it_is_an_engine(nano_engine: LocalEngine) -> None:
+    engine: Engine = nano_engine
+    assert (engine.sample_rate, engine.frame_samples, engine.window_frames) == (24_000, 1_920, 500)
+    assert (engine.state, engine.free) == (EngineState.READY, 2)
+    assert engine.revision.startswith("nano@")
+    async with engine.open(Sampling()) as opened:
+        slot: Slot = opened
+        assert slot.window_frames == 500
+
+
+async def test_a_reply_is_a_frame_with_all_that_belongs_to_it(nano_engine: LocalEngine) -> None:
+    async with nano_engine.open(Sampling()) as slot:
+        await slot.prime(Prompt("You are Ada."))
+        replies = [await slot.step(frame) for frame in noise(5)]
+    assert [reply.number for reply in replies] == [0, 1, 2, 3, 4]
+    for reply in replies:
+        assert (reply.frame.shape, str(reply.frame.dtype), reply.tokens.shape) == ((1920,), "float32", (17,))
+        assert np.abs(reply.frame).max() > 0
+        assert reply.waited_s >= 0
+        assert reply.step_s > 0
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        "Hello, this is Ada. How can I help you?",
+        "Grüß Gott! Hier ist  die Rezeption,\nguten Tag.",
+        "ﬁne ①½ „quotes“ 日本 👋🏽 e\u0301 x\u00a0y",
+    ],
+)
+async def test_the_text_begins_with_exactly_the_greeting(nano_engine: LocalEngine, greeting: str) -> None:
+    async with nano_engine.open(Sampling(seed=3)) as slot:
+        await slot.prime(Prompt("You are Ada."))
+        slot.say(greeting)
+        assert slot.saying
+        said = ""
+        while slot.saying:
+            said += (await slot.step(SILENCE)).text
+        assert said.strip() == greeting
+        after = [(await slot.step(SILENCE)).text for _ in range(40)]
+    assert "".join(after).strip()  # then the model speaks for itself
+
+
+async def test_same_seed_prompt_and_frames_give_the_same_reply(nano_engine: LocalEngine) -> None:
+    async def call(seed: int, speech: Sequence[Frame]) -> list[Reply]:
+        async with nano_engine.open(Sampling(seed=seed)) as slot:
+            await slot.prime(Prompt("You are Ada."))
+            return [await slot.step(frame) for frame in speech]
+
+    alone = await call(1, noise(12))
+    together, beside = await asyncio.gather(call(1, noise(12)), call(2, noise(12, seed=9)))
+    assert all(np.array_equal(a.tokens, b.tokens) and a.text == b.text for a, b in zip(alone, together, strict=True))
+    assert all(np.allclose(a.frame, b.frame, atol=1e-5) for a, b in zip(alone, together, strict=True))
+    assert not all(np.array_equal(a.tokens, b.tokens) for a, b in zip(alone, beside, strict=True))
+
+
+async def test_a_replay_goes_on_with_the_frames_number(nano_engine: LocalEngine) -> None:
+    async with nano_engine.open(Sampling()) as slot:
+        log = np.stack([(await slot.step(frame)).tokens for frame in noise(4)])
+    async with nano_engine.open(Sampling(), replay=log) as slot:
+        await slot.prime(Prompt("You are Ada."), keep_frames=4)
+        assert (await slot.step(SILENCE)).number == 4
+
+
+async def test_a_prompt_that_does_not_fit_says_by_how_much(nano_engine: LocalEngine) -> None:
+    async with nano_engine.open(Sampling()) as slot:
+        with pytest.raises(PromptError, match=r"the prompt takes \d+ frames and 0 are to be kept.* the 500 that"):
+            await slot.prime(Prompt("All work and no play makes Jack a dull boy. " * 40))
+        with pytest.raises(PromptError, match="and 490 are to be kept"):
+            await slot.prime(Prompt("You are Ada."), keep_frames=490)
+        assert (await slot.step(SILENCE)).number == 0  # the row is as it was
+
+
+async def test_a_broken_checkpoint_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    engine = LocalEngine(str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"config\.json.* no JSON"):
+        async with engine:
+            pass
+    assert engine.state is EngineState.FAILED
+    assert not engine._thread.is_alive()
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+async def test_one_more_than_there_are_rows_is_refused() -> None:
+    async with fake_engine(FakeRows(rows=3)) as engine, AsyncExitStack() as stack:
+        for free in (3, 2, 1):
+            assert engine.free == free
+            await stack.enter_async_context(engine.open(Sampling()))
+        with pytest.raises(EngineFull, match="every one of the 3 rows is taken"):
+            async with engine.open(Sampling()):
+                pass
+        await stack.aclose()
+        assert engine.free == 3
+
+
+async def test_two_hundred_calls_leave_no_thread_no_row_and_no_waiter_behind() -> None:
+    threads = threading.active_count()
+    rows = FakeRows(rows=2)
+    async with fake_engine(rows) as engine:
+        for _ in range(200):
+            async with engine.open(Sampling()) as slot:
+                await slot.prime(Prompt("Hello"))
+                await slot.step(SILENCE)
+        assert (engine.free, engine._waiting) == (2, set())
+        assert threading.active_count() == threads + 1
+    assert threading.active_count() == threads
+    assert len([act for act in rows.acts if act.startswith("step")]) == 200
+
+
+async def test_a_row_is_opened_before_it_is_stepped_and_works_without_a_prime() -> None:
+    rows = FakeRows(rows=1)
+    async with fake_engine(rows) as engine, engine.open(Sampling()) as slot:
+        await slot.step(SILENCE)
+    assert rows.acts == ["open 0", "prefill 0", "prefill 0", "step 0"]
+
+
+async def test_it_opens_only_while_ready() -> None:
+    engine = fake_engine(FakeRows())
+    assert engine.free == 0
+    with pytest.raises(EngineError, match="loading"):
+        async with engine.open(Sampling()):
+            pass
+    async with engine:
+        pass
+    with pytest.raises(EngineError, match="draining"):
+        async with engine.open(Sampling()):
+            pass
+    assert engine.free == 0
+
+
+# --- steps ---------------------------------------------------------------------------------------------------------
+
+
+async def test_frames_that_came_during_a_stall_share_the_next_tick() -> None:
+    gate = Gate("step 0")
+    rows = FakeRows(before=gate)
+    async with fake_engine(rows) as engine, AsyncExitStack() as stack:
+        slots = [await stack.enter_async_context(engine.open(Sampling())) for _ in range(4)]
+        for slot in slots:
+            await slot.prime(Prompt())
+        first = asyncio.create_task(slots[0].step(SILENCE))
+        await gate.reached()
+        others = [asyncio.create_task(slot.step(SILENCE + number)) for number, slot in enumerate(slots[1:])]
+        await until_waiting(engine, 4)
+        gate.open()
+        async with asyncio.timeout(10):
+            replies = await asyncio.gather(first, *others)
+        assert [reply.frame[0] for reply in replies] == [0, 0, 1, 2]
+        assert all(reply.waited_s > 0 for reply in replies)
+        assert rows.acts[-2:] == ["step 0", "step 1 2 3"]
+
+
+async def test_while_someone_is_put_through_the_others_speak_on() -> None:
+    rows = FakeRows(rows=3)
+    async with fake_engine(rows) as engine, AsyncExitStack() as stack:
+        speaker = await stack.enter_async_context(engine.open(Sampling()))
+        await speaker.prime(Prompt())
+
+        async def speak() -> None:
+            for _ in range(30):
+                await speaker.step(SILENCE)
+
+        async def ring() -> None:
+            for _ in range(10):
+                async with engine.open(Sampling()) as slot:
+                    await slot.prime(Prompt("You are Ada."))
+
+        await asyncio.gather(speak(), ring(), ring())
+    assert len([act for act in rows.acts if act == "step 0"]) == 30
+
+
+async def test_what_is_no_frame_is_refused_before_it_reaches_the_thread() -> None:
+    async with fake_engine(FakeRows()) as engine, engine.open(Sampling()) as slot:
+        wrong: Any
+        for wrong in (np.zeros(1919, np.float32), np.zeros(1920), np.zeros((1, 1920), np.float32)):
+            with pytest.raises(ValueError, match="a frame is float32 of shape"):
+                await slot.step(wrong)
+        assert (await slot.step(SILENCE)).number == 0
+
+
+async def test_a_slot_is_asked_for_one_thing_at_a_time() -> None:
+    gate = Gate("step")
+    async with fake_engine(FakeRows(before=gate)) as engine, engine.open(Sampling()) as slot:
+        first = asyncio.create_task(slot.step(SILENCE))
+        await gate.reached()
+        with pytest.raises(RuntimeError, match="one step or prime at a time"):
+            await slot.step(SILENCE)
+        gate.open()
+        assert (await first).number == 0
+
+
+async def test_sampling_counts_from_the_next_step_on() -> None:
+    rows = FakeRows()
+    async with fake_engine(rows) as engine, engine.open(Sampling(seed=1)) as slot:
+        await slot.step(SILENCE)
+        slot.sample(Sampling(seed=2))
+        await slot.step(SILENCE)
+    assert rows.seeds == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "complaint"),
+    [
+        (Sampling(text_temperature=-1), "text_temperature is -1"),
+        (Sampling(audio_temperature=float("nan")), "audio_temperature is nan"),
+        (Sampling(text_top_k=0), "text_top_k is 0; it must be 1 to 250"),
+        (Sampling(audio_top_k=251), "audio_top_k is 251"),
+        (Sampling(seed=-1), "seed is -1"),
+    ],
+)
+async def test_sampling_that_makes_no_sense_is_refused(sampling: Sampling, complaint: str) -> None:
+    async with fake_engine(FakeRows()) as engine:
+        with pytest.raises(ValueError, match=complaint):
+            async with engine.open(sampling):
+                pass
+        async with engine.open(Sampling()) as slot:
+            with pytest.raises(ValueError, match=complaint):
+                slot.sample(sampling)
+        assert engine.free == 4
+
+
+@pytest.mark.parametrize("replay", [np.zeros((3, 16), np.uint16), np.zeros(17, np.uint16), np.zeros((3, 17), np.int64)])
+async def test_a_replay_that_is_no_log_is_refused(replay: Tokens) -> None:
+    async with fake_engine(FakeRows()) as engine:
+        with pytest.raises(ValueError, match=r"a replay is uint16 of shape \(frames, 17\)"):
+            async with engine.open(Sampling(), replay):
+                pass
+        assert engine.free == 4
+
+
+# --- say -----------------------------------------------------------------------------------------------------------
+
+
+async def speak(slot: LocalSlot, frames: int) -> str:
+    return "".join([(await slot.step(SILENCE)).text for _ in range(frames)])
+
+
+async def test_a_new_text_replaces_the_rest_and_nothing_stops_it() -> None:
+    async with fake_engine(FakeRows()) as engine, engine.open(Sampling()) as slot:
+        slot.say("one two three")
+        assert await speak(slot, 2) == "one"  # EPAD, then the word
+        slot.say("four")
+        assert await speak(slot, 2) == "four"
+        slot.say("five six")
+        slot.say("")
+        assert not slot.saying
+        assert await speak(slot, 20) == ""
+
+
+async def test_a_text_that_is_said_while_a_step_is_under_way_begins_with_the_next() -> None:
+    gate = Gate("step")
+    async with fake_engine(FakeRows(before=gate)) as engine, engine.open(Sampling()) as slot:
+        slot.say("one two")
+        step = asyncio.create_task(slot.step(SILENCE))
+        await gate.reached()
+        slot.say("four")
+        gate.open()
+        await step
+        assert await speak(slot, 2) == "four"
+
+
+# --- prompts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "complaint"),
+    [
+        (Prompt(voice="bob"), "no voice 'bob' lies beside the weights; there are: ada"),
+        (Prompt(voice="ada"), "the voice 'ada' cannot be used yet"),
+    ],
+)
+async def test_a_voice_that_cannot_be_had_is_named(prompt: Prompt, complaint: str) -> None:
+    async with fake_engine(FakeRows()) as engine, engine.open(Sampling()) as slot:
+        with pytest.raises(PromptError, match=complaint):
+            await slot.prime(prompt)
+
+
+async def test_keeping_less_than_nothing_is_refused() -> None:
+    async with fake_engine(FakeRows()) as engine, engine.open(Sampling()) as slot:
+        with pytest.raises(ValueError, match="keep_frames is -1"):
+            await slot.prime(Prompt(), keep_frames=-1)
+
+
+# --- cancellation --------------------------------------------------------------------------------------------------
+
+
+async def cancel(task: asyncio.Task[Reply]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_step_that_is_given_up_while_it_runs_leaves_the_row_whole() -> None:
+    gate = Gate("step")
+    rows = FakeRows(before=gate)
+    async with fake_engine(rows) as engine, engine.open(Sampling()) as slot:
+        slot.say("one two")
+        task = asyncio.create_task(slot.step(SILENCE))
+        await gate.reached()
+        await cancel(task)
+        gate.open()
+        replies = [await slot.step(SILENCE + number) for number in range(3)]
+        assert [reply.number for reply in replies] == [1, 2, 3]  # frame 0 was run, and nobody heard it
+        assert [reply.frame[0] for reply in replies] == [0, 1, 2]
+        assert "".join(reply.text for reply in replies) == "one"  # and no word was lost over it
+
+
+async def test_a_step_that_is_given_up_before_it_runs_is_not_run() -> None:
+    gate = Gate("step 0")
+    rows = FakeRows(before=gate)
+    async with fake_engine(rows) as engine, engine.open(Sampling()) as one, engine.open(Sampling()) as other:
+        await one.prime(Prompt())
+        await other.prime(Prompt())
+        first = asyncio.create_task(one.step(SILENCE))
+        await gate.reached()
+        task = asyncio.create_task(other.step(SILENCE))
+        await until_waiting(engine, 2)
+        await cancel(task)
+        gate.open()
+        await first
+        assert (await other.step(SILENCE)).number == 0
+    assert [act for act in rows.acts if act.startswith("step")] == ["step 0", "step 1"]
+
+
+async def test_a_call_that_ends_within_a_step_leaves_its_row_to_the_next() -> None:
+    gate = Gate("step")
+    rows = FakeRows(rows=1, before=gate)
+    async with fake_engine(rows) as engine:
+
+        async def call() -> Reply:
+            async with engine.open(Sampling()) as slot:
+                return await slot.step(SILENCE)
+
+        task = asyncio.create_task(call())
+        await gate.reached()
+        await cancel(task)
+        assert engine.free == 1
+        following = asyncio.create_task(call())
+        await until_waiting(engine, 1)
+        gate.open()
+        assert (await following).number == 0
+    assert [act for act in rows.acts if "prefill" not in act] == ["open 0", "step 0", "open 0", "step 0"]
+
+
+async def test_a_slot_that_is_closed_answers_no_more() -> None:
+    gate = Gate("step")
+    async with fake_engine(FakeRows(before=gate)) as engine:
+        async with engine.open(Sampling()) as slot:
+            waiting = asyncio.create_task(slot.step(SILENCE))
+            await gate.reached()
+        with pytest.raises(EngineError, match="the slot is closed"):
+            await waiting
+        with pytest.raises(EngineError, match="the slot is closed"):
+            await slot.step(SILENCE)
+        gate.open()
+
+
+# --- failure -------------------------------------------------------------------------------------------------------
+
+
+class Broken(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [Broken("the card is gone"), SystemExit(3), EngineError("out of memory")])
+async def test_a_failed_thread_resolves_all_who_wait(error: BaseException) -> None:
+    failing = threading.Event()
+    gate = Gate("step 0")
+
+    def before(act: str) -> None:
+        gate(act)
+        if failing.is_set():
+            raise error
+
+    async with fake_engine(FakeRows(before=before)) as engine, AsyncExitStack() as stack:
+        slots = [await stack.enter_async_context(engine.open(Sampling())) for _ in range(3)]
+        waiting: list[asyncio.Task[Reply] | asyncio.Task[None]] = [asyncio.create_task(slots[0].step(SILENCE))]
+        await gate.reached()
+        waiting += [asyncio.create_task(slots[1].step(SILENCE)), asyncio.create_task(slots[2].prime(Prompt("Hello")))]
+        await until_waiting(engine, 3)
+        failing.set()
+        gate.open()
+        async with asyncio.timeout(10):
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [EngineError] * 3
+        assert str(error) in str(results[0])
+        assert engine.state is EngineState.FAILED
+        assert engine.free == 0
+        with pytest.raises(EngineError, match=str(error)):
+            await slots[0].step(SILENCE)
+        with pytest.raises(EngineError, match=str(error)):
+            async with engine.open(Sampling()):
+                pass
+    assert engine.state is EngineState.FAILED
+    assert not engine._thread.is_alive()
+
+
+async def test_a_thread_that_ends_without_a_word_is_a_failure_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.local._Worker.serve", lambda worker: None)
+    async with fake_engine(FakeRows()) as engine:
+        await soon(lambda: engine.state is EngineState.FAILED)
+        with pytest.raises(EngineError, match="died"):
+            async with engine.open(Sampling()):
+                pass
+
+
+@pytest.mark.parametrize("error", [Broken("no such kernel"), MemoryError("cannot allocate")])
+async def test_what_fails_while_loading_is_told_on_entering(error: Exception) -> None:
+    def load() -> FakeRows:
+        raise error
+
+    engine = LocalEngine("fake", load=load)
+    with pytest.raises(EngineError, match=str(error)) as caught:
+        async with engine:
+            pass
+    assert caught.value.__cause__ is error
+    assert engine.state is EngineState.FAILED
+    assert not engine._thread.is_alive()
+
+
+# --- the end -------------------------------------------------------------------------------------------------------
+
+
+async def test_leaving_finishes_the_tick_and_resolves_who_waits_behind_it() -> None:
+    gate = Gate("step 0")
+    engine = fake_engine(FakeRows(before=gate))
+    async with AsyncExitStack() as stack:
+        await engine.__aenter__()
+        slots = [await stack.enter_async_context(engine.open(Sampling())) for _ in range(2)]
+        running = asyncio.create_task(slots[0].step(SILENCE))
+        await gate.reached()
+        behind = asyncio.create_task(slots[1].step(SILENCE))
+        await until_waiting(engine, 2)
+        leaving = asyncio.create_task(engine.__aexit__(None, None, None))
+        await soon(lambda: engine.state is EngineState.DRAINING)
+        gate.open()
+        async with asyncio.timeout(5):
+            await leaving
+        assert (await running).number == 0
+        with pytest.raises(EngineError, match="the engine is closed"):
+            await behind
+    assert engine.state is EngineState.DRAINING
+    assert not engine._thread.is_alive()
+
+
+async def test_a_thread_that_hangs_is_left_to_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("engine.local.CLOSE_S", 0.05)
+    gate = Gate("step")
+    engine = fake_engine(FakeRows(before=gate))
+    await engine.__aenter__()
+    slot_context = engine.open(Sampling())
+    slot = await slot_context.__aenter__()
+    waiting = asyncio.create_task(slot.step(SILENCE))
+    await gate.reached()
+    async with asyncio.timeout(5):
+        await engine.__aexit__(None, None, None)
+    assert "left to itself" in caplog.text
+    with pytest.raises(EngineError, match="closed"):
+        await waiting
+    await slot_context.__aexit__(None, None, None)
+    gate.open()
+    engine._thread.join(5)
+    assert not engine._thread.is_alive()
+
+
+async def test_leaving_while_it_loads_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.local.CLOSE_S", 0.05)
+    loaded = threading.Event()
+
+    def load() -> FakeRows:
+        assert loaded.wait(10)
+        return FakeRows()
+
+    engine = LocalEngine("fake", load=load)
+    task = asyncio.create_task(engine.__aenter__())
+    await soon(lambda: hasattr(engine, "_thread"))
+    task.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert engine.state is EngineState.FAILED
+    loaded.set()
+    engine._thread.join(5)
+    assert not engine._thread.is_alive()
