@@ -108,7 +108,7 @@ async def run(folder: Path, *steps: str, port: int, calls: int = 1, rate: int = 
     scenario.write_text(f'<?xml version="1.0"?><scenario name="test">{"".join(steps)}</scenario>')
     process = await asyncio.create_subprocess_exec(
         *("sipp", "-sf", scenario, f"127.0.0.1:{port}", "-i", "127.0.0.1", "-mi", "127.0.0.1", "-s", "agent"),
-        *("-m", str(calls), "-r", str(rate), "-l", str(2 * rate), "-nostdin", "-trace_err", "-timeout", "90s"),
+        *("-m", str(calls), "-r", str(rate), "-l", str(rate), "-nostdin", "-trace_err", "-timeout", "90s"),
         *("-t", "t1" if tcp else "u1"),
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,

@@ -29,6 +29,7 @@ from voipagent.settings import CallsSettings, SipSettings
 
 pytestmark = pytest.mark.peer("sipp")
 
+ROWS = 40
 DIGITS_PCAP = Path("/usr/share/sip-tester/dtmf_2833_1.pcap")
 
 
@@ -88,7 +89,7 @@ async def test_digits_from_a_capture(tmp_path: Path) -> None:
 async def test_two_hundred_calls_leave_nothing_behind(tmp_path: Path) -> None:
     """No thread, task, port or file: counted before the first call and after the last."""
     talk = talk_file(tmp_path, CODECS[0], np.zeros(1600, np.float32))
-    engine, calls = EchoEngine(rows=40), CallsSettings(dir=tmp_path / "calls")
+    engine, calls = EchoEngine(rows=ROWS), CallsSettings(dir=tmp_path / "calls")
     calls.dir.mkdir()
     format_ = AudioFormat(engine.sample_rate, engine.frame_samples)
     with Recorder() as recorder:
@@ -102,7 +103,7 @@ async def test_two_hundred_calls_leave_nothing_behind(tmp_path: Path) -> None:
             await sipp.run(tmp_path, *short(talk), port=sip.port, calls=5)
             await until_idle(engine)
             before = counts()
-            await sipp.run(tmp_path, *short(talk), port=sip.port, calls=200, rate=20)
+            await sipp.run(tmp_path, *short(talk), port=sip.port, calls=200, rate=10)
             await until_idle(engine)
             assert counts() == before
             running.cancel()
@@ -119,7 +120,7 @@ def short(talk: sipp.Talk) -> tuple[str, ...]:
 async def until_idle(engine: EchoEngine) -> None:
     """Every row is free again."""
     async with asyncio.timeout(10):
-        while engine.free < 40:
+        while engine.free < ROWS:
             await asyncio.sleep(0.02)
 
 

@@ -83,8 +83,7 @@ async def answers(target: str) -> bool:
 
 
 async def test_the_transport_adds_little(tmp_path: Path) -> None:
-    """Two calls at once, one losing 2 % each way. Every burst comes back; the time fails only at three times the target,
-    as this machine may be busy."""
+    """Two calls at once, one losing 2 % each way: every burst comes back. Time fails only at three times the target."""
     async with asyncio.timeout(90), serving_agent(in_folder(tmp_path)) as agent:
         runs = [measure_call(agent.target, "pcmu", bursts=30, loss=loss, seed=1) for loss in (0.0, 0.02)]
         clean, lossy = await asyncio.gather(*runs)
