@@ -7,7 +7,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator
 
-from signaling.sip.wire import Framer, Request, Response, parse
+from signaling.sip.wire import Framer, Request, Response, WireError, parse
 
 PATIENCE_S = 5.0
 """How long a peer waits for what should come."""
@@ -31,7 +31,8 @@ class Peer(asyncio.DatagramProtocol):
         self.protocol = protocol
         self.local: tuple[str, int] = ("127.0.0.1", 0)
         self.heard: asyncio.Queue[Request | Response] = asyncio.Queue()
-        self.pongs: asyncio.Queue[bytes] = asyncio.Queue()
+        self.torn: asyncio.Queue[bytes] = asyncio.Queue()
+        """What is no message: a pong, or an answer that must repeat what was wrong."""
         self.closed = asyncio.Event()
         self.call_id = f"call-{next(_numbers)}@peer"
         self.from_tag, self.to_tag = f"f{next(_numbers)}", ""
@@ -46,10 +47,10 @@ class Peer(asyncio.DatagramProtocol):
 
     def take(self, data: bytes) -> None:
         """Something came in."""
-        if data.strip(b"\r\n"):
+        try:
             self.heard.put_nowait(parse(data))
-        else:
-            self.pongs.put_nowait(data)
+        except WireError:
+            self.torn.put_nowait(data)
 
     def send(self, data: bytes) -> None:
         """Say exactly this."""
