@@ -206,7 +206,7 @@ class Session:
 
 
 async def _to_the_end(work: Coroutine[None, None, None]) -> None:
-    """Await `work` even if we are cancelled meanwhile; the cancellation goes on afterwards. A record is closed whole."""
+    """Await `work` though we may be cancelled meanwhile, so that a record is closed whole; then be cancelled."""
     task = asyncio.create_task(work)
     try:
         await asyncio.shield(task)

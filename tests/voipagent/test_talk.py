@@ -24,6 +24,7 @@ def write(path: Path, samples: NDArray[np.float32], rate: int, codec: str = "pcm
     """`samples` (channels, T) in [-1, 1] as an audio file."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
+        assert isinstance(stream, av.AudioStream)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T.reshape(1, -1)), "flt", layout)
         frame.sample_rate = rate
         for converted in av.AudioResampler(format=stream.format, layout=layout, rate=rate).resample(frame):

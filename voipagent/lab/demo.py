@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -69,8 +70,9 @@ async def _demo() -> int:
         code = await agent.stop(signal.SIGTERM)
     (folder,) = set(calls.glob("*")) - before
     console.print("Measuring the way through the transport, with an agent that echoes …")
-    async with serving_agent({**environ, "VOIPAGENT_ENGINE__MODEL": "echo"}) as echo:
-        report = await measure_latency(echo.target, "pcmu", bursts=BURSTS, loss=0.0, seed=0)
+    with tempfile.TemporaryDirectory() as scratch:
+        async with serving_agent({"VOIPAGENT_ENGINE__MODEL": "echo", "VOIPAGENT_CALLS__DIR": scratch}) as echo:
+            report = await measure_latency(echo.target, "pcmu", bursts=BURSTS, loss=0.0, seed=0)
     _tell(folder, draw(folder), heard, report)
     return code
 
@@ -148,18 +150,23 @@ def _tell(folder: Path, picture: Path, heard: Heard, report: Report) -> None:
         "a frame in the model": f"{1000 * record['step_s_mean']:.1f} ms of the 80 ms it may take",
         "transport round trip": f"p50 {1000 * report.percentile(0.5):.0f} ms, p95 {1000 * report.percentile(0.95):.0f} "
         f"ms (n={len(report.echoes)}, PCMU, echo, 80 ms frames included)",
-        "recording": str(folder / record["recording"]),
-        "transcript": str(folder / "transcript.jsonl"),
-        "call record": str(folder / "call.json"),
-        "timeline": str(picture),
     }.items():
         table.add_row(name, value)
     console.print(table)
+    console.print(f"It left, in {folder}:", soft_wrap=True)
+    for name, file in {
+        "recording": record["recording"],
+        "transcript": "transcript.jsonl",
+        "call record": "call.json",
+        "timeline": picture.name,
+    }.items():
+        console.print(f"  {name:<12} {file}")
     if record["model"].startswith("nano"):
-        console.print("The weights of this demo are small and random: it makes sound, not sense.")
+        console.print("The weights of this demo are small and random: it makes sound, not sense.", soft_wrap=True)
     console.print(
         "Go on: `.venv/bin/voipagent serve` and call it from any SIP telephone on this machine; "
-        "`.venv/bin/voipagent config` lists every setting."
+        "`.venv/bin/voipagent config` lists every setting.",
+        soft_wrap=True,
     )
 
 
