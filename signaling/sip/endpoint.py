@@ -223,7 +223,9 @@ class SipEndpoint:
         if flow.reliable:
             self._connections.send(data, flow)
         elif self._udp is not None and not self._udp.is_closing():
-            self._udp.sendto(data, flow.remote)
+            host, port = flow.remote
+            mapped = ":" in self._bound and ":" not in host  # IPv4 through an IPv6 socket
+            self._udp.sendto(data, (f"::ffff:{host}" if mapped else host, port))
 
     # --- events ---
 

@@ -328,16 +328,19 @@ class UserAgent:
             return
         dialog = self._dialogs.get((request.call_id, request.to_tag, request.from_tag))
         if dialog is None and not self._buckets.take(flow.remote[0], now):
-            self._shed(flow.remote[0], "too many requests a second")
+            self._shed(request, flow, "too many requests a second")
         elif len(self._served) >= MAX_TRANSACTIONS:
-            self._shed(flow.remote[0], "too many transactions")
+            self._shed(request, flow, "too many transactions")
         else:
             self._dispatch(self._serve(request, _way_back(request, flow), dialog), now)
 
-    def _shed(self, source: str, why: str) -> None:
-        """Drop a request: silence is the cheapest answer, and what is lost is sent again."""
+    def _shed(self, request: Request, flow: Flow, why: str) -> None:
+        """Drop a request: silence is the cheapest answer, and what is lost is sent again, except on a connection."""
         self.dropped[why] += 1
-        self._events.append(Shed(source, why))
+        self._events.append(Shed(flow.remote[0], why))
+        if flow.reliable:
+            retry = ("Retry-After", str(RETRY_S))
+            self._outgoing.append((bytes(respond(request, 503, retry, to_tag="shed")), flow))
 
     def _serve(self, request: Request, flow: Flow, dialog: Dialog | None) -> _Served:
         """Open a server transaction."""

@@ -121,7 +121,8 @@ class Peer(asyncio.DatagramProtocol):
             message = await self.hear()
             assert isinstance(message, Response), message
             if message.code in codes:
-                self.to_tag = message.to_tag or self.to_tag
+                if message.code < 300 and message.cseq[1] == "INVITE":
+                    self.to_tag = message.to_tag or self.to_tag
                 return message
             assert message.code in skip, f"{message.code} {message.phrase}"
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+from ipaddress import ip_network
 
 import pytest
 
-from signaling.call import CallEnded, SignalingError
+from signaling.call import CallEnded, Rejection, Renegotiate, SignalingError
+from signaling.sip import endpoint
 from signaling.sip.endpoint import SipEndpoint
 from tests.signaling.sip.answering import ANSWER, LOOPBACK, desk, leave
 from tests.signaling.sip.peer import OFFER, tcp_peer, udp_peer
@@ -80,7 +83,258 @@ async def test_a_stranger_hears_nothing_and_the_log_says_how_to_let_it_in(caplog
     async with desk(leave) as agent, udp_peer(agent.port, "127.0.0.2") as stranger:
         for _ in range(3):
             stranger.ask("OPTIONS")
-            await stranger.silence()
+        await stranger.silence()
     (line,) = [record.getMessage() for record in caplog.records if "not allowed" in record.getMessage()]
     assert line.startswith("x 127.0.0.2 ")
     assert "VOIPAGENT_SIP__ALLOW=127.0.0.1/32,127.0.0.2 " in line
+
+
+async def test_200_calls_in_a_row_leave_nothing_behind() -> None:
+    async with desk(rate=1000.0) as agent:
+        before = asyncio.all_tasks()
+        for number in range(200):
+            async with (udp_peer, tcp_peer)[number % 2](agent.port) as peer:
+                await peer.call()
+                await peer.hang_up()
+                assert (await agent.calls[-1].wait_ended()).by == "caller"
+        agent.pass_time(64)
+        assert len(agent.calls) == 200
+        assert agent.kept() == 0
+        while asyncio.all_tasks() - before:  # those of the test's own peers and of `take` have yet to return
+            await asyncio.sleep(0)
+        assert agent.sip._calls == {}
+        assert agent.sip._timer is None
+
+
+# --- what a call can do --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rejection", "code"),
+    [
+        (Rejection.BUSY, 486),
+        (Rejection.OVERLOADED, 503),
+        (Rejection.NOT_FOUND, 404),
+        (Rejection.NOT_ACCEPTABLE, 488),
+    ],
+)
+async def test_rejections(rejection: Rejection, code: int) -> None:
+    async with desk(leave) as agent, udp_peer(agent.port) as peer:
+        peer.ask("INVITE", body=OFFER)
+        call = await agent.next_call()
+        await call.reject(rejection)
+        answer = await peer.response(code)
+        assert answer.headers.get("Retry-After") == ("10" if code == 503 else "")
+        peer.ack(answer)
+        assert await call.wait_ended() == CallEnded("agent", rejection.value)
+        await call.ring()  # and nothing else raises, or is heard
+        await call.accept(ANSWER)
+        await call.hang_up()
+        await peer.silence()
+
+
+async def test_delayed_offer_and_its_answer() -> None:
+    answers: asyncio.Queue[str] = asyncio.Queue()
+    async with desk(leave) as agent, udp_peer(agent.port) as peer:
+        peer.ask("INVITE")
+        call = await agent.next_call()
+        assert call.offer.media is None
+        call.answered = answers.put
+        await call.accept("our offer")
+        peer.ack(await peer.response(200), body=OFFER)
+        async with asyncio.timeout(5):
+            assert await answers.get() == OFFER
+        await peer.hang_up()
+
+
+async def test_an_answer_that_cannot_be_used_ends_the_call() -> None:
+    async def refuse(answer: str) -> None:
+        raise ValueError("no codec in it")
+
+    async with desk(leave) as agent, udp_peer(agent.port) as peer:
+        peer.ask("INVITE")
+        call = await agent.next_call()
+        call.answered = refuse
+        await call.accept("our offer")
+        peer.ack(await peer.response(200), body=OFFER)
+        bye = await peer.request("BYE")
+        peer.answer(bye)
+        assert await call.wait_ended() == CallEnded("agent", "no codec in it")
+
+
+async def test_a_change_is_negotiated_by_the_session() -> None:
+    async def renegotiate(offer: str | None) -> str | Rejection:
+        return f"answer to {offer}"
+
+    async with desk() as agent, udp_peer(agent.port) as peer:
+        await peer.call()
+        (await agent.next_call()).renegotiate = renegotiate
+        peer.ask("INVITE", body="hold")
+        answer = await peer.response(200)
+        assert answer.body == b"answer to hold"
+        peer.ack(answer)
+        await peer.hang_up()
+
+
+async def _slow(offer: str | None) -> str:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def _raising(offer: str | None) -> str:
+    raise RuntimeError("a bug")
+
+
+async def _refusing(offer: str | None) -> Rejection:
+    return Rejection.NOT_ACCEPTABLE
+
+
+@pytest.mark.parametrize("renegotiate", [None, _slow, _raising, _refusing])
+async def test_a_change_that_fails_leaves_the_call(
+    renegotiate: Renegotiate | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "CHANGE_S", 0.05)
+    async with desk() as agent, udp_peer(agent.port) as peer:
+        await peer.call()
+        (await agent.next_call()).renegotiate = renegotiate
+        peer.ask("INVITE", body="hold")
+        peer.ack(await peer.response(488))
+        await peer.hang_up()
+
+
+async def test_digits_come_in_order_and_the_oldest_are_lost_when_nobody_reads() -> None:
+    async with desk() as agent, udp_peer(agent.port) as peer:
+        await peer.call()
+        call = await agent.next_call()
+        keys = ["1"] * 5 + [str(number % 10) for number in range(endpoint.MAX_DIGITS)]
+        for key in keys:
+            peer.ask("INFO", body=f"Signal={key}", Content_Type="application/dtmf-relay")
+            await peer.response(200)
+        digits = call.digits()
+        async with asyncio.timeout(5):
+            assert [await anext(digits) for _ in range(endpoint.MAX_DIGITS)] == keys[5:]
+        await peer.hang_up()
+
+
+async def test_the_offer_is_text_that_can_be_shown() -> None:
+    async with desk(leave) as agent, udp_peer(agent.port) as peer:
+        peer.ask(
+            "INVITE",
+            f"Subject: {'x' * 500}",
+            "User-Agent: Phone\t1.0",
+            "P-Asserted-Identity: <sip:+15550100@trunk>",
+            "Authorization: Digest secret",
+            body=OFFER,
+            From='"boss <sip:boss@evil>" <sip:%00real%0A@pbx>;tag=1',
+            uri="tel:+15550199",
+        )
+        offer = (await agent.next_call()).offer
+        assert (offer.caller, offer.callee) == ("real", "+15550199")
+        assert offer.headers == {
+            "Call-ID": peer.call_id,
+            "Subject": "x" * 200,
+            "User-Agent": "Phone 1.0",
+            "P-Asserted-Identity": "<sip:+15550100@trunk>",
+        }
+
+
+async def test_without_a_user_part_the_uri_is_the_name() -> None:
+    async with desk(leave) as agent, udp_peer(agent.port) as peer:
+        peer.ask("INVITE", body=OFFER, From="<sip:pbx.example.com>;tag=1", uri="sip:agent.example.com")
+        offer = (await agent.next_call()).offer
+        assert (offer.caller, offer.callee) == ("sip:pbx.example.com", "sip:agent.example.com")
+
+
+# --- the endpoint --------------------------------------------------------------------------------------------------
+
+
+async def test_draining() -> None:
+    async with desk() as agent, udp_peer(agent.port) as talking, udp_peer(agent.port) as new:
+        await talking.call()
+        assert not agent.sip.draining
+        agent.sip.draining = True
+        assert agent.sip.draining
+        new.ask("OPTIONS")
+        await new.response(503)
+        new.ask("INVITE", body=OFFER)
+        await new.response(503)
+        await talking.hang_up()
+
+
+async def test_what_is_advertised_is_what_peers_are_told() -> None:
+    async with desk(advertised="agent.example.com") as agent, udp_peer(agent.port) as peer:
+        answer = await peer.call()
+        assert answer.headers.get("Contact") == f"<sip:agent.example.com:{agent.port}>"
+        await (await agent.next_call()).hang_up()
+        bye = await peer.request("BYE")
+        assert (bye.via.host, bye.via.port) == ("agent.example.com", agent.port)
+        peer.answer(bye)
+
+
+async def test_on_all_addresses_the_contact_is_the_one_that_routes_to_the_peer() -> None:
+    async with SipEndpoint("0.0.0.0", 0, allow=LOOPBACK) as sip, udp_peer(sip.port) as peer:
+        peer.ask("OPTIONS")
+        assert (await peer.response(200)).headers.get("Contact") == f"<sip:127.0.0.1:{sip.port}>"
+
+
+async def test_ipv6() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    try:
+        probe = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        probe.bind(("::1", 0))
+        probe.close()
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    allow = (*LOOPBACK, ip_network("::1/128"))
+    async with SipEndpoint("::", 0, allow=allow) as sip:
+        async with udp_peer(sip.port) as peer:  # IPv4 through the same socket
+            peer.ask("OPTIONS")
+            assert (await peer.response(200)).headers.get("Contact") == f"<sip:127.0.0.1:{sip.port}>"
+        async with udp_peer(sip.port, "::1") as peer:
+            peer.agent = ("::1", sip.port)
+            peer.local = ("[::1]", peer.local[1])
+            peer.ask("OPTIONS")
+            assert (await peer.response(200)).headers.get("Contact") == f"<sip:[::1]:{sip.port}>"
+
+
+async def test_more_calls_than_anybody_takes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "MAX_WAITING", 2)
+    async with SipEndpoint("127.0.0.1", 0, allow=LOOPBACK) as sip, udp_peer(sip.port) as peer:
+        for _ in range(3):
+            peer.call_id += "x"
+            peer.ask("INVITE", body=OFFER)
+        peer.ack(await peer.response(503))
+
+
+async def test_a_flood_is_shed_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with desk(rate=0.001, burst=2) as agent, udp_peer(agent.port) as peer:
+        for _ in range(5):
+            peer.ask("OPTIONS")
+        for _ in range(2):
+            await peer.response(200)
+        await peer.silence()
+    lines = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
+    assert lines == ["x 127.0.0.1: request dropped, too many requests a second"]
+
+
+async def test_noise_hurts_nobody() -> None:
+    async with desk() as agent, udp_peer(agent.port) as peer:
+        for number in range(100):
+            peer.send(bytes((number * step) % 256 for step in range(1, 3 * number)))
+        await peer.call()
+        await peer.hang_up()
+
+
+async def test_keys_are_masked_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "signaling.sip")
+    key = "WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz"
+    offer = f"{OFFER}a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{key}|2^20|1:4 FEC\r\n"
+    async with desk() as agent, udp_peer(agent.port) as peer:
+        await peer.call(body=offer)
+        await peer.hang_up()
+    text = caplog.text
+    assert key not in text
+    assert "inline:***|2^20|1:4" in text
+    assert "< UDP 127.0.0.1:" in text
+    assert "> UDP 127.0.0.1:" in text

@@ -854,6 +854,15 @@ def test_a_source_that_asks_too_much_is_not_heard() -> None:
     assert bench.heard() == ["200", "200"]
 
 
+def test_on_a_connection_a_shed_request_is_told_so() -> None:
+    """Nothing is sent again there."""
+    bench = Bench(rate=0.0, burst=0)
+    bench.peer(TCP).ask("INVITE", body=OFFER)
+    assert (bench.last().code, bench.last().headers.get("Retry-After"), bench.last().to_tag) == (503, "10", "shed")
+    assert bench.told() == ["shed: too many requests a second"]
+    assert is_empty(bench)
+
+
 def test_requests_within_a_call_are_no_flood() -> None:
     bench = Bench(rate=0.0, burst=1)
     peer = bench.peer()
