@@ -199,13 +199,18 @@ class Batch:
         return said.cpu().numpy(), column.cpu().numpy()
 
     def _stepped(self, row: int, said: Frame, column: NDArray[np.int64]) -> Stepped:
-        state, tokens = self._logs[row], column.astype(np.uint16)
+        state, tokens = self._logs[row], column.astype(np.uint16)  # copies: a reply does not hold the batch in memory
         state.log.append(tokens)
         state.number += 1
-        return Stepped(said, int(column[0]), tokens, state.number - 1)
+        return Stepped(said.copy(), int(column[0]), tokens, state.number - 1)
 
     def warm_up(self) -> None:
-        """Run a step of no row, so that the first caller does not wait for kernels to be chosen."""
+        """Run a prime and a step of no consequence, so that the first caller does not wait for kernels to be chosen.
+
+        Before any row is opened.
+        """
+        for chunk in self.plan(0, np.zeros((CHUNK_COLUMNS, self.streams), np.int64), 0, Sampling()):
+            self.prefill(chunk)
         self.step([])
 
     # --- small tensors

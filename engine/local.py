@@ -222,7 +222,8 @@ class LocalEngine:
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._waiting: set[asyncio.Future[Any]] = set()
         self._free_rows: list[int] = []
-        self._error = EngineError("the engine is closed")
+        self._why = "the engine is closed"
+        self._cause: BaseException | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -309,7 +310,7 @@ class LocalEngine:
     def check_alive(self) -> None:
         """Raises EngineError unless it is READY."""
         if self.state is EngineState.FAILED:
-            raise self._error
+            raise self._gone()
         if self.state is not EngineState.READY:
             raise EngineError(f"the engine is {self.state.value}")
 
@@ -352,10 +353,13 @@ class LocalEngine:
         """The thread is over: nobody waits for it any longer."""
         if self.state is EngineState.READY:
             self.state = EngineState.FAILED
+            self._why = "the engine's thread died"
         if error is not None:
-            self._error = error if isinstance(error, EngineError) else _failure(error)
-        elif self.state is EngineState.FAILED:
-            self._error = EngineError("the engine's thread died")
+            told = isinstance(error, EngineError)
+            self._why = str(error) if told else f"the engine failed: {type(error).__name__}: {error}"
+            self._cause = error
+            if told and not self._loaded.done():
+                self._loaded.set_exception(error)  # a CheckpointError stays one
         self._resolve()
         self._ended.set()
 
@@ -363,13 +367,13 @@ class LocalEngine:
         """Nobody waits any longer."""
         for done in [self._loaded, *self._waiting]:
             if not done.done():
-                done.set_exception(self._error)
+                done.set_exception(self._gone())
 
-
-def _failure(error: BaseException) -> EngineError:
-    failure = EngineError(f"the engine failed: {type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure
+    def _gone(self) -> EngineError:
+        """Why nothing more can be asked; each who hears of it gets an error of its own."""
+        error = EngineError(self._why)
+        error.__cause__ = self._cause
+        return error
 
 
 def _check_sampling(sampling: Sampling) -> None:

@@ -82,8 +82,10 @@ class Sampling:
 class Reply:
     """What one step gave back.
 
-    `text` is "" on PAD. `tokens` is this frame's column with the caller's codes. `number` is the frame of the
-    call, from 0. `waited_s` is the time in the queue, `step_s` the time in the model.
+    `text` is "" on PAD; it is told as soon as it is made, a frame before its sound. `tokens` is the column that the
+    step made, with the codes of the caller's frame that it heard: those of all replies of a call, (T, K), are its log,
+    which `Engine.open` takes as `replay`. `number` is the frame of the call, from 0. `waited_s` is the time in the
+    queue, `step_s` the time in the model.
     """
 
     frame: Frame

@@ -75,7 +75,8 @@ class Folder:
 
     def voices(self) -> tuple[str, ...]:
         """Files of the folder `voices`, without their suffix."""
-        return tuple(sorted(path.stem for path in (self._path / VOICES).glob("*") if path.is_file()))
+        files = (path for path in (self._path / VOICES).glob("[!.]*") if path.is_file())
+        return tuple(sorted(path.stem for path in files))
 
     def revision(self, paths: Iterable[Path]) -> str:
         """The folder's name, and a digest of what can be read in no time."""

@@ -101,10 +101,18 @@ def test_a_masked_row_stands_still_bit_for_bit(batch: Batch) -> None:
     batch.step([RowStep(row, noise(1)[0], None, SEED_1) for row in (0, 1, 3)])
     batch.open(0, no_log())
     prime(batch, 0, PROMPT)
-    batch.warm_up()
     assert fingerprint(batch, 2) == before
     talk(batch, 2, noise(1))
     assert fingerprint(batch, 2) != before
+
+
+def test_warming_up_leaves_no_trace(batch: Batch, nano: Path) -> None:
+    warm = Batch(load_checkpoint(str(nano)), 4)
+    warm.warm_up()
+    for row in range(4):
+        warm.open(row, no_log())
+        prime(warm, row)
+    assert [fingerprint(warm, row) for row in range(4)] == [fingerprint(batch, row) for row in range(4)]
 
 
 def test_a_row_that_is_opened_again_is_as_new(batch: Batch) -> None:
@@ -137,7 +145,9 @@ def test_what_comes_back_is_a_frame_and_a_column(batch: Batch) -> None:
 
 
 def test_no_rows_is_no_step(batch: Batch) -> None:
+    before = fingerprint(batch, 0)
     assert batch.step([]) == []
+    assert fingerprint(batch, 0) == before
 
 
 def test_the_callers_codes_are_those_of_its_frame_from_the_first_on(batch: Batch, nano: Path) -> None:
