@@ -138,6 +138,8 @@ class Dialog:
     farewell: str = ""
     """Why we end the call: what our BYE says."""
     alarms: dict[Alarm, float] = field(default_factory=dict)
+    wake_at: float | None = None
+    """For which of them the user agent has set its own."""
     _interval: float = T1
 
     @classmethod

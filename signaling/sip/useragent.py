@@ -141,6 +141,7 @@ class _Served:
     tag: str
     merges: tuple[str, ...]
     dialog: Dialog | None = None
+    wake_at: float | None = None
 
     @property
     def next_at(self) -> float | None:
@@ -155,6 +156,7 @@ class _Asked:
     flow: Flow
     transaction: Transaction
     dialog: Dialog
+    wake_at: float | None = None
 
     @property
     def next_at(self) -> float | None:
@@ -238,7 +240,7 @@ class UserAgent:
     def fire(self, now: float) -> None:
         """Let everything happen that is due."""
         while self._alarms and self._alarms[0][0] <= now:
-            thing = heapq.heappop(self._alarms)[2]
+            thing = self._pop_alarm()
             if thing.next_at is None or thing.next_at > now:
                 continue  # it was due when this alarm was set, and is no more
             if isinstance(thing, Dialog):
@@ -251,7 +253,7 @@ class UserAgent:
     def next_at(self) -> float | None:
         """When `fire` wants to be called; None while nothing is due ever."""
         while self._alarms and self._alarms[0][0] != self._alarms[0][2].next_at:
-            heapq.heappop(self._alarms)
+            self._pop_alarm()
         return self._alarms[0][0] if self._alarms else None
 
     def take_outgoing(self) -> list[tuple[bytes, Flow]]:
@@ -660,8 +662,16 @@ class UserAgent:
                 del self._merges[thing.merges]
 
     def _alarm(self, thing: _Served | _Asked | Dialog) -> None:
-        if thing.next_at is not None:
+        """Wake a thing when it wants to be woken; an alarm that is set for then is enough."""
+        if thing.next_at is not None and thing.next_at != thing.wake_at:
+            thing.wake_at = thing.next_at
             heapq.heappush(self._alarms, (thing.next_at, next(self._count), thing))
+
+    def _pop_alarm(self) -> _Served | _Asked | Dialog:
+        at, _, thing = heapq.heappop(self._alarms)
+        if at == thing.wake_at:
+            thing.wake_at = None
+        return thing
 
     def _forget(self, dialog: Dialog) -> None:
         """A dialog that is over stays for as long as our BYE does: the peer's may cross it."""
