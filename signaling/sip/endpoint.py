@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, Self
+from collections.abc import AsyncIterator, Callable
+from typing import Self
 
 from signaling.call import Answered, Call, CallEnded, CallOffer, Rejection, Renegotiate
 from signaling.sip import useragent
@@ -50,6 +50,7 @@ class SipCall:
         self._endpoint, self._dialog, self._offer = endpoint, dialog, offer
         self._ended: asyncio.Future[CallEnded] = asyncio.get_running_loop().create_future()
         self._digits: asyncio.Queue[str] = asyncio.Queue(MAX_DIGITS)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def offer(self) -> CallOffer:
@@ -88,10 +89,17 @@ class SipCall:
             self._digits.get_nowait()
         self._digits.put_nowait(key)
 
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """A task that is done for this call, and cancelled with it."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def end(self, ended: CallEnded) -> None:
         """The call is over."""
         if not self._ended.done():
             self._ended.set_result(ended)
+        for task in self._tasks - {asyncio.current_task()}:  # one of them may be ending it
+            task.cancel()
 
 
 class SipEndpoint:
@@ -122,7 +130,6 @@ class SipEndpoint:
         self._new: asyncio.Queue[SipCall] = asyncio.Queue(MAX_WAITING)
         self._udp: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._quiet, self._closed = asyncio.Event(), False
         self._stack = contextlib.AsyncExitStack()
 
@@ -164,8 +171,6 @@ class SipEndpoint:
     async def _close(self) -> None:
         """Hang up whatever is left, and wait a little for the peers to hear it."""
         self.draining = True
-        for task in self._tasks:
-            task.cancel()
         self.act(lambda agent, now: agent.close("the agent is shutting down", now))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
@@ -237,12 +242,14 @@ class SipEndpoint:
         elif isinstance(event, Ended):
             self._calls.pop(event.dialog).end(CallEnded(event.by, event.reason))
         elif isinstance(event, Pressed):
-            if (call := self._calls.get(event.dialog)) is not None:
-                call.press(event.key)
+            if (pressed := self._calls.get(event.dialog)) is not None:
+                pressed.press(event.key)
         elif isinstance(event, Changed):
-            self._spawn(self._renegotiate(self._calls[event.dialog], event))
+            call = self._calls[event.dialog]
+            call.keep(self._group.create_task(self._renegotiate(call, event)))
         else:
-            self._spawn(self._answered(self._calls[event.dialog], event.answer))
+            call = self._calls[event.dialog]
+            call.keep(self._group.create_task(self._answered(call, event.answer)))
 
     def _invited(self, event: Invited) -> None:
         call = SipCall(self, event.dialog, _offer(event))
@@ -252,11 +259,6 @@ class SipEndpoint:
         except asyncio.QueueFull:
             logger.warning("x %s refused: too many calls wait to be taken", call.offer.id)
             self.act(lambda agent, now: agent.reject(event.dialog, 503, "overloaded", now))
-
-    def _spawn(self, task: Coroutine[Any, Any, None]) -> None:
-        running = self._group.create_task(task)
-        self._tasks.add(running)
-        running.add_done_callback(self._tasks.discard)
 
     async def _renegotiate(self, call: SipCall, changed: Changed) -> None:
         """Ask the session; whatever goes wrong there, the old session stands."""

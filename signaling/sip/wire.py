@@ -529,7 +529,7 @@ class Framer:
     @property
     def partial(self) -> bool:
         """Whether a message has begun that is not complete."""
-        return bool(self._buffer.strip(b"\r\n"))
+        return len(self._buffer) > len(PING) or bool(self._buffer.strip(b"\r\n"))
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Complete messages and PINGs, in order. Raises StreamError once the rest cannot be framed."""

@@ -202,6 +202,28 @@ async def test_a_change_that_fails_leaves_the_call(
         await peer.hang_up()
 
 
+async def test_what_is_negotiated_when_the_call_ends_is_cancelled() -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def renegotiate(offer: str | None) -> str:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    async with desk() as agent, udp_peer(agent.port) as peer:
+        await peer.call()
+        (await agent.next_call()).renegotiate = renegotiate
+        peer.ask("INVITE", body="hold")
+        async with asyncio.timeout(5):
+            await begun.wait()
+            peer.ask("BYE")
+            await cancelled.wait()
+        assert {(await peer.response(200, 487)).code for _ in range(2)} == {200, 487}
+
+
 async def test_digits_come_in_order_and_the_oldest_are_lost_when_nobody_reads() -> None:
     async with desk() as agent, udp_peer(agent.port) as peer:
         await peer.call()
