@@ -23,7 +23,7 @@ class Member(Protocol):
         """One tick's work, in a few hundred microseconds. `number` has gaps where ticks were skipped."""
 
     def failed(self, error: Exception) -> None:
-        """`tick` raised; it will not be called again."""
+        """It raised; `tick` will not be called again."""
 
 
 class Timer(Protocol):
@@ -78,6 +78,13 @@ class Clock:
             self._timer.cancel()
             self._timer = None
 
+    def fail(self, member: Member, error: Exception) -> None:
+        """Count it, say it, and turn that member no longer."""
+        self.failures += 1
+        logger.error("x a leg failed and is lost", exc_info=error)
+        self.remove(member)
+        member.failed(error)
+
     def _arm(self) -> None:
         self._timer = self._timers.call_at(self._began + (self._number + 1) * TICK_S, self._wake)
 
@@ -101,7 +108,4 @@ class Clock:
             try:
                 member.tick(number, now)
             except Exception as error:  # one leg's fault, ours or a library's, must not silence all the others
-                self.failures += 1
-                logger.exception("x a leg failed in its tick; it is lost")
-                self.remove(member)
-                member.failed(error)
+                self.fail(member, error)

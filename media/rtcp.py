@@ -5,6 +5,7 @@ Packets are aiortc's classes. A goodbye is read and ignored: anybody can forge o
 
 from __future__ import annotations
 
+import secrets
 import struct
 
 from aiortc.rtp import (
@@ -22,6 +23,7 @@ from aiortc.rtp import (
 INTERVAL_S = 5.0
 """Between two reports, give or take half of it (section 6.2)."""
 
+UNIX_TO_NTP_S = 2_208_988_800
 MAX_ROUND_TRIP_S = 30
 CLOCK_RATE = 8000
 CNAME = 1
@@ -105,6 +107,87 @@ class Reception:
             lsr=self._report_ntp,
             dlsr=min(since, 0xFFFFFFFF),
         )
+
+
+class Reports:
+    """One party's side of RTCP: what is heard and said about both streams. `now` is monotonic seconds.
+
+    `ssrc` is our own stream's; `unix_offset_s` makes `now` the time of day, which sender reports carry.
+    """
+
+    def __init__(self, ssrc: int, unix_offset_s: float) -> None:
+        self.round_trip_s: float | None = None
+        self._ssrc = ssrc
+        self._name = secrets.token_hex(8).encode()  # of this call only: it tells nobody who we are (RFC 7022)
+        self._offset_s = unix_offset_s + UNIX_TO_NTP_S
+        self._reception: Reception | None = None
+        self._lost_before = 0
+        self._due = 0.0
+        self._said_packets = 0
+
+    @property
+    def heard_any(self) -> bool:
+        """Whether a stream was ever heard."""
+        return self._reception is not None
+
+    @property
+    def lost(self) -> int:
+        """Packets that never came, of all sources."""
+        return self._lost_before + (self._reception.lost if self._reception else 0)
+
+    @property
+    def jitter_s(self) -> float:
+        """Of the present source."""
+        return self._reception.jitter_s if self._reception else 0.0
+
+    def heard(self, ssrc: int, sequence: int, timestamp: int | None, now: float) -> bool:
+        """Count a packet. Whether it is the first of another source than the last one's."""
+        before = self._reception
+        if before is None or before.ssrc != ssrc:
+            self._lost_before = self.lost
+            self._reception = Reception(ssrc, sequence)
+        assert self._reception is not None
+        self._reception.receive(sequence, timestamp, now)
+        return before is not None and before is not self._reception
+
+    def begin(self, now: float) -> None:
+        """From now on reports are due; the first after half the interval."""
+        self._due = now + _interval_s() / 2
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time for `say`."""
+        return now >= self._due
+
+    def say(self, packets: int, octets: int, timestamp: int, now: float) -> bytes:
+        """A report: what we have sent so far, if that is more than last time, and what we have heard."""
+        self._due = now + _interval_s()
+        sent = None
+        if packets > self._said_packets:
+            self._said_packets = packets
+            sent = RtcpSenderInfo(self._ntp(now), timestamp, packets & 0xFFFFFFFF, octets & 0xFFFFFFFF)
+        return compound(self._ssrc, self._name, sent, [self._reception.block(now)] if self._reception else [])
+
+    def read(self, data: bytes, now: float) -> None:
+        """Take a report of the far end. Raises ValueError."""
+        for packet in parse(data):
+            if isinstance(packet, RtcpSrPacket) and self._reception and packet.ssrc == self._reception.ssrc:
+                self._reception.heard_report(packet.sender_info.ntp_timestamp, now)
+            if isinstance(packet, (RtcpSrPacket, RtcpRrPacket)):
+                for block in packet.reports:
+                    self._measure(block, now)
+
+    def _measure(self, block: RtcpReceiverInfo, now: float) -> None:
+        measured = round_trip_s(block, self._ntp(now)) if block.ssrc == self._ssrc else None
+        if measured is not None:
+            self.round_trip_s = measured
+
+    def _ntp(self, now: float) -> int:
+        return int((now + self._offset_s) * 2**32) & (2**64 - 1)
+
+
+def _interval_s() -> float:
+    """Irregular, so that nobody's reports march in step."""
+    return INTERVAL_S * (0.5 + secrets.randbelow(1024) / 1024)
 
 
 def parse(data: bytes) -> list[AnyRtcpPacket]:

@@ -18,9 +18,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from ipaddress import IPv6Address, ip_address
 
-from aiortc.rtp import RtcpReceiverInfo, RtcpRrPacket, RtcpSenderInfo, RtcpSrPacket, RtpPacket
+from aiortc.rtp import RtpPacket
 
-from media import rtcp
 from media.clock import TICK_S, Clock
 from media.codec import CODECS, PCMU, Codec
 from media.dtmf import DigitReceiver, DigitSender, check_digits
@@ -31,7 +30,7 @@ from media.outgoing import Outgoing, Sent
 from media.pcm import BLOCKS_PER_S, silence
 from media.playout import Heard, Playout, Receipt
 from media.ports import Pair, Ports, local_address
-from media.rtcp import Reception
+from media.rtcp import Reports
 from media.sdp import COMFORT_NOISE, Describer, Stream, choose, confirm, is_loopback, parse
 
 logger = logging.getLogger(__name__)
@@ -51,11 +50,12 @@ UNCONFIRMED_S = 10.0
 MAX_MISSED_TICKS = 500
 """Ticks that a sleeping wheel left out are accounted for, 10 s of them; more is no stall but a suspended machine."""
 
+MAX_READS = 64
+"""Datagrams read in one tick: a second's worth. A flood waits, and is dropped by the kernel; the others' tick comes."""
+
 MAX_DATAGRAM = 4096
 MAX_DIGITS = 64
 """Digits that wait for a reader. Full: the oldest is dropped and counted."""
-
-UNIX_TO_NTP_S = 2_208_988_800
 
 
 class Sender:
@@ -115,7 +115,6 @@ class RtpLeg:
         self._format, self._clock, self._ports = audio_format, clock, ports
         self._host, self._advertised, self._when_closed = _plain(host), advertised, when_closed
         self._loop = asyncio.get_running_loop()
-        self._ntp_offset = time.time() - clock.time() + UNIX_TO_NTP_S
         self._pair: Pair | None = None
         self._describer = Describer(secrets.randbits(62))
         self._local = ""  # our address, as the far end is told
@@ -130,9 +129,7 @@ class RtpLeg:
 
         self._latch = Latch()
         self._sender = Sender()
-        self._name = secrets.token_hex(8).encode()
-        self._reception: Reception | None = None
-        self._lost_before = 0
+        self._reports = Reports(self._sender.ssrc, time.time() - clock.time())
         self._rtcp_source: tuple[str, int] | None = None
         self._keys_in, self._keys_out = DigitReceiver(), DigitSender()
         self._event_timestamp: int | None = None
@@ -143,8 +140,7 @@ class RtpLeg:
         self._described_at = 0.0
         self._wanted = self._running = self._closed = False
         self._number: int | None = None  # of the last tick
-        self._silent_since = self._next_report = self._next_keep_alive = 0.0
-        self._reported_packets = 0
+        self._silent_since = self._next_keep_alive = 0.0
         self._arrived = asyncio.Event()
         self._lost: asyncio.Future[str] = self._loop.create_future()
         self._stats = LegStats()
@@ -170,6 +166,7 @@ class RtpLeg:
         description = parse(offer)
         stream = choose(description, self._host)
         self._settle(stream)
+        self._offered = ""
         self._adopt(stream)
         return self._describer.answer(description, stream, self._local, self._port)
 
@@ -277,7 +274,7 @@ class RtpLeg:
             self._running = True
             now = self._clock.time()
             self._silent_since = self._described_at = now
-            self._next_report = now + _report_interval() / 2
+            self._reports.begin(now)
             self._playout.reset()
             self._clock.add(self)
 
@@ -294,6 +291,8 @@ class RtpLeg:
         check_digits(digits)
         if self._stream is None or self._stream.event_type is None:
             raise LegError("the far end takes no digits: its description has no telephone-event/8000")
+        if not digits:
+            return
         self._keys_out.press(digits)
         pressed = self._loop.create_future()
         self._pressed.append(pressed)
@@ -326,6 +325,7 @@ class RtpLeg:
 
     def failed(self, error: Exception) -> None:
         """The wheel gave us up."""
+        self._close_ports()
         self._lose(f"the media path failed: {type(error).__name__}: {error}")
 
     def _lose(self, reason: str) -> None:
@@ -337,15 +337,16 @@ class RtpLeg:
         """Counters so far."""
         stats = self._stats
         stats.codec = self._stream.codec if self._stream else ""
-        stats.remote = _shown(self._latch.target) if self._stream else ""
-        stats.packets_lost = self._lost_before + (self._reception.lost if self._reception else 0)
+        stats.remote = _shown(self._latch.target) if self._latch.target[0] else ""
+        stats.packets_lost = self._reports.lost
         stats.packets_late = self._playout.late
         stats.packets_duplicate = self._playout.duplicate
         stats.packets_dropped = self._dropped.total()
         stats.dropped_by_reason = dict(self._dropped)
         stats.samples_padded = self._outgoing.padded
         stats.samples_cut = self._outgoing.cut
-        stats.jitter_s = self._reception.jitter_s if self._reception else 0.0
+        stats.jitter_s = self._reports.jitter_s
+        stats.round_trip_s = self._reports.round_trip_s
         stats.playout_delay_s = self._playout.delay_s
         return stats
 
@@ -362,8 +363,9 @@ class RtpLeg:
             self._read(self._pair.rtp, then)  # one packet a tick, as the network will have brought them
             self._turn(self._stream, then, on_time=False)
         for udp in (self._pair.rtp, self._pair.rtcp):  # what the loop has not read yet is not late for that
-            while self._read(udp, now):
-                pass
+            for _ in range(MAX_READS):
+                if not self._read(udp, now):
+                    break
         self._turn(self._stream, now, on_time=True)
         self._hand_out(self._keys_in.poll(now))
         self._report(self._stream, now)
@@ -447,7 +449,7 @@ class RtpLeg:
         if stream.held or not stream.receives:
             self._silent_since = now
             return
-        limit = FIRST_PACKET_S if self._reception is None else SILENT_S
+        limit = SILENT_S if self._reports.heard_any else FIRST_PACKET_S
         if now - self._silent_since >= limit:
             foreign = self._dropped["foreign source"]
             self._lose(
@@ -459,7 +461,11 @@ class RtpLeg:
     # --- packets in ---
 
     def _readable(self, udp: socket.socket) -> None:
-        self._read(udp, self._clock.time())
+        """One datagram: if there are more, the loop asks again, and the next tick takes what is left."""
+        try:
+            self._read(udp, self._clock.time())
+        except Exception as error:  # as in the wheel: the fault of one leg is not everybody's
+            self._clock.fail(self, error)
 
     def _read(self, udp: socket.socket, now: float) -> bool:
         """Take one datagram, if there is one."""
@@ -497,10 +503,9 @@ class RtpLeg:
         self._stats.packets_received += 1
         self._silent_since, self._confirmed = now, True
         is_event = packet.payload_type in stream.event_types
-        if self._reception is None or self._reception.ssrc != packet.ssrc:
-            self._meet(packet)
-        assert self._reception is not None
-        self._reception.receive(packet.sequence_number, None if is_event else packet.timestamp, now)
+        timestamp = None if is_event else packet.timestamp  # a digit's does not tell when it was sent
+        if self._reports.heard(packet.ssrc, packet.sequence_number, timestamp, now):
+            self._start_over()
         if is_event:
             self._take_event(packet, now)
         if stream.held or not self._running:
@@ -517,13 +522,10 @@ class RtpLeg:
         if is_event:
             self._event_timestamp = packet.timestamp
 
-    def _meet(self, packet: RtpPacket) -> None:
+    def _start_over(self) -> None:
         """Another source speaks: after a transfer, or music on hold. Everything about the old one ends here."""
-        if self._reception is not None:
-            self._lost_before += self._reception.lost
-            self._playout.reset()
-            logger.info("- RTP from %s has a new source", _shown(self._latch.target))
-        self._reception = Reception(packet.ssrc, packet.sequence_number)
+        logger.info("- RTP from %s has a new source", _shown(self._latch.target))
+        self._playout.reset()
         self._event_timestamp = None
 
     def _take_event(self, packet: RtpPacket, now: float) -> None:
@@ -542,25 +544,13 @@ class RtpLeg:
     # --- reports ---
 
     def _report(self, stream: Stream, now: float) -> None:
-        """Every few seconds, at irregular times: what we sent and what we heard."""
-        if now < self._next_report:
+        if not self._reports.is_due(now):
             return
-        self._next_report = now + _report_interval()
-        if _is_hole(stream):
-            return
-        sender, sent = self._sender, None
-        if sender.packets > self._reported_packets:
-            self._reported_packets = sender.packets
-            sent = RtcpSenderInfo(
-                self._ntp(now), sender.timestamp, sender.packets & 0xFFFFFFFF, sender.octets & 0xFFFFFFFF
-            )
-        blocks = [self._reception.block(now)] if self._reception else []
-        assert self._pair is not None
-        udp = self._pair.rtp if stream.mux else self._pair.rtcp
-        self._send_to(udp, rtcp.compound(sender.ssrc, self._name, sent, blocks), self._rtcp_target(stream))
-
-    def _ntp(self, now: float) -> int:
-        return int((now + self._ntp_offset) * 2**32) & (2**64 - 1)
+        sender = self._sender
+        report = self._reports.say(sender.packets, sender.octets, sender.timestamp, now)
+        if not _is_hole(stream):
+            assert self._pair is not None
+            self._send_to(self._pair.rtp if stream.mux else self._pair.rtcp, report, self._rtcp_target(stream))
 
     def _rtcp_target(self, stream: Stream) -> tuple[str, int]:
         """Where reports came from; else, behind address translation, the described port where the audio comes from."""
@@ -577,28 +567,11 @@ class RtpLeg:
             self._dropped["foreign RTCP"] += 1
             return
         try:
-            packets = rtcp.parse(data)
+            self._reports.read(data, now)
         except ValueError:
             self._dropped["not RTCP"] += 1
-            return
-        self._rtcp_source, self._confirmed = source, True
-        for packet in packets:
-            if isinstance(packet, RtcpSrPacket) and self._reception and packet.ssrc == self._reception.ssrc:
-                self._reception.heard_report(packet.sender_info.ntp_timestamp, now)
-            if isinstance(packet, (RtcpSrPacket, RtcpRrPacket)):
-                self._heard_blocks(packet.reports, now)
-
-    def _heard_blocks(self, blocks: list[RtcpReceiverInfo], now: float) -> None:
-        for block in blocks:
-            if block.ssrc == self._sender.ssrc:
-                measured = rtcp.round_trip_s(block, self._ntp(now))
-                if measured is not None:
-                    self._stats.round_trip_s = measured
-
-
-def _report_interval() -> float:
-    """5 s, give or take half of it, so that nobody's reports march in step (RFC 3550, section 6.2)."""
-    return rtcp.INTERVAL_S * (0.5 + secrets.randbelow(1024) / 1024)
+        else:
+            self._rtcp_source, self._confirmed = source, True
 
 
 def _is_hole(stream: Stream) -> bool:

@@ -101,7 +101,7 @@ def test_a_failing_member_is_taken_off_and_the_others_turn_on(caplog: pytest.Log
     assert len(broken.ticks) == 3
     assert isinstance(broken.error, ZeroDivisionError)
     assert clock.failures == 1
-    assert "a leg failed in its tick" in caplog.text
+    assert "a leg failed and is lost" in caplog.text
 
 
 def test_a_tick_may_take_members_off_and_put_others_on() -> None:

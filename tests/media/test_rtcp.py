@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from media import rtcp
-from media.rtcp import Reception, compound, round_trip_s
+from media.rtcp import Reception, Reports, compound, round_trip_s
 
 
 def reception(*sequences: int) -> Reception:
@@ -100,6 +100,43 @@ def test_a_compound_packet_reads_back() -> None:
     assert names.chunks[0].items == [(rtcp.CNAME, b"name")]
     first, _ = rtcp.parse(compound(9, b"name", None, []))
     assert first == RtcpRrPacket(9, [])
+
+
+def test_two_parties_tell_each_other_what_they_heard() -> None:
+    ours, theirs = Reports(1, 0.0), Reports(2, 50.0)  # whose clocks say different times
+    ours.begin(0.0)
+    assert not ours.is_due(1.2) and ours.is_due(3.8)
+    assert not ours.heard_any
+    for sequence in (10, 11, 13):
+        assert not theirs.heard(1, sequence, sequence * 160, sequence * 0.02)
+        assert not ours.heard(2, sequence, None, 0.0)
+    theirs.read(ours.say(3, 480, 2080, now=4.0), now=4.1)
+    ours.read(theirs.say(0, 0, 0, now=5.1), now=5.2)
+    assert ours.round_trip_s == pytest.approx(0.2, abs=1e-4)
+    assert theirs.round_trip_s is None
+    assert (ours.lost, theirs.lost, ours.heard_any) == (1, 1, True)
+    assert not ours.is_due(6.4) and ours.is_due(11.6)
+
+
+def test_a_report_is_a_senders_only_when_more_was_sent() -> None:
+    reports = Reports(1, 0.0)
+    kinds = [type(rtcp.parse(reports.say(packets, 0, 0, 9.0))[0]) for packets in (0, 1, 1, 2)]
+    assert kinds == [RtcpRrPacket, RtcpSrPacket, RtcpRrPacket, RtcpSrPacket]
+
+
+def test_another_source_is_told_and_the_losses_of_all_are_summed() -> None:
+    reports = Reports(1, 0.0)
+    for sequence in (1, 3):
+        assert not reports.heard(2, sequence, sequence, 0.0)
+    assert reports.heard(3, 40_000, 0, 0.0)
+    assert not reports.heard(3, 40_003, 0, 0.0)
+    assert reports.lost == 3
+
+
+def test_the_time_of_day_is_in_a_senders_report() -> None:
+    report = rtcp.parse(Reports(1, 1_000_000.0).say(1, 1, 1, now=5.25))[0]
+    assert isinstance(report, RtcpSrPacket)
+    assert report.sender_info.ntp_timestamp == (1_000_005 + 2_208_988_800 << 32) + (1 << 30)
 
 
 def test_a_goodbye_can_be_read() -> None:

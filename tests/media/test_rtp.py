@@ -27,7 +27,7 @@ from media.codec import CODECS, G722, PCMA, PCMU, Codec
 from media.dtmf import Event
 from media.incoming import MAX_WAITING
 from media.leg import Digit, Exchange, Leg, LegError, Pcm
-from media.rtp import FIRST_PACKET_S, KEEP_ALIVE_S, SILENT_S, UNCONFIRMED_S, Sender
+from media.rtp import FIRST_PACKET_S, KEEP_ALIVE_S, MAX_READS, SILENT_S, UNCONFIRMED_S, Sender
 from tests.media.line import FORMAT, FRAME_S, Line, Phone, drain, loudness, tone
 
 QUIET = 0.01
@@ -36,6 +36,13 @@ QUIET = 0.01
 async def soon(task: asyncio.Future[str]) -> str:
     async with asyncio.timeout(5):
         return await task
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop read its sockets until something has come of it."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 async def keys(line: Line, count: int) -> list[Digit]:
@@ -415,8 +422,19 @@ async def test_packets_before_the_answer_are_dropped() -> None:
         line.phone.read(await line.leg.offer())
         line.talk()
         line.run(3)
-        await asyncio.sleep(0.01)  # the loop reads its sockets
+        await until(lambda: line.leg.stats.packets_dropped == 3)  # it is the loop that reads these, not the wheel
         assert line.leg.stats.dropped_by_reason == {"before the answer": 3}
+
+
+async def test_a_flood_does_not_hold_up_the_wheel() -> None:
+    async with Line() as line:
+        await line.connect()
+        await line.frame()
+        for _ in range(200):
+            line.phone.raw(b"flood")
+        line.run(1)
+        assert line.leg.stats.dropped_by_reason == {"not RTP": MAX_READS}
+        assert len(line.phone.packets(5)) == 5
 
 
 @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=300)), max_size=30), st.booleans())
@@ -548,6 +566,9 @@ async def test_digits_that_cannot_be_sent() -> None:
             await line.leg.send_digits("12x")
         with pytest.raises(LegError, match="no telephone-event"):
             await line.leg.send_digits("12")
+        async with asyncio.timeout(5):
+            await line.leg.answer(line.phone.sdp())
+            await line.leg.send_digits("")
 
 
 async def test_closing_ends_what_is_pressed() -> None:
@@ -642,7 +663,7 @@ async def test_nothing_at_all_is_sent_to_the_address_0() -> None:
 async def test_a_call_may_begin_on_hold() -> None:
     async with Line() as line:
         line.phone.read(await line.leg.answer(line.phone.sdp(address="0.0.0.0")))
-        assert (await line.frame()).held
+        assert (await line.frame()).held and line.leg.stats.remote == ""
         await line.leg.answer(line.phone.sdp())
         line.talk()
         assert loudness((await line.frames(3, echo=True))[-1].heard) > 0.1
@@ -903,7 +924,7 @@ async def test_the_round_trip_is_measured() -> None:
         report = next(rtcp.parse(data)[0] for data in reversed(line.phone.reports(1)))
         assert isinstance(report, RtcpSrPacket)
         lsr = (report.sender_info.ntp_timestamp >> 16) & 0xFFFFFFFF
-        ntp_now = line.leg._ntp(line.timers.now)
+        ntp_now = line.leg._reports._ntp(line.timers.now)
         since = ((ntp_now >> 16) - lsr) & 0xFFFFFFFF
         line.timers.now += 0.1
         block = RtcpReceiverInfo(packet.ssrc, 0, 0, 0, 0, lsr, since)
@@ -1001,8 +1022,9 @@ async def test_a_hold_of_minutes_is_no_loss_and_the_limit_starts_over_with_the_r
         assert line.leg._lost.done()
 
 
+@pytest.mark.parametrize("verb", ["tick", "receive"])
 async def test_a_leg_that_fails_is_lost_alone(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    verb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Line() as line:
         await line.connect()
@@ -1014,14 +1036,17 @@ async def test_a_leg_that_fails_is_lost_alone(
             await other.connect()
             await other.frame()
 
-            def break_(now: float) -> None:
+            def break_(*args: object) -> None:
                 raise RuntimeError("a bug")
 
-            monkeypatch.setattr(line.leg._playout, "tick", break_)
+            monkeypatch.setattr(line.leg._playout, verb, break_)
+            line.phone.say(next(tone(PCMU)))  # it is the loop that reads this one, not the wheel
+            await until(lambda: line.leg.stats.packets_received == 1)
             await other.frames(5)
             assert await soon(asyncio.ensure_future(line.leg.lost())) == "the media path failed: RuntimeError: a bug"
             assert line.clock.failures == 1
             assert "a leg failed" in caplog.text
+            assert len(line.clock) == 1 and line.leg._pair is None
 
 
 async def test_closed_it_gives_everything_back_and_says_so() -> None:
