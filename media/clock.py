@@ -95,11 +95,13 @@ class Clock:
         self.worst_late_s = max(self.worst_late_s, now - self._began - (self._number + 1) * TICK_S)
         first = max(self._number + 1, due - CATCH_UP_TICKS)
         self.skipped_ticks += first - self._number - 1
-        for number in range(first, due + 1):
-            self._number = number
-            self._turn(number, now)
-        if self._members and self._timer is None:
-            self._arm()
+        try:
+            for number in range(first, due + 1):
+                self._number = number
+                self._turn(number, now)
+        finally:  # whatever happens in here, the wheel turns on
+            if self._members and self._timer is None:
+                self._arm()
 
     def _turn(self, number: int, now: float) -> None:
         for member in list(self._members):

@@ -15,7 +15,8 @@ from tests.media.line import Timers
 class Wheel:
     """A member that notes its ticks."""
 
-    def __init__(self, fail_at: int = -1, then: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, fail_at: int = -1, then: Callable[[], None] = lambda: None, fail_twice: bool = False) -> None:
+        self._fail_twice = fail_twice
         self.ticks: list[tuple[int, float]] = []
         self.error: Exception | None = None
         self._fail_at, self._then = fail_at, then
@@ -28,6 +29,8 @@ class Wheel:
 
     def failed(self, error: Exception) -> None:
         self.error = error
+        if self._fail_twice:
+            raise KeyError("and once more")
 
     @property
     def numbers(self) -> list[int]:
@@ -102,6 +105,17 @@ def test_a_failing_member_is_taken_off_and_the_others_turn_on(caplog: pytest.Log
     assert isinstance(broken.error, ZeroDivisionError)
     assert clock.failures == 1
     assert "a leg failed and is lost" in caplog.text
+
+
+def test_even_a_member_that_fails_while_it_is_told_so_does_not_stop_the_wheel() -> None:
+    timers = Timers()
+    clock, other = Clock(timers), Wheel()
+    clock.add(Wheel(fail_at=1, fail_twice=True))
+    clock.add(other)
+    with pytest.raises(KeyError):  # which the loop reports
+        timers.run(TICK_S)
+    timers.run(0.2)
+    assert other.numbers == list(range(2, 12))
 
 
 def test_a_tick_may_take_members_off_and_put_others_on() -> None:

@@ -38,20 +38,24 @@ def time() -> Time:
     return Time()
 
 
+class Remembering(Ports):
+    """Closes what a test leaves open."""
+
+    def __init__(self, first: int, last: int, time: Time) -> None:
+        super().__init__(first, last, time)
+        self.opened: list[Pair] = []
+
+    def open(self, version: int) -> Pair:
+        self.opened.append(super().open(version))
+        return self.opened[-1]
+
+
 @pytest.fixture
 def ports(base: int, time: Time) -> Iterator[Ports]:
-    """Four pairs. Those still open are closed at the end."""
-    pool = Ports(base, base + 7, time)
-    opened: list[Pair] = []
-    real = pool.open
-
-    def open_(version: int) -> Pair:
-        opened.append(real(version))
-        return opened[-1]
-
-    pool.open = open_  # type: ignore[method-assign]  # to close what a test leaves
+    """Four pairs."""
+    pool = Remembering(base, base + 7, time)
     yield pool
-    for pair in opened:
+    for pair in pool.opened:
         pair.close()
 
 

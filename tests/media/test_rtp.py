@@ -165,6 +165,36 @@ async def test_loss_is_concealed_and_counted() -> None:
         assert line.leg.stats.frames_concealed == 1
 
 
+async def test_what_comes_twice_or_too_late_is_counted() -> None:
+    async with Line() as line:
+        await line.connect()
+        sent: list[tuple[int, int, bytes]] = []
+        blocks = tone(PCMU)
+
+        def talk() -> None:
+            sent.append((line.phone.sequence, line.phone.timestamp, line.phone.encode(next(blocks))))
+            line.phone.send(sent[-1][2])
+
+        def again(ago: int) -> None:
+            sequence, timestamp, payload = sent[-ago]
+            line.phone.raw(RtpPacket(0, 0, sequence, timestamp, line.phone.ssrc, payload).serialize())
+
+        line.each_tick = talk
+        await line.frames(5)
+        again(1)
+        again(2)
+        line.run(1)
+        assert line.leg.stats.packets_duplicate == 2
+        line.phone.sequence += 1  # one that is on its way for 200 ms
+        sent.append((line.phone.sequence - 1, line.phone.timestamp, bytes(160)))
+        line.phone.timestamp = (line.phone.timestamp + 160) & 0xFFFFFFFF
+        line.run(10)
+        again(11)
+        line.run(1)
+        stats = line.leg.stats
+        assert (stats.packets_late, stats.packets_lost, stats.packets_dropped) == (1, 0, 0)
+
+
 # --- packets out ---------------------------------------------------------------------------------------------------
 
 
@@ -437,15 +467,15 @@ async def test_a_flood_does_not_hold_up_the_wheel() -> None:
         assert len(line.phone.packets(5)) == 5
 
 
-@given(st.lists(st.tuples(st.booleans(), st.binary(max_size=300)), max_size=30), st.booleans())
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 63), st.binary(max_size=300)), max_size=30), st.booleans())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_datagrams_leave_the_leg_whole(datagrams: list[tuple[bool, bytes]], shaped: bool) -> None:
+def test_any_datagrams_leave_the_leg_whole(datagrams: list[tuple[bool, int, bytes]], shaped: bool) -> None:
     async def play() -> None:
         async with Line() as line:
             await line.connect()
             await line.frame()
-            for to_rtcp, data in datagrams:
-                head = b"\x80\xc9" if to_rtcp else bytes([0x80, (0, 13, 101)[len(data) % 3]])
+            for to_rtcp, flags, data in datagrams:
+                head = bytes([0x80 | flags, 200 + len(data) % 4 if to_rtcp else (0, 13, 101)[len(data) % 3]])
                 target = line.phone.rtcp_target if to_rtcp else line.phone.target
                 (line.phone.rtcp if to_rtcp else line.phone.rtp).sendto(head + data if shaped else data, target)
             line.run(4)
