@@ -1,8 +1,7 @@
 """The engine in this process: one thread owns the device, and conversations on the event loop ask it for steps.
 
-Commands reach the thread through one queue; what a tick gave leaves through one callback on the loop. The queue cannot
-grow without bound, because a conversation awaits its one step or prime before it asks again; empty, it lets the thread
-sleep. Nothing but the thread touches torch.
+Commands reach the thread through one queue; what a tick gave leaves through one callback on the loop. Nothing but the
+thread touches torch.
 """
 
 from __future__ import annotations
@@ -14,19 +13,17 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.batch import NOISE_WIDTH, PrimeChunk, RowStep, Stepped, load_batch
-from engine.model.prompt import PromptLayout
-from engine.model.text import Forced, TextReader, Tokenizer, schedule
-from engine.scheduler import Chunk, Scheduler, Tick
+from engine.batch import NOISE_WIDTH, RowStep, load_batch
+from engine.device import Answer, Answers, Command, Free, Open, Prime, Rows, Step, Stop, Worker
+from engine.model.text import Forced, TextReader, schedule
 from engine.slot import (
     FRAME_SAMPLES,
     SAMPLE_RATE,
@@ -45,153 +42,6 @@ logger = logging.getLogger(__name__)
 
 CLOSE_S = 1.0
 """Seconds that leaving the engine waits for the thread's last tick."""
-
-
-class Rows(Protocol):
-    """What the thread drives: `engine.batch.Batch`, or a test's stand-in. Attributes never change once it is made."""
-
-    rows: int
-    streams: int
-    window_frames: int
-    revision: str
-    tokenizer: Tokenizer
-    layout: PromptLayout
-    voices: tuple[str, ...]
-
-    def open(self, row: int, log: Tokens) -> None:
-        """Make `row` as new, with `log` as its past."""
-
-    def plan(self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling) -> list[PrimeChunk]:
-        """The chunks that prime `row`, at least one."""
-
-    def prefill(self, chunk: PrimeChunk) -> None:
-        """Run one of them."""
-
-    def step(self, steps: Sequence[RowStep]) -> list[Stepped]:
-        """One masked step of these rows."""
-
-
-# --- commands: what the loop asks of the thread --------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    row: int
-    log: Tokens
-    sampling: Sampling
-
-
-@dataclass(frozen=True, slots=True)
-class _Prime:
-    row: int
-    frames: NDArray[np.int64]
-    keep_frames: int
-    sampling: Sampling
-    done: asyncio.Future[None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    step: RowStep
-    done: asyncio.Future[_Answer]
-    asked: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Free:
-    row: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    pass
-
-
-_Command: TypeAlias = _Open | _Prime | _Step | _Free | _Stop
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What a step gave, and the seconds that it waited and that its tick took."""
-
-    stepped: Stepped
-    waited_s: float
-    step_s: float
-
-
-# --- the thread ----------------------------------------------------------------------------------------------------
-
-
-class _Worker:
-    """Runs on the engine's thread, from loading to the end. `post` hands results to the loop."""
-
-    def __init__(
-        self,
-        rows: Rows,
-        commands: queue.SimpleQueue[_Command],
-        post: Callable[[list[tuple[asyncio.Future[Any], Any]]], None],
-    ) -> None:
-        self._rows, self._commands, self._post = rows, commands, post
-        self._scheduler: Scheduler[_Step, tuple[PrimeChunk, asyncio.Future[None] | None]] = Scheduler(rows.rows)
-
-    def serve(self) -> None:
-        """Until it is told to stop."""
-        work: object = None
-        while True:
-            for command in self._take(wait=work is None):
-                if isinstance(command, _Stop):
-                    return
-                self._obey(command)
-            work = self._scheduler.next()
-            if isinstance(work, Tick):
-                self._tick(work.steps)
-            elif isinstance(work, Chunk):
-                self._chunk(*work.columns)
-
-    def _take(self, wait: bool) -> Iterator[_Command]:
-        """Every command that is there; with `wait`, at least one."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                yield self._commands.get(block=wait)
-                wait = False
-
-    def _obey(self, command: _Command) -> None:
-        match command:
-            case _Open(row, log, sampling):
-                self._rows.open(row, log)
-                self._prime(row, self._rows.plan(row, _no_frames(self._rows.streams), len(log), sampling), None)
-            case _Prime(row, frames, keep_frames, sampling, done):
-                self._prime(row, self._rows.plan(row, frames, keep_frames, sampling), done)
-            case _Step(step):
-                self._scheduler.step(step.row, command)  # one that still waited was given up by its conversation
-            case _Free(row):
-                self._scheduler.free(row)
-
-    def _prime(self, row: int, chunks: list[PrimeChunk], done: asyncio.Future[None] | None) -> None:
-        *first, last = chunks
-        self._scheduler.prime(row, [*((chunk, None) for chunk in first), (last, done)])
-
-    def _chunk(self, chunk: PrimeChunk, done: asyncio.Future[None] | None) -> None:
-        self._rows.prefill(chunk)
-        if done is not None:
-            self._post([(done, None)])
-
-    def _tick(self, steps: tuple[_Step, ...]) -> None:
-        began = time.perf_counter()
-        wanted = [step for step in steps if not step.done.cancelled()]
-        if not wanted:
-            return
-        stepped = self._rows.step([step.step for step in wanted])
-        took = time.perf_counter() - began
-        answers = [_Answer(one, began - step.asked, took) for step, one in zip(wanted, stepped, strict=True)]
-        self._post([(step.done, answer) for step, answer in zip(wanted, answers, strict=True)])
-
-
-def _no_frames(streams: int) -> NDArray[np.int64]:
-    return np.zeros((0, streams), np.int64)
-
-
-# --- the loop's side -----------------------------------------------------------------------------------------------
 
 
 class LocalEngine:
@@ -219,7 +69,7 @@ class LocalEngine:
         self.state = EngineState.LOADING
         self._model = model
         self._load = load or (lambda: load_batch(model, rows, device, prompt_style))
-        self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: set[asyncio.Future[Any]] = set()
         self._free_rows: list[int] = []
         self._why = "the engine is closed"
@@ -234,6 +84,8 @@ class LocalEngine:
         self._thread.start()
         try:
             self._rows = await self._loaded
+            if self._ended.is_set():
+                raise self._gone()
         except BaseException:
             self.state = EngineState.FAILED
             await self._close()
@@ -251,7 +103,7 @@ class LocalEngine:
 
     async def _close(self) -> None:
         """End the thread; a tick that is under way is waited for, but not for long."""
-        self._commands.put(_Stop())
+        self._commands.put(Stop())
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._ended.wait()
@@ -289,13 +141,13 @@ class LocalEngine:
         if not self._free_rows:
             raise EngineFull(f"every one of the {self._rows.rows} rows is taken")
         row = self._free_rows.pop()
-        self._commands.put(_Open(row, log, sampling))
+        self._commands.put(Open(row, log, sampling))
         slot = LocalSlot(self, self._rows, row, sampling)
         try:
             yield slot
         finally:
             slot.close()
-            self._commands.put(_Free(row))  # before any command of the row's next holder: the queue keeps order
+            self._commands.put(Free(row))  # before any command of the row's next holder: the queue keeps order
             self._free_rows.append(row)
 
     def _check_log(self, replay: Tokens | None) -> Tokens:
@@ -314,7 +166,7 @@ class LocalEngine:
         if self.state is not EngineState.READY:
             raise EngineError(f"the engine is {self.state.value}")
 
-    def ask(self, command: Callable[[asyncio.Future[Any]], _Command]) -> asyncio.Future[Any]:
+    def ask(self, command: Callable[[asyncio.Future[Any]], Command]) -> asyncio.Future[Any]:
         """Put a command on the queue; what is returned is resolved with its answer, or with EngineError."""
         self.check_alive()
         done: asyncio.Future[Any] = self._loop.create_future()
@@ -330,7 +182,7 @@ class LocalEngine:
         try:
             rows = self._load()
             self._call(self._deliver, [(self._loaded, rows)])
-            _Worker(rows, self._commands, lambda answers: self._call(self._deliver, answers)).serve()
+            Worker(rows, self._commands, lambda answers: self._call(self._deliver, answers)).serve()
         except BaseException as failure:  # whatever it is, the conversations must hear of it
             error = failure
             if not isinstance(failure, EngineError):
@@ -344,14 +196,14 @@ class LocalEngine:
 
     # --- on the loop, called from the thread
 
-    def _deliver(self, answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    def _deliver(self, answers: Answers) -> None:
         for done, answer in answers:
             if not done.done():
                 done.set_result(answer)
 
     def _end(self, error: BaseException | None) -> None:
         """The thread is over: nobody waits for it any longer."""
-        if self.state is EngineState.READY:
+        if self.state is not EngineState.DRAINING:
             self.state = EngineState.FAILED
             self._why = "the engine's thread died"
         if error is not None:
@@ -421,7 +273,7 @@ class LocalSlot:
     async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
         """Run the prompt through the row, and its own last `keep_frames` columns. Raises PromptError, EngineError."""
         frames = self._lay_out(prompt, keep_frames)
-        await self._ask(lambda done: _Prime(self._row, frames, keep_frames, self._sampling, done))
+        await self._ask(lambda done: Prime(self._row, frames, keep_frames, self._sampling, done))
 
     def _lay_out(self, prompt: Prompt, keep_frames: int) -> NDArray[np.int64]:
         rows = self._rows
@@ -447,14 +299,14 @@ class LocalSlot:
         speech = self._speech
         forced = speech[0] if speech else None
         step = RowStep(self._row, frame, None if forced is None else forced.token, self._sampling)
-        answer: _Answer = await self._ask(lambda done: _Step(step, done, time.perf_counter()))
+        answer: Answer = await self._ask(lambda done: Step(step, done, time.perf_counter()))
         if forced is not None:
             speech.popleft()  # not before it was said: a step that is given up says nothing
         stepped = answer.stepped
         text = self._reader.read(stepped.text) if forced is None else forced.text
         return Reply(stepped.frame, text, stepped.tokens, stepped.number, answer.waited_s, answer.step_s)
 
-    async def _ask(self, command: Callable[[asyncio.Future[Any]], _Command]) -> Any:
+    async def _ask(self, command: Callable[[asyncio.Future[Any]], Command]) -> Any:
         if self._closed:
             raise EngineError("the slot is closed")
         if self._asked is not None and not self._asked.done():

@@ -81,7 +81,7 @@ def test_a_row_in_a_batch_equals_the_row_alone(batch: Batch, nano: Path) -> None
 
 def test_rows_that_come_and_go_do_not_disturb_each_other(batch: Batch, nano: Path) -> None:
     """Row 1 speaks in every tick; the others miss ticks, are opened, primed and fed at other times."""
-    speech, got = noise(20), []
+    speech, got = noise(15), []
     for number, frame in enumerate(speech):
         steps = [RowStep(1, frame, None, SEED_1)]
         if number % 3:

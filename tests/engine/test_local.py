@@ -160,7 +160,7 @@ async def test_the_text_begins_with_exactly_the_greeting(nano_engine: LocalEngin
         while slot.saying:
             said += (await slot.step(SILENCE)).text
         assert said.strip() == greeting
-        after = [(await slot.step(SILENCE)).text for _ in range(40)]
+        after = [(await slot.step(SILENCE)).text for _ in range(25)]
     assert "".join(after).strip()  # then the model speaks for itself
 
 
@@ -522,12 +522,29 @@ async def test_a_failed_thread_resolves_all_who_wait(error: BaseException) -> No
 
 
 async def test_a_thread_that_ends_without_a_word_is_a_failure_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.local._Worker.serve", lambda worker: None)
-    async with fake_engine(FakeRows()) as engine:
-        await soon(lambda: engine.state is EngineState.FAILED)
+    dying = threading.Event()
+    monkeypatch.setattr("engine.local.Worker.serve", lambda worker: dying.wait(10))
+    async with fake_engine(FakeRows()) as engine, engine.open(Sampling()) as slot:
+        waiting = asyncio.create_task(slot.step(SILENCE))
+        await until_waiting(engine, 1)
+        dying.set()
+        with pytest.raises(EngineError, match="the engine's thread died"):
+            await waiting
+        assert engine.state is EngineState.FAILED
         with pytest.raises(EngineError, match="died"):
             async with engine.open(Sampling()):
                 pass
+
+
+async def test_a_thread_that_ends_at_once_never_makes_the_engine_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.local.Worker.serve", lambda worker: None)
+    engine = fake_engine(FakeRows())
+    starting = asyncio.create_task(engine.__aenter__())
+    await asyncio.sleep(0)  # it starts the thread, and waits
+    engine._thread.join(5)  # holds the loop, so that it hears of the loading and of the death at once
+    with pytest.raises(EngineError, match="died"):
+        await starting
+    assert engine.state is EngineState.FAILED
 
 
 @pytest.mark.parametrize("error", [Broken("no such kernel"), MemoryError("cannot allocate")])

@@ -212,8 +212,8 @@ def test_speech_to_text_weights_load_without_depth(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "mimi.safetensors"])
-def test_every_tensor_is_missed(nano: Path, folder: Path, file: str) -> None:
-    for name in load_file(nano / file):
+def test_a_missing_tensor_is_named(nano: Path, folder: Path, file: str) -> None:
+    for name in sorted(load_file(nano / file))[::5]:  # every fifth, of all kinds
         shutil.copy(nano / file, folder / file)
         rewrite(folder, methodcaller("pop", name), file)
         with pytest.raises(CheckpointError, match=re.escape(name)):
