@@ -1,0 +1,92 @@
+"""The codec over whole sequences, differentiable: the same modules and weights as the streaming engine, no state.
+
+What the engine keeps from call to call is here the padding of one long call, so both give the same numbers: latents,
+codes and audio of a frame a call (`Transformer.forward`: the two positions of a frame enter the ring together).
+Shapes: B rows, C channels, T positions, n frames.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.model.mimi import POSITIONS, Mimi
+from engine.model.seanet import CausalConv, CausalConvTranspose, ResidualBlock
+from engine.model.transformer import Layer, Transformer, rotate
+from engine.pocket.recipe.offline_lm import rotation
+
+
+class OfflineCodec:
+    """A Mimi's two networks, rows fresh at the first sample. A subclass may look at what each convolution gives."""
+
+    def __init__(self, mimi: Mimi) -> None:
+        self.mimi = mimi
+
+    def latent(self, audio: Tensor) -> Tensor:
+        """Audio [B, 1, 1920 * n] -> what the quantiser is given, [B, C, n]."""
+        x = self._seanet(self.mimi.encoder.model, audio)
+        x = attend_frames(self.mimi.encoder_transformer.transformer, x.transpose(1, 2)).transpose(1, 2)
+        layer = self.mimi.downsample.conv
+        # A row's first position stands for its past; every other convolution starts on zeros.
+        return self.conv(layer, F.pad(x, (layer.carry_shape[1], 0), mode="replicate"), padded=True)
+
+    def audio(self, latent: Tensor) -> Tensor:
+        """The quantiser's latent [B, C, n] -> audio [B, 1, 1920 * n]."""
+        x = self.spread(self.mimi.upsample.convtr, latent)
+        x = attend_frames(self.mimi.decoder_transformer.transformer, x.transpose(1, 2)).transpose(1, 2)
+        return self._seanet(self.mimi.decoder.model, x)
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio [B, 1, 1920 * n] -> codes [B, codebooks, n] int64."""
+        return self.mimi.quantizer.encode(self.latent(audio))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes [B, k, n] -> audio [B, 1, 1920 * n]."""
+        return self.audio(self.mimi.quantizer.decode(codes))
+
+    def conv(self, layer: CausalConv, x: Tensor, padded: bool = False) -> Tensor:
+        """One convolution of a row's whole past; `padded` where it is there already."""
+        x = x if padded else F.pad(x, (layer.carry_shape[1], 0))
+        return F.conv1d(x, layer.weight, layer.conv.conv.bias, layer.stride)
+
+    def spread(self, layer: CausalConvTranspose, x: Tensor) -> Tensor:
+        """One transposed convolution; what reaches beyond the last position is cut."""
+        y = F.conv_transpose1d(x, layer.weight, layer.convtr.convtr.bias, layer.stride, groups=layer.groups)
+        return y[:, :, : -layer.stride]
+
+    def _seanet(self, layers: nn.ModuleList, x: Tensor) -> Tensor:
+        for layer in layers:
+            if isinstance(layer, ResidualBlock):
+                x = x + self._seanet(layer.block, x)
+            elif isinstance(layer, CausalConv):
+                x = self.conv(layer, x)
+            elif isinstance(layer, CausalConvTranspose):
+                x = self.spread(layer, x)
+            else:
+                x = layer(x)
+        return x
+
+
+def attend_frames(transformer: Transformer, x: Tensor) -> Tensor:
+    """A stack over [B, T, dim] as if two positions came a call: both are in the ring before either is answered."""
+    config, length = transformer.config, x.shape[1]
+    cos, sin = rotation(config, length, x.device)
+    visible = None if length <= config.context else _visible(length, config.context, x.device)
+    for layer in transformer.layers:
+        assert isinstance(layer, Layer)
+        attention = layer.self_attn
+        projected = F.linear(layer.norm1(x), attention.in_proj_weight).view(*x.shape[:2], 3, attention.heads, -1)
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # [B, H, T, h] each
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=visible is None)
+        x = x + layer.layer_scale_1(attention.out_proj(mixed.transpose(1, 2).flatten(2)))
+        x = x + layer.layer_scale_2(layer.linear2(F.gelu(layer.linear1(layer.norm2(x)))))
+    return x
+
+
+def _visible(length: int, context: int, device: torch.device) -> Tensor:
+    """Which keys each query sees, [T, T]: the earlier query of a frame has lost one more."""
+    position = torch.arange(length, device=device)
+    newest = position // POSITIONS * POSITIONS + POSITIONS - 1
+    return (position <= position[:, None]) & (position > newest[:, None] - context)
