@@ -144,7 +144,7 @@ class Chaos:
         self.look()
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(steps, st.booleans())
 def test_whatever_happens_every_call_ends_and_nothing_is_left(script: list[tuple[str, int]], on_tcp: bool) -> None:
     chaos = Chaos(on_tcp)
@@ -159,7 +159,7 @@ def test_whatever_happens_every_call_ends_and_nothing_is_left(script: list[tuple
     assert chaos.bench.agent.idle
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(steps)
 def test_every_invite_that_arrives_is_answered(script: list[tuple[str, int]]) -> None:
     """Without loss: each INVITE has its final answer in the end, though our side never says a word."""

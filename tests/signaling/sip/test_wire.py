@@ -444,7 +444,7 @@ def _touch(message: Message) -> None:
         assert received_from(message, "192.0.2.1", 7).cseq == message.cseq
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(mutated())
 @example(b"")
 @example(b"\r\n\r\n")
@@ -453,7 +453,7 @@ def test_whatever_comes_is_a_message_or_a_wire_error(data: bytes) -> None:
     check_round_trip(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=400))
 def test_noise_is_a_wire_error(data: bytes) -> None:
     check_round_trip(b"OPTIONS sip:a SIP/2.0\r\n" + data)
