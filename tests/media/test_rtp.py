@@ -672,7 +672,7 @@ async def test_a_held_peer_is_kept_alive_and_the_stream_goes_on_where_time_is() 
         assert len(kept) == 3
         assert {packet.payload for packet in kept} == {b""}
         assert not {packet.payload_type for packet in kept} & {0, 8, 9, 13, 101}
-        assert len(line.phone.reports(6)) >= 6
+        assert line.phone.reports(5)
         await line.leg.answer(line.phone.sdp())
         line.run(1)
         packet = line.phone.packets(1)[0]
