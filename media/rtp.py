@@ -47,8 +47,9 @@ KEEP_ALIVE_S = 15.0
 UNCONFIRMED_S = 10.0
 """Media goes to a described address for so long; then only once something came from there. Anybody could be named."""
 
-MAX_MISSED_TICKS = 500
-"""Ticks that a sleeping wheel left out are accounted for, 10 s of them; more is no stall but a suspended machine."""
+MAX_MISSED_TICKS = 100
+"""Ticks that a stalled wheel left out are made up for, 2 s of them. They cost as much as others, so a longer stall of
+many legs would become one of its own; what is beyond is left out of the call's time."""
 
 MAX_READS = 64
 """Datagrams read in one tick: a second's worth. A flood waits, and is dropped by the kernel; the others' tick comes."""

@@ -23,11 +23,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from media import rtcp
+from media.clock import CATCH_UP_TICKS
 from media.codec import CODECS, G722, PCMA, PCMU, Codec
 from media.dtmf import Event
 from media.incoming import MAX_WAITING
 from media.leg import Digit, Exchange, Leg, LegError, Pcm
-from media.rtp import FIRST_PACKET_S, KEEP_ALIVE_S, MAX_READS, SILENT_S, UNCONFIRMED_S, Sender
+from media.rtp import FIRST_PACKET_S, KEEP_ALIVE_S, MAX_MISSED_TICKS, MAX_READS, SILENT_S, UNCONFIRMED_S, Sender
 from tests.media.line import FORMAT, FRAME_S, Line, Phone, drain, loudness, tone
 
 QUIET = 0.01
@@ -286,6 +287,21 @@ async def test_a_stalled_wheel_sends_a_little_late_and_skips_the_rest_and_no_tim
         assert loudness(exchanges[0].heard) > 0.1  # nothing was lost but what waited for the reader for too long
         stats = line.leg.stats
         assert (stats.packets_received, stats.packets_late, stats.packets_dropped) == (50, 0, 0)
+
+
+async def test_a_suspended_machine_does_not_make_up_for_its_sleep() -> None:
+    async with Line() as line:
+        await line.connect()
+        line.talk()
+        await line.frame()
+        line.timers.jump(3600.0)
+        exchanges = []
+        while line.leg._incoming.waiting:
+            exchanges.append(await line.frame())
+        made_up = sum(1 + exchange.skipped // FORMAT.frame_samples for exchange in exchanges)
+        assert made_up == (MAX_MISSED_TICKS + CATCH_UP_TICKS + 1) // 4
+        exchanges = await line.frames(10)
+        assert all(loudness(exchange.heard) > 0.1 for exchange in exchanges[2:])
 
 
 def delay_s(said: list[Pcm], heard: dict[int, Pcm], end: int, codec: Codec) -> float:
