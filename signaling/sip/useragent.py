@@ -244,7 +244,7 @@ class UserAgent:
             if thing.next_at is None or thing.next_at > now:
                 continue  # it was due when this alarm was set, and is no more
             if isinstance(thing, Dialog):
-                self._ring_out(thing, now)
+                self._wake(thing, now)
             else:
                 thing.transaction.fire(now)
                 self._settle(thing)
@@ -619,7 +619,7 @@ class UserAgent:
 
     # --- time, and what is forgotten ---
 
-    def _ring_out(self, dialog: Dialog, now: float) -> None:
+    def _wake(self, dialog: Dialog, now: float) -> None:
         """What a dialog's alarms mean."""
         for alarm in dialog.due(now):
             if alarm is Alarm.REPEAT and dialog.state in (dialogs.State.ACCEPTED, dialogs.State.ENDING):

@@ -79,14 +79,20 @@ class Headers:
 
     fields: tuple[tuple[str, str], ...] = ()
 
+    @cached_property
+    def _by_name(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for name, value in self.fields:
+            found[name.lower()] = (*found.get(name.lower(), ()), value)
+        return found
+
     def get(self, name: str, default: str = "") -> str:
         """The first value."""
         return next(iter(self.getlist(name)), default)
 
     def getlist(self, name: str) -> tuple[str, ...]:
         """All values of that name, one a field."""
-        name = name.lower()
-        return tuple(value for key, value in self.fields if key.lower() == name)
+        return self._by_name.get(name.lower(), ())
 
     def values(self, name: str) -> tuple[str, ...]:
         """All values of a comma-separated field, each on its own."""
