@@ -1,0 +1,119 @@
+"""The language model over whole sequences at once, for training: what `Moshi.step` computes a column at a time.
+
+The modules and so the parameters are `engine.model.moshi`'s own; only the order of work differs. The Temporal
+Transformer runs over all columns of a sequence, the Depth Transformer over all codebooks of chosen columns, each with
+the true tokens for its past (teacher forcing). A test holds both to the streamed logits.
+
+Shapes: B sequences, T columns read, N chosen columns, S depth steps (dep_q), V a vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from engine.model.moshi import DepthLayer, Moshi, MoshiConfig
+from engine.model.transformer import Layer, TransformerConfig, rotate
+
+
+def lay_out(config: MoshiConfig, frames: Tensor) -> Tensor:
+    """Undelayed frames [B, T, K] of fresh rows as columns [B, 1 + T, K], all known.
+
+    Column c is read to predict column c + 1; it is `MoshiConfig.columns` but for the acoustic codes of the last D
+    frames, which lie beyond the last whole column. Streams that are shorter than others are padded by the caller.
+    """
+    rows, length, streams = frames.shape
+    columns = frames.new_empty(rows, 1 + length, streams)
+    for stream, (delay, initial) in enumerate(zip(config.delays, config.initial, strict=True)):
+        columns[:, : 1 + delay, stream] = initial
+        columns[:, 1 + delay :, stream] = frames[:, : length - delay, stream]
+    return columns
+
+
+def temporal(moshi: Moshi, columns: Tensor) -> Tensor:
+    """Columns [B, T, K] of fresh rows -> normed output [B, T, dim]."""
+    x = embed(moshi, columns)
+    config = moshi.config.temporal
+    cos, sin = rotation(config, columns.shape[1], columns.device)
+    band = _band(config, columns.shape[1], columns.device)
+    for layer in moshi.transformer.layers:
+        assert isinstance(layer, Layer)
+        x = _layer(layer, x, cos, sin, band)
+    out: Tensor = moshi.out_norm(x)
+    return out
+
+
+def embed(moshi: Moshi, columns: Tensor) -> Tensor:
+    """The sum of a column's token embeddings, [B, T, K] -> [B, T, dim]; a negative token (ZERO) adds nothing.
+
+    One lookup in all tables laid end to end: sixteen small ones, and their gradients, would take longer than a layer.
+    """
+    tables = torch.cat([moshi.text_emb.weight, *[table.weight for table in moshi.emb]])  # type: ignore[list-item]
+    sizes = [moshi.config.text_card + 1] + [moshi.config.card + 1] * moshi.config.n_q
+    starts = torch.tensor([sum(sizes[:stream]) for stream in range(len(sizes))], device=columns.device)
+    flat = columns.flatten(0, 1)
+    weight = (flat >= 0).to(tables.dtype)
+    summed = F.embedding_bag(flat.clamp_min(0) + starts, tables, mode="sum", per_sample_weights=weight)
+    return summed.view(*columns.shape[:2], -1)
+
+
+def rotation(config: TransformerConfig, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin [1, 1, T, h/2] of positions 0 to T - 1, as `engine.model.transformer` takes them."""
+    pairs = torch.arange(config.head_dim // 2, device=device, dtype=torch.float32)
+    speed = torch.exp(pairs * (-math.log(config.max_period) * 2 / config.head_dim))
+    angle = torch.arange(length, device=device, dtype=torch.float32)[None, None, :, None] * speed
+    return angle.cos(), angle.sin()
+
+
+def _band(config: TransformerConfig, length: int, device: torch.device) -> Tensor | None:
+    """Which keys each query sees [T, T] where the window ends within the sequence; None: simply all before it."""
+    if length <= config.context:
+        return None
+    apart = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+    return (apart >= 0) & (apart < config.context)
+
+
+def _layer(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, band: Tensor | None) -> Tensor:
+    attention = layer.self_attn
+    projected = F.linear(layer.norm1(x), attention.in_proj_weight).view(*x.shape[:2], 3, attention.heads, -1)
+    query, key, value = projected.permute(2, 0, 3, 1, 4)  # [B, H, T, h] each
+    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=band, is_causal=band is None)
+    x = x + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    out: Tensor = x + layer.gating(layer.norm2(x))
+    return out
+
+
+def depth(moshi: Moshi, hidden: Tensor, tokens: Tensor) -> Tensor:
+    """Normed output [N, dim] of chosen columns, and what the next column holds [N, 1 + S] (the text first) ->
+    logits of its codes [N, S, card]."""
+    steps = moshi.config.dep_q
+    into = torch.stack([linear.weight for linear in moshi.depformer_in])  # type: ignore[misc]  # [S, d, dim]
+    tables = [moshi.depformer_text_emb, *moshi.depformer_emb]
+    before = torch.stack([table(tokens[:, step]) for step, table in enumerate(tables)])  # [S, N, d]
+    x = torch.matmul(hidden, into.transpose(1, 2)) + before
+    for layer in moshi.depformer.layers:
+        assert isinstance(layer, DepthLayer)
+        x = _depth_layer(layer, x, steps)
+    heads = torch.stack([linear.weight for linear in moshi.linears])  # type: ignore[misc]  # [S, card, d]
+    return torch.matmul(x, heads.transpose(1, 2)).transpose(0, 1)
+
+
+def _depth_layer(layer: DepthLayer, x: Tensor, steps: int) -> Tensor:
+    """x [S, N, d]: each step has its own weights, so a step is a matrix of one batched product."""
+    attention, dim = layer.self_attn, x.shape[-1]
+    weight = attention.in_proj_weight.view(steps, 3 * dim, dim)
+    projected = torch.matmul(layer.norm1(x), weight.transpose(1, 2)).view(
+        steps, -1, 3, attention.heads, dim // attention.heads
+    )
+    query, key, value = projected.permute(2, 1, 3, 0, 4)  # [N, H, S, h] each
+    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # [N, H, S, h]
+    out = attention.out_proj.weight.view(steps, dim, dim)
+    x = x + torch.matmul(mixed.permute(2, 0, 1, 3).flatten(2), out.transpose(1, 2))
+    up = torch.stack([part.linear_in.weight for part in layer.gating])  # type: ignore[misc, union-attr]
+    down = torch.stack([part.linear_out.weight for part in layer.gating])  # type: ignore[misc, union-attr]
+    gate, value = torch.matmul(layer.norm2(x), up.transpose(1, 2)).chunk(2, -1)
+    return x + torch.matmul(F.silu(gate) * value, down.transpose(1, 2))
