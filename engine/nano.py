@@ -73,24 +73,78 @@ def train_tokenizer() -> bytes:
 
 
 MIMI: dict[str, Any] = {
-    "seanet": {"n_filters": 2, "dimension": 32},
-    "transformer": {"d_model": 32, "num_heads": 2, "num_layers": 1, "dim_feedforward": 64, "context": 50},
-    "quantizer": {"input_dimension": 32, "dimension": 16, "n_q": 8, "bins": 128},
+    "sample_rate": 24_000,
+    "channels": 1,
+    "frame_rate": 12.5,
+    "seanet": {
+        "channels": 1,
+        "dimension": 32,
+        "causal": True,
+        "n_filters": 2,
+        "n_residual_layers": 1,
+        "activation": "ELU",
+        "compress": 2,
+        "dilation_base": 2,
+        "disable_norm_outer_blocks": 0,
+        "kernel_size": 7,
+        "residual_kernel_size": 3,
+        "last_kernel_size": 3,
+        "norm": "none",
+        "pad_mode": "constant",
+        "ratios": [8, 6, 5, 4],
+        "true_skip": True,
+    },
+    "transformer": {
+        "d_model": 32,
+        "num_heads": 2,
+        "num_layers": 1,
+        "causal": True,
+        "layer_scale": 0.3,
+        "context": 50,
+        "conv_layout": True,
+        "max_period": 10_000,
+        "gating": "none",
+        "norm": "layer_norm",
+        "positional_embedding": "rope",
+        "dim_feedforward": 64,
+        "input_dimension": 32,
+        "output_dimensions": [32],
+    },
+    "quantizer": {"dimension": 16, "n_q": 8, "bins": 128, "input_dimension": 32, "output_dimension": 32},
 }
-"""The codec, in the published package's form. What is not said is as published: rates, kernels, strides."""
+"""The codec as the published package wants it told, in full: small, at the published rates."""
 
 MOSHI: dict[str, Any] = {
     "dim": 64,
-    "num_layers": 2,
-    "num_heads": 4,
-    "context": 500,
-    "card": 128,
     "text_card": PIECES,
+    "existing_text_padding_id": PAD,
+    "n_q": 16,
+    "dep_q": 8,
+    "card": 128,
+    "num_heads": 4,
+    "num_layers": 2,
+    "hidden_scale": 4.125,
+    "causal": True,
+    "layer_scale": None,
+    "context": 500,
+    "max_period": 10_000,
+    "gating": "silu",
+    "norm": "rms_norm_f32",
+    "positional_embedding": "rope",
     "depformer_dim": 32,
+    "depformer_dim_feedforward": 132,
     "depformer_num_heads": 2,
     "depformer_num_layers": 1,
+    "depformer_layer_scale": None,
+    "depformer_multi_linear": True,
+    "depformer_context": 8,
+    "depformer_max_period": 10_000,
+    "depformer_gating": "silu",
+    "depformer_pos_emb": "none",
+    "depformer_weights_per_step": True,
+    "delays": [0, *[0, 1, 1, 1, 1, 1, 1, 1] * 2],
 }
-"""The language model's arguments. Its window is 40 s."""
+"""The language model's arguments, in full, for the package takes those of config.json alone. Its window is 40 s."""
 
 LEVEL = 0.05
 """RMS of what it says, about -26 dBov: a voice's level."""

@@ -344,7 +344,7 @@ def test_weights_that_only_listen_are_refused(nano: Path, tmp_path: Path) -> Non
         del silent[f"emb.{stream}.weight"]
     save_file(silent, folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
-    del config["prompt_config"]
+    del config["prompt_config"], config["dep_q"]
     (folder / "config.json").write_text(json.dumps({**config, "n_q": 8, "delays": [0] * 9}))
     with pytest.raises(CheckpointError, match="listens but does not speak"):
         load_batch(str(folder), 1, "cpu", "auto")

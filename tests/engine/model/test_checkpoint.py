@@ -147,10 +147,10 @@ def more_depth(tensors: Tensors) -> None:
         tensors[f"depformer_emb.{step}.weight"] = torch.zeros_like(tensors["depformer_emb.0.weight"])
 
 
-@pytest.mark.parametrize("said", [{}, {"dep_q": 16}, {"dep_q": 8}])
-def test_depth_steps_that_are_not_run_may_be_left_over(nano: Path, folder: Path, said: dict[str, int]) -> None:
+@pytest.mark.parametrize("said", [None, 16, 8])
+def test_depth_steps_that_are_not_run_may_be_left_over(nano: Path, folder: Path, said: int | None) -> None:
     rewrite(folder, more_depth)
-    configure(folder, **said)
+    configure(folder, *(["dep_q"] if said is None else []), dep_q=said)
     checkpoint = load_checkpoint(str(folder))
     assert checkpoint.moshi.config.dep_q == 8
     assert equal(checkpoint, load_checkpoint(str(nano)))
@@ -167,6 +167,15 @@ def test_codebooks_that_are_not_used_may_be_left_over(nano: Path, folder: Path) 
     codec = json.loads((folder / "mimi.json").read_text())
     codec["quantizer"]["n_q"] = 32
     (folder / "mimi.json").write_text(json.dumps(codec))
+    assert equal(load_checkpoint(str(folder)), load_checkpoint(str(nano)))
+
+
+def test_where_the_config_is_silent_it_is_moshi_7b_and_the_tensors_show_the_depth(nano: Path, folder: Path) -> None:
+    """Nothing but the sizes that differ."""
+    config = json.loads((folder / "config.json").read_text())
+    sizes = {"dim", "num_heads", "num_layers", "context", "card", "text_card", "depformer_dim", "depformer_num_heads"}
+    said = {*sizes, "depformer_num_layers", "moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name"}
+    configure(folder, *(config.keys() - said))
     assert equal(load_checkpoint(str(folder)), load_checkpoint(str(nano)))
 
 
@@ -202,7 +211,7 @@ def test_speech_to_text_weights_load_without_depth(folder: Path) -> None:
             del tensors[name]
 
     rewrite(folder, listen)
-    configure(folder, "prompt_config", n_q=8, delays=[0] * 9)
+    configure(folder, "prompt_config", "dep_q", n_q=8, delays=[0] * 9)
     rewrite(folder, lambda tensors: [tensors.pop(f"emb.{stream}.weight") for stream in range(8, 16)])
     checkpoint = load_checkpoint(str(folder))
     assert (checkpoint.moshi.config.dep_q, checkpoint.mimi.codebooks, checkpoint.layout.silence) == (0, 8, ())
@@ -334,7 +343,7 @@ def test_a_wrong_setting_is_named(folder: Path, settings: dict[str, Any], compla
 
 def test_a_codec_of_another_frame_is_refused(folder: Path) -> None:
     codec = json.loads((folder / "mimi.json").read_text())
-    codec["seanet"]["ratios"] = [8, 6, 5, 2]
+    codec["seanet"]["ratios"], codec["frame_rate"] = [8, 6, 5, 2], 25
     (folder / "mimi.json").write_text(json.dumps(codec))
     with pytest.raises(CheckpointError, match="frames of 960 samples"):
         load_checkpoint(str(folder))
