@@ -84,7 +84,7 @@ async def talk(settings: Settings, source: Path, target: Path, transcript: Path 
             if lines is not None:
                 lines.write(f"{line}\n".encode())
 
-        async with open_engine(settings.engine) as engine:
+        async with open_engine(settings.engine.model_copy(update={"rows": 1})) as engine:
             await talk_through(engine, settings.persona, sampling, source, target, Transcript(write))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import os
 import signal
 import socket
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.nano import write_nano
 from tests.peers.folders import read
-from voipagent.lab.latency import measure_call
+from voipagent.lab.demo import SENTENCE
+from voipagent.lab.latency import Echo, Report, measure_call
 from voipagent.lab.phone import Codec, PhoneError, Target, call
 from voipagent.lab.serving import serving_agent
 
@@ -85,11 +88,23 @@ async def answers(target: str) -> bool:
 async def test_the_transport_adds_little(tmp_path: Path) -> None:
     """Two calls at once, one losing 2 % each way: every burst comes back. Time fails only at three times the target."""
     async with asyncio.timeout(90), serving_agent(in_folder(tmp_path)) as agent:
-        runs = [measure_call(agent.target, "pcmu", bursts=30, loss=loss, seed=1) for loss in (0.0, 0.02)]
-        clean, lossy = await asyncio.gather(*runs)
+        lossy, _ = await asyncio.gather(
+            measure_call(agent.target, "pcmu", bursts=30, loss=0.02, seed=1),
+            bench_to(tmp_path / "trips.csv", agent.target),
+        )
+    rows = list(csv.DictReader((tmp_path / "trips.csv").read_text().splitlines()))
+    clean = Report("pcmu", 0.0, tuple(Echo(float(row["sent_s"]), float(row["round_trip_s"])) for row in rows))
+    assert len(rows) == 30
     assert (clean.missing, lossy.missing) == (0, 0)
     assert clean.percentile(0.5) < 3 * 0.14, str(clean)
     assert lossy.percentile(0.5) < 3 * 0.18, str(lossy)
+
+
+async def bench_to(report: Path, target: str) -> None:
+    """`voipagent bench latency`, as the README has it."""
+    bench = ("bench", "latency", "--target", target, "--codec", "pcmu", "--bursts", "30", "--csv", str(report))
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "voipagent", *bench)
+    assert await process.wait() == 0
 
 
 async def refused(environ: Mapping[str, str], *arguments: str) -> str:
@@ -135,6 +150,22 @@ async def test_a_call_folder_that_cannot_be_written_is_no_start(tmp_path: Path) 
 async def test_a_wrong_setting_is_no_start() -> None:
     line = await refused({"VOIPAGENT_SIP__PROT": "5060"})
     assert "VOIPAGENT_SIP__PROT is not a setting; did you mean VOIPAGENT_SIP__PORT?" in line
+
+
+async def test_talk_names_a_torn_checkpoint(tmp_path: Path) -> None:
+    write_nano(tmp_path / "nano", seed=0)
+    weights = tmp_path / "nano" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    line = await refused(
+        {"VOIPAGENT_ENGINE__MODEL": str(tmp_path / "nano")}, "talk", str(SENTENCE), str(tmp_path / "o")
+    )
+    assert "model.safetensors" in line
+
+
+async def test_talk_names_what_is_no_audio(tmp_path: Path) -> None:
+    (tmp_path / "in.wav").write_text("no audio")
+    line = await refused(ECHO, "talk", str(tmp_path / "in.wav"), str(tmp_path / "out.wav"))
+    assert "in.wav" in line
 
 
 async def test_a_target_where_nobody_answers_says_what_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-BURST_S = 0.06
+BURST_S = 0.1
+"""Five packets: a burst that lost two of them at random is still found, and none is missed by mere chance."""
+
 PACKET_S = 0.02
 GAPS_S = (0.36, 0.9)
 """Silence between two bursts: uneven, so that no phase of an 80 ms clock is favoured."""
