@@ -222,7 +222,7 @@ class Dialog:
         """Our next request in this dialog (section 12.2.1.1)."""
         self.local_cseq += 1
         uri, routes = self.target, self.routes
-        if routes and "lr" not in split(split_address(routes[0])[1], ";"):  # a strict router wants its own URI there
+        if routes and not _is_loose(routes[0]):  # a strict router wants its own URI there
             uri, routes = split_address(routes[0])[1], (*routes[1:], f"<{uri}>")
         sent_by = host_port(*self.flow.local)
         fields = (
@@ -244,6 +244,12 @@ class Dialog:
     def _silence(self, *alarms: Alarm) -> None:
         for alarm in alarms:
             self.alarms.pop(alarm, None)
+
+
+def _is_loose(route: str) -> bool:
+    """Whether a route's URI has the parameter `lr`, which some proxies write as `lr=on`."""
+    _, *parameters = split(split_address(route)[1], ";")
+    return any(part.partition("=")[0].lower() == "lr" for part in parameters)
 
 
 def media_of(request: Request) -> str | None:

@@ -68,8 +68,6 @@ _VERSION = re.compile(r"SIP/[0-9]+\.[0-9]+")
 _HOST = r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+"
 _VIA = re.compile(rf"SIP ?/ ?([0-9]+\.[0-9]+) ?/ ?({_TOKEN.pattern}) ({_HOST}) ?(?:: ?([0-9]{{1,5}}))? ?")
 _PLACE = re.compile(rf"({_HOST})(?::([0-9]{{1,5}}))?")
-_RPORT = re.compile("; ?rport ?(?:= ?[0-9]* ?)?(?=;|$)", re.IGNORECASE)
-_RECEIVED = re.compile("; ?received ?= ?[^;]*", re.IGNORECASE)
 _OPAQUE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):([^\s<>\"]+)")
 
 
@@ -80,10 +78,10 @@ class Headers:
     fields: tuple[tuple[str, str], ...] = ()
 
     @cached_property
-    def _by_name(self) -> dict[str, tuple[str, ...]]:
-        found: dict[str, tuple[str, ...]] = {}
+    def _by_name(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
         for name, value in self.fields:
-            found[name.lower()] = (*found.get(name.lower(), ()), value)
+            found.setdefault(name.lower(), []).append(value)
         return found
 
     def get(self, name: str, default: str = "") -> str:
@@ -92,7 +90,7 @@ class Headers:
 
     def getlist(self, name: str) -> tuple[str, ...]:
         """All values of that name, one a field."""
-        return self._by_name.get(name.lower(), ())
+        return tuple(self._by_name.get(name.lower(), ()))
 
     def values(self, name: str) -> tuple[str, ...]:
         """All values of a comma-separated field, each on its own."""
@@ -227,9 +225,10 @@ def received_from(request: Request, host: str, port: int) -> Request:
     fields = list(request.headers.fields)
     at = next(i for i, (name, _) in enumerate(fields) if name.lower() == "via")
     top, *others = split(fields[at][1])
-    # the values of these two are tokens, so what is quoted in the Via is not mistaken for them
-    top = _RECEIVED.sub("", top) if '"' not in top else top
-    top = _RPORT.sub(f";rport={port}", top, count=1) + f";received={host}"
+    stamps = {"rport": f"rport={port}", "received": ""}
+    sent_by, *parameters = split(top, ";")
+    parameters = [stamps.get(part.partition("=")[0].strip(" ").lower(), part) for part in parameters]
+    top = ";".join([sent_by, *filter(None, parameters), f"received={host}"])
     fields[at] = (fields[at][0], ", ".join([top, *others]))
     return replace(request, headers=Headers(tuple(fields)))
 
@@ -349,8 +348,8 @@ def _check(message: Request | Response) -> None:
     """Whatever the layers above take for granted."""
     headers = message.headers
     try:
-        if not headers.values("Via"):
-            raise ValueError("no via")
+        if not split(headers.get("Via")):
+            raise ValueError("the first Via is empty")
         _ = message.via, message.from_, message.to
     except ValueError as error:
         raise _Refused(400, str(error)) from None

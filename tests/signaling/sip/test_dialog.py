@@ -161,12 +161,14 @@ def test_a_request_of_ours() -> None:
     assert call.request("BYE", "b2").cseq == (2, "BYE")
 
 
-def test_loose_routes_are_followed() -> None:
-    call = dialog("Record-Route: <sip:p1;lr>, <sip:p0;lr>")
+@pytest.mark.parametrize("lr", ["lr", "lr=on", "r2=on;LR", "lr;ftag=x"])
+def test_loose_routes_are_followed(lr: str) -> None:
+    """`lr=on` is how proxies humour agents that cannot read a parameter without a value."""
+    call = dialog(f"Record-Route: <sip:p1;{lr}>, <sip:p0;lr>")
     bye = call.request("BYE", "b")
     assert bye.uri == "sip:alice@192.0.2.7:5070"
-    assert bye.headers.getlist("Route") == ("<sip:p1;lr>", "<sip:p0;lr>")
-    assert call.next_hop == "sip:p1;lr"
+    assert bye.headers.getlist("Route") == (f"<sip:p1;{lr}>", "<sip:p0;lr>")
+    assert call.next_hop == f"sip:p1;{lr}"
 
 
 def test_a_strict_router_gets_its_own_uri() -> None:
