@@ -1,0 +1,368 @@
+"""The front desk: what callers say, what it means, and what the agent answers. Read from domain.yaml; pure otherwise.
+
+A line of a grammar is plain words with [maybe] and (this|that); `expand` lists what it can say. What stands in braces
+is filled from a list, or stays for the generator: {digits} are a number's words, {name} one of the names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from engine.pocket.recipe.formats import Split
+
+UNKNOWN = "unknown"
+"""The intent of everything that the agent knows nothing about."""
+
+REPEAT = "repeat"
+"""The intent, and the answer, of saying the last thing again."""
+
+TELLING = {"tell_name": "name", "tell_number": "number"}
+ASKING = {"ask_name": "name", "ask_number": "number"}
+
+FILE = Path(__file__).with_name("domain.yaml")
+
+WORDINGS = 130
+"""Most wordings of an intent that are trained on."""
+
+HELD_OUT_WORDINGS = 24
+
+DIGITS = ((3, 0.7), (4, 0.2), (2, 0.1))
+"""How many digits a number has, and how often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """One way to say something. `slot` is what was filled in: a name, digits, or ""."""
+
+    text: str
+    intent: str
+    slot: str = ""
+    split: Split = "train"
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What callers may mean. `answer` are clip ids, or lists' names in braces; `fallback` is for a fact nobody told."""
+
+    name: str
+    answer: tuple[str, ...]
+    fallback: tuple[str, ...]
+    wordings: Mapping[Split, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Persona:
+    """Who the agent was told to be. A field is "" where the text does not say, or says what no clip has."""
+
+    text: str = ""
+    agent: str = ""
+    company: str = ""
+    greeting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the caller told: a name, a number's digits as words."""
+
+    name: str = ""
+    number: str = ""
+
+    def told(self, wording: Wording) -> Facts:
+        """These, and what the wording tells."""
+        kind = TELLING.get(wording.intent)
+        return Facts(
+            wording.slot if kind == "name" else self.name,
+            wording.slot if kind == "number" else self.number,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClipText:
+    """A clip to be spoken: words `first` up to `last` of `carrier`. A part of an answer is fitted to the frames."""
+
+    id: str
+    carrier: str
+    first: int = 0
+    last: int | None = None
+
+    @property
+    def part(self) -> bool:
+        return self.first > 0 or self.last is not None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What an answer depends on besides the question."""
+
+    persona: Persona = Persona()
+    facts: Facts = Facts()
+    unknowns: int = 0
+    last: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Domain:
+    """All of it. `clips` is in the order that clips.npz and schedules count by."""
+
+    intents: Mapping[str, Intent]
+    unknown: Mapping[Split, tuple[str, ...]]
+    lists: Mapping[str, tuple[str, ...]]
+    strangers: Mapping[Split, Mapping[str, tuple[str, ...]]]
+    personas: Mapping[Split, tuple[str, ...]]
+    clips: tuple[ClipText, ...]
+    fallbacks: tuple[str, ...]
+    silence: str
+    backchannel: str
+    offer: str
+    nobody: str
+    stories: tuple[tuple[str, ...], ...]
+    mutters: tuple[str, ...]
+    index: Mapping[str, int] = field(default_factory=dict)
+
+    def answer(self, wording: Wording, state: State) -> tuple[str, ...]:
+        """The clips that answer a wording, given what was told before it and is told by it."""
+        if wording.intent == UNKNOWN:
+            return (self.fallbacks[state.unknowns % len(self.fallbacks)],)
+        intent = self.intents[wording.intent]
+        if intent.answer == (REPEAT,):
+            return state.last or intent.fallback
+        facts = state.facts.told(wording)
+        values = {"{name}": facts.name, "{digits}": facts.number}
+        values |= {"{agent}": state.persona.agent, "{company}": state.persona.company}
+        if any(values.get(part) == "" for part in intent.answer):
+            return intent.fallback
+        return tuple(clip for part in intent.answer for clip in _filled(part, values.get(part)))
+
+    def greeting(self, persona: Persona) -> tuple[str, ...]:
+        """What the agent opens with: the parts of it that the persona says and that there are clips for."""
+        opening = persona.greeting or self.lists["greeting"][0]
+        company = (f"at {persona.company}.",) if persona.company else ()
+        return (f"{opening},", f"this is {persona.agent}" if persona.agent else self.nobody, *company, self.offer)
+
+    def answers(self) -> Iterator[tuple[str, ...]]:
+        """Every answer there is, once, with one number for all of them, the greetings left out."""
+        state = State(Persona("", self.lists["agent"][0], self.lists["company"][0]), Facts())
+        for name, intent in self.intents.items():
+            if intent.answer != (REPEAT,):
+                values = self.lists["name"] if "{name}" in intent.answer else ("three five two",)
+                for value in values:
+                    facts = Facts(value, "three five two") if "{name}" in intent.answer else Facts("", value)
+                    yield self.answer(
+                        Wording("", name, value), State(state.persona, facts if name in ASKING else Facts())
+                    )
+            if intent.fallback:
+                yield intent.fallback
+        for clip in (*self.fallbacks, self.silence, self.backchannel):
+            yield (clip,)
+
+    def persona(self, random: np.random.Generator, split: Split = "train") -> Persona:
+        """A persona's text, and what of it the agent can say. A fifth of the names are strangers'."""
+        line = str(random.choice(self.personas[split]))
+        said: dict[str, str] = {}
+        known: dict[str, str] = {}
+        for kind in ("agent", "company", "greeting"):
+            if f"{{{kind}}}" in line:
+                strange = kind != "greeting" and random.random() < 0.2
+                values = self.strangers[split][kind] if strange else self.lists[kind]
+                said[kind] = str(random.choice(values))
+                known[kind] = "" if strange else said[kind]
+        return Persona(line.format(**said), **known)
+
+    def number(self, random: np.random.Generator) -> str:
+        """A made-up number's digits, as words."""
+        lengths, shares = zip(*DIGITS, strict=True)
+        return " ".join(random.choice(self.lists["digit"], int(random.choice(lengths, p=shares))))
+
+    def wording(self, intent: str, random: np.random.Generator, split: Split = "train") -> Wording:
+        """One wording of an intent, or of `unknown`, its slot filled."""
+        if intent == UNKNOWN:
+            return Wording(str(random.choice(self.unknown[split])), UNKNOWN, "", split)
+        text = str(random.choice(self.intents[intent].wordings[split]))
+        slot = ""
+        if "{name}" in text:
+            slot = str(random.choice(self.lists["name"]))
+        elif "{digits}" in text:
+            slot = self.number(random)
+        return Wording(text.format(name=slot, digits=slot), intent, slot, split)
+
+    def story(self, random: np.random.Generator, parts: int) -> list[str]:
+        """Phrases of a long turn, in the order in which they are told."""
+        chosen = sorted(random.choice(len(self.stories), parts, replace=False))
+        return [str(random.choice(self.stories[number])) for number in chosen]
+
+    def clip_text(self, clips: Iterable[str]) -> str:
+        return " ".join(clips)
+
+    def texts(self) -> Iterator[str]:
+        """What the tokenizer is to know: answers and prompts several times over, and what callers say once."""
+        random = np.random.default_rng(0)
+        greetings = [
+            Persona("", agent, company, greeting)
+            for agent, company, greeting in product(
+                *(("", *self.lists[kind]) for kind in ("agent", "company", "greeting"))
+            )
+        ]
+        for _ in range(10):
+            yield from (self.clip_text(answer) for answer in self.answers())
+            yield from (self.clip_text(["You said", *self.number(random).split()]) for _ in range(20))
+        yield from (self.clip_text(self.greeting(persona)) for persona in greetings)
+        yield from (self.persona(random).text for _ in range(600))
+        yield from (f"Known: name={name}; number={self.number(random)}" for name in self.lists["name"] * 5)
+        for name, intent in self.intents.items():
+            yield from (self.wording(name, random).text for _ in intent.wordings["train"])
+        yield from self.unknown["train"]
+        for story in self.stories:
+            yield from story
+        yield from self.mutters
+
+
+def _filled(part: str, value: str | None) -> tuple[str, ...]:
+    """The clips of an answer's part: a number is a clip a digit; what ends a sentence has its full stop."""
+    if value is None:
+        return (part,)
+    return tuple(value.split()) if part == "{digits}" else (f"{value}.",)
+
+
+def expand(line: str) -> list[str]:
+    """Everything that a line of the grammar can say, in order, without what is said twice.
+
+    >>> expand("(a|b) [c]")
+    ['a', 'a c', 'b', 'b c']
+    """
+    texts, rest = _alternatives(line)
+    if rest:
+        raise ValueError(f"{line!r} closes a bracket that it does not open, before {rest!r}")
+    return list(dict.fromkeys(" ".join(text.split()) for text in texts))
+
+
+def _alternatives(line: str) -> tuple[list[str], str]:
+    """What `line` can say up to a bracket that closes it, and the rest from that bracket on."""
+    done: list[str] = []
+    texts = [""]
+    while line and line[0] not in ")]":
+        first, line = line[0], line[1:]
+        if first == "|":
+            done += texts
+            texts = [""]
+        elif first in "([":
+            inner, line = _alternatives(line)
+            if line[:1] != {"(": ")", "[": "]"}[first]:
+                raise ValueError(f"{first} is not closed before {line!r}")
+            line = line[1:]
+            texts = [text + choice for text in texts for choice in (["", *inner] if first == "[" else inner)]
+        else:
+            texts = [text + first for text in texts]
+    return done + texts, line
+
+
+def sample(groups: Sequence[Sequence[str]], most: int, random: np.random.Generator) -> tuple[str, ...]:
+    """At most so many of them, in turn from each group, so that a line that says little is not drowned."""
+    left = [[str(text) for text in random.permutation(list(group))] for group in groups]
+    chosen: list[str] = []
+    while len(chosen) < most and any(left):
+        for group in left:
+            if group and len(chosen) < most:
+                chosen.append(group.pop())
+    return tuple(dict.fromkeys(chosen))
+
+
+@cache
+def load_domain(path: Path = FILE) -> Domain:
+    """Raises ValueError with what is wrong in the file."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    random = np.random.default_rng(7)
+    lists = {name: tuple(values) for name, values in content["lists"].items()}
+    unknown = content["unknown"]
+    greeting = content["greeting"]
+    intents = {name: _intent(name, entry, content, random) for name, entry in content["intents"].items()}
+    strangers = content["strangers"]
+    clips = _clips(content, lists)
+    return Domain(
+        intents,
+        {
+            "train": sample(_filled_lines(unknown["say"], unknown["lists"]), 900, random),
+            "held-out": sample(_filled_lines(unknown["held_out"], unknown["held_out_lists"]), 260, random),
+        },
+        lists,
+        {
+            "train": {kind: tuple(strangers[kind]) for kind in ("agent", "company")},
+            "held-out": {kind: tuple(strangers["held_out"][kind]) for kind in ("agent", "company")},
+        },
+        {"train": tuple(content["persona"]["say"]), "held-out": tuple(content["persona"]["held_out"])},
+        clips,
+        tuple(content["fallbacks"]),
+        content["silence"],
+        content["backchannel"],
+        greeting["offer"],
+        greeting["nobody"],
+        tuple(tuple(expand(line)) for line in content["stories"]),
+        tuple(content["mutters"]),
+        {clip.id: number for number, clip in enumerate(clips)},
+    )
+
+
+def _intent(name: str, entry: Mapping[str, Any], content: Mapping[str, Any], random: np.random.Generator) -> Intent:
+    if unknown := sorted(entry.keys() - {"answer", "unknown", "say", "held_out", "plain"}):
+        raise ValueError(f"intent {name!r} has no field {unknown[0]!r}")
+    plain = entry.get("plain", False)
+    around = [] if plain else [(before, after) for before in content["prefix"] for after in content["suffix"]]
+    wordings: dict[Split, tuple[str, ...]] = {
+        "train": sample([_worded(expand(line), around) for line in entry["say"]], WORDINGS, random),
+        "held-out": sample([_worded(expand(line), around) for line in entry["held_out"]], HELD_OUT_WORDINGS, random),
+    }
+    return Intent(name, tuple(entry["answer"]), tuple(entry.get("unknown", ())), wordings)
+
+
+def _worded(cores: Sequence[str], around: Sequence[tuple[str, str]]) -> list[str]:
+    """Every core with every pair of prefix and suffix; pairs that occur often in the lists occur often here."""
+    if not around:
+        return list(cores)
+    texts = (" ".join(f"{before} {core} {after}".split()) for core in cores for before, after in around)
+    return list(dict.fromkeys(texts))
+
+
+def _filled_lines(lines: Sequence[str], lists: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    groups: list[list[str]] = []
+    for line in lines:
+        names = re.findall(r"\{(\w+)\}", line)
+        values = [dict(zip(names, chosen, strict=True)) for chosen in product(*(lists[name] for name in names))]
+        groups.append([text.format(**value) for text in expand(line) for value in values])
+    return groups
+
+
+def _clips(content: Mapping[str, Any], lists: Mapping[str, tuple[str, ...]]) -> tuple[ClipText, ...]:
+    """Whole answers first, then the parts, each with a sentence to be cut from."""
+    greeting = content["greeting"]
+    clips = [ClipText(text, text) for text in (greeting["offer"], content["silence"], content["backchannel"])]
+    clips += [ClipText(text, text) for text in content["fallbacks"]]
+    for intent in content["intents"].values():
+        for parts in (intent["answer"], intent.get("unknown", [])):
+            for part in parts:
+                if len(parts) > 1 and not part.startswith("{"):
+                    clips.append(ClipText(part, f"{part} {_example(parts[1], lists)}.", 0, len(part.split())))
+                elif len(parts) == 1 and part != REPEAT:
+                    clips.append(ClipText(part, part))
+    clips += [ClipText(f"{each},", f"{each}, this is Emma.", 0, len(each.split())) for each in lists["greeting"]]
+    who = [greeting["agent"].format(agent=each) for each in lists["agent"]]
+    clips += [ClipText(each, f"Hello, {each} at Blue Harbor.", 1, 1 + len(each.split())) for each in who]
+    clips.append(ClipText(greeting["nobody"], f"Hello, {greeting['nobody']} at Blue Harbor.", 1, 6))
+    where = [greeting["company"].format(company=each) for each in lists["company"]]
+    clips += [ClipText(each, f"Hello, this is Emma {each}", 4) for each in where]
+    clips += [ClipText(f"{each}.", f"My name is {each}.", 3) for each in lists["agent"]]
+    clips += [ClipText(f"{each}.", f"You have reached {each}.", 3) for each in lists["company"]]
+    clips += [ClipText(f"{each}.", f"Thank you, {each}.", 2) for each in lists["name"]]
+    clips += [ClipText(each, f"You said {each}, {each}, {each}.", 3, 4) for each in lists["digit"]]
+    return tuple({clip.id: clip for clip in clips}.values())
+
+
+def _example(part: str, lists: Mapping[str, tuple[str, ...]]) -> str:
+    return "five five two" if part == "{digits}" else lists[part.strip("{}")][0]

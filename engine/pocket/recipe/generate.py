@@ -1,0 +1,168 @@
+"""Make the data:  python -m engine.pocket.recipe.generate {clips,callers,agent} --work DIR
+
+    clips       the agent's answers             -> WORK/clips.npz
+    callers     what callers say, many voices   -> WORK/callers/{train,held-out}-*.npz
+    agent       sentences in the agent's voice  -> WORK/agent/train-*.npz
+
+`formats` says what lies in them and reads it. Callers' audio is clean; `channel.telephone` puts it on a line, anew each
+time. A shard depends on the seed and its number alone. Each part stops after --minutes, and goes on when called again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from engine.pocket.recipe import standin, voices
+from engine.pocket.recipe.domain import UNKNOWN, ClipText, Domain, Wording, load_domain
+from engine.pocket.recipe.formats import Clip, Split, Utterance, shard, write_clips, write_utterances
+
+SHARD = 200
+"""Utterances in a shard."""
+
+SHARES = {"tell_number": 0.09, "tell_name": 0.05, UNKNOWN: 0.16, "story": 0.07, "mutter": 0.04}
+"""Of what callers say; the rest is shared equally by the other intents."""
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Makers:
+    """Where voices come from: the real ones, or those of tones."""
+
+    clip: Callable[[ClipText], Clip]
+    sentence: Callable[[str], Utterance]
+    callers: tuple[voices.Caller, ...]
+    say: Callable[[voices.Caller, str], Utterance]
+
+
+def real_makers(seed: int) -> Makers:
+    from engine.pocket.recipe import agent
+
+    return Makers(agent.speak_clip, agent.speak_freely, voices.callers(seed), voices.say)
+
+
+def nano_makers() -> Makers:
+    return Makers(
+        standin.tone_clip,
+        standin.tone_sentence,
+        standin.callers(),
+        partial(voices.say, synthesiser=standin.tones),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="generate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("part", choices=("clips", "callers", "agent"))
+    parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="where it goes (build/pocket)")
+    parser.add_argument("--minutes", type=float, default=8, help="to run before stopping (8)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shards", type=int, help="of train (callers 120, agent 2)")
+    parser.add_argument("--nano", action="store_true", help="voices of tones and small shards, to try the chain out")
+    options = parser.parse_args(arguments)
+    makers = nano_makers() if options.nano else real_makers(options.seed)
+    size, domain, until = 40 if options.nano else SHARD, load_domain(), time.monotonic() + 60 * options.minutes
+    if options.part == "clips":
+        make_clips(options.work, domain, makers)
+        return
+    make = make_callers if options.part == "callers" else make_agent
+    count = options.shards or {"callers": 120, "agent": 2}[options.part]
+    whole = make(options.work, domain, makers, options.seed, count, size, until)
+    print(f"{options.part}: {'complete' if whole else 'stopped in time, call again to go on'}")
+
+
+def make_clips(work: Path, domain: Domain, makers: Makers) -> None:
+    """All clips of the domain, if those that lie there are not the same."""
+    write_clips(work / "clips.npz", [makers.clip(text) for text in _counted(domain.clips, "clips")])
+
+
+def make_callers(work: Path, domain: Domain, makers: Makers, seed: int, count: int, size: int, until: float) -> bool:
+    """Shards to train on and, one for ten of them and two at first, shards to test with."""
+    for number in range(count):
+        plan: list[tuple[Split, int]] = [("train", number)]
+        if number % 10 in (0, 1) and number < 20:
+            plan.append(("held-out", number))
+        for split, its_number in plan:
+            path = shard(work / "callers", split, its_number)
+            if path.exists():
+                continue
+            if time.monotonic() > until:
+                return False
+            random = np.random.default_rng((seed, split == "train", its_number))
+            jobs = caller_jobs(domain, makers.callers, split, size, random)
+            write_utterances(path, [spoken(makers, *job) for job in _counted(jobs, path.name)])
+    return True
+
+
+def make_agent(work: Path, domain: Domain, makers: Makers, seed: int, count: int, size: int, until: float) -> bool:
+    """Sentences of the training wordings."""
+    for number in range(count):
+        path = shard(work / "agent", "train", number)
+        if path.exists():
+            continue
+        if time.monotonic() > until:
+            return False
+        random = np.random.default_rng((seed, 2, number))
+        texts = [said(domain, random, "train").text for _ in range(size)]
+        write_utterances(path, [makers.sentence(text) for text in _counted(texts, path.name)])
+    return True
+
+
+def said(domain: Domain, random: np.random.Generator, split: Split) -> Wording:
+    """What a caller says next: a wording of an intent, or, with intent "", a phrase of a story or a mutter."""
+    kinds = [*SHARES, ""]
+    kind = str(random.choice(kinds, p=[*SHARES.values(), 1 - sum(SHARES.values())]))
+    if kind == "story":
+        return Wording(domain.story(random, 1)[0], "", "", split)
+    if kind == "mutter":
+        return Wording(str(random.choice(domain.mutters)), "", "", split)
+    if kind == "":
+        kind = str(random.choice([name for name in domain.intents if name not in SHARES]))
+    return domain.wording(kind, random, split)
+
+
+def caller_jobs(
+    domain: Domain, callers: Sequence[voices.Caller], split: Split, size: int, random: np.random.Generator
+) -> list[tuple[voices.Caller, Wording]]:
+    """Who says what in a shard. To test with: unseen voices, unseen wordings, and, for most of them, both."""
+    mine = [caller for caller in callers if caller.split == split]
+    seen = [caller for caller in callers if caller.split == "train"]
+    jobs: list[tuple[voices.Caller, Wording]] = []
+    order = random.permutation(size)
+    for number in order:
+        caller = mine[(number + int(order[0])) % len(mine)]
+        wording: Split = "train"
+        if split == "held-out":
+            wording = "held-out" if random.random() < 0.5 else "train"
+            if wording == "held-out" and random.random() < 0.4:
+                caller = seen[int(random.integers(len(seen)))]
+        jobs.append((caller, said(domain, random, wording)))
+    return jobs
+
+
+def spoken(makers: Makers, caller: voices.Caller, wording: Wording) -> Utterance:
+    made = makers.say(caller, wording.text)
+    return replace(made, intent=wording.intent, slot=wording.slot, wording=wording.split)
+
+
+def _counted(things: Sequence[Made], what: str) -> Iterator[Made]:
+    """The same things, with a bar on standard error while they are gone through."""
+    for number, thing in enumerate(things):
+        filled = 30 * number // len(things)
+        print(f"\r{what} {'#' * filled:30} {number}/{len(things)}", end="", file=sys.stderr, flush=True)
+        yield thing
+    print(f"\r{what} {'#' * 30} {len(things)}/{len(things)}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
