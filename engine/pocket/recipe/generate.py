@@ -28,6 +28,9 @@ from engine.pocket.recipe.formats import Clip, Split, Utterance, shard, write_cl
 SHARD = 200
 """Utterances in a shard."""
 
+TURNS = 5
+"""How many of them one caller says."""
+
 SHARES = {"tell_number": 0.09, "tell_name": 0.05, UNKNOWN: 0.16, "story": 0.07, "mutter": 0.04}
 """Of what callers say; the rest is shared equally by the other intents."""
 
@@ -99,7 +102,7 @@ def make_callers(work: Path, domain: Domain, makers: Makers, seed: int, count: i
             if time.monotonic() > until:
                 return False
             random = np.random.default_rng((seed, split == "train", its_number))
-            jobs = caller_jobs(domain, makers.callers, split, size, random)
+            jobs = caller_jobs(domain, makers.callers, split, its_number, size, random)
             write_utterances(path, [spoken(makers, *job) for job in _counted(jobs, path.name)])
     return True
 
@@ -132,15 +135,19 @@ def said(domain: Domain, random: np.random.Generator, split: Split) -> Wording:
 
 
 def caller_jobs(
-    domain: Domain, callers: Sequence[voices.Caller], split: Split, size: int, random: np.random.Generator
+    domain: Domain, callers: Sequence[voices.Caller], split: Split, number: int, size: int, random: np.random.Generator
 ) -> list[tuple[voices.Caller, Wording]]:
-    """Who says what in a shard. To test with: unseen voices, unseen wordings, and, for most of them, both."""
+    """Who says what in a shard: some callers, a few things each. Shards go through all of them, time and again.
+
+    To test with: unseen voices, half of them with unseen wordings, and some unseen wordings by voices that were seen.
+    """
     mine = [caller for caller in callers if caller.split == split]
     seen = [caller for caller in callers if caller.split == "train"]
+    first = number * (size // TURNS)
     jobs: list[tuple[voices.Caller, Wording]] = []
-    order = random.permutation(size)
-    for number in order:
-        caller = mine[(number + int(order[0])) % len(mine)]
+    for place in range(size):
+        round_number, at = divmod(first + place // TURNS, len(mine))
+        caller = mine[int(np.random.default_rng((round_number, len(mine))).permutation(len(mine))[at])]
         wording: Split = "train"
         if split == "held-out":
             wording = "held-out" if random.random() < 0.5 else "train"
