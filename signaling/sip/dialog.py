@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from signaling.sip.transaction import T1, T2, Flow
-from signaling.sip.wire import COOKIE, Headers, Request, parse_uri, split, split_address
+from signaling.sip.grammar import host_port, parse_uri, split, split_address
+from signaling.sip.message import Headers, Request
+from signaling.sip.transaction import COOKIE, T1, T2, Flow
 
 RING_S = 180.0
 """How long a call may stay unanswered; proxies give up then (RFC 3261, section 16.6, timer C)."""
@@ -156,7 +157,7 @@ class Dialog:
             flow,
             request.cseq[0],
             natted=host != flow.remote[0] and host == parse_uri(target).host.strip("[]"),
-            remote_media=media_of(request),
+            remote_media=request.media,
             alarms={Alarm.UNANSWERED: now + RING_S},
         )
 
@@ -175,7 +176,7 @@ class Dialog:
     def accepted(self, request: Request, success: bytes, now: float) -> None:
         """Our 2xx to an INVITE was sent: it is repeated until its ACK, on every transport (section 13.3.1.4)."""
         self.success, self.accepted_cseq = success, request.cseq[0]
-        self.negotiation = Negotiation.OFFERING if media_of(request) is None else Negotiation.ANSWERED
+        self.negotiation = Negotiation.OFFERING if request.media is None else Negotiation.ANSWERED
         self._silence(Alarm.UNANSWERED)
         self._interval = T1
         self.alarms[Alarm.REPEAT] = now + T1
@@ -250,16 +251,6 @@ def _is_loose(route: str) -> bool:
     """Whether a route's URI has the parameter `lr`, which some proxies write as `lr=on`."""
     _, *parameters = split(split_address(route)[1], ";")
     return any(part.partition("=")[0].lower() == "lr" for part in parameters)
-
-
-def media_of(request: Request) -> str | None:
-    """The session description in a request, None where there is none."""
-    return request.body.decode(errors="replace") if request.body else None
-
-
-def host_port(host: str, port: int) -> str:
-    """`host:port`, with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def contact(flow: Flow) -> str:

@@ -11,11 +11,12 @@ from typing import Self
 
 from signaling.call import Answered, Call, CallEnded, CallOffer, Rejection, Renegotiate
 from signaling.sip import useragent
-from signaling.sip.dialog import CHANGE_S, Dialog, media_of
+from signaling.sip.dialog import CHANGE_S, Dialog
+from signaling.sip.grammar import clean, parse_uri
 from signaling.sip.transaction import Flow
 from signaling.sip.transport import Connections, Gate, Network, Tcp, Udp, bind, local_host
 from signaling.sip.useragent import BURST, RATE, Changed, Ended, Invited, Pressed, Shed, UserAgent
-from signaling.sip.wire import MIN_DATAGRAM, clean, parse_uri
+from signaling.sip.wire import MIN_DATAGRAM
 
 logger = logging.getLogger(__name__)
 
@@ -301,7 +302,7 @@ def _offer(event: Invited) -> CallOffer:
         caller=clean(request.from_.uri.user or str(request.from_.uri)),
         callee=clean(parse_uri(request.uri).user or request.uri),
         source=dialog.flow.remote,
-        media=media_of(request),
+        media=request.media,
         headers=headers,
     )
 

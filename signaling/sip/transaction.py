@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from signaling.sip.wire import COOKIE, Request, Response
+from signaling.sip.message import Request, Response
+
+COOKIE = "z9hG4bK"
+"""A branch that begins with it is unique to its transaction (RFC 3261, section 8.1.1.7)."""
 
 T1, T2, T4 = 0.5, 4.0, 5.0
 """Round-trip estimate, longest retransmission interval, longest life of a message in the network; seconds."""

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from signaling.sip import dialog as dialogs
-from signaling.sip.dialog import GLARE, MIN_SE, Alarm, Dialog, IntervalTooSmall, Negotiation, contact, media_of
+from signaling.sip.dialog import GLARE, MIN_SE, Alarm, Dialog, IntervalTooSmall, Negotiation, contact
+from signaling.sip.grammar import clean, parse_address, parse_uri, split
+from signaling.sip.message import Request, Response, received_from, respond
 from signaling.sip.transaction import (
     Flow,
     Input,
@@ -30,18 +32,7 @@ from signaling.sip.transaction import (
     response_key,
     server,
 )
-from signaling.sip.wire import (
-    Request,
-    Response,
-    WireError,
-    clean,
-    parse,
-    parse_address,
-    parse_uri,
-    received_from,
-    respond,
-    split,
-)
+from signaling.sip.wire import WireError, parse
 
 logger = logging.getLogger(__name__)
 
@@ -413,7 +404,8 @@ class UserAgent:
 
     def _offered(self, served: _Served, dialog: Dialog, now: float) -> None:
         """A re-INVITE, or an UPDATE with an offer (RFC 3261, section 14.2; RFC 3311)."""
-        request, offer = served.request, media_of(served.request)
+        request = served.request
+        offer = request.media
         if dialog.state in (dialogs.State.ENDING, dialogs.State.TERMINATED):
             self._answer(served, 481, now)
         elif glare := GLARE.get((dialog.negotiation, request.method)):
@@ -446,7 +438,7 @@ class UserAgent:
         except IntervalTooSmall:
             self._answer(served, 422, now, ("Min-SE", str(MIN_SE)))
             return False
-        if request.body and (_content_type(request) != SDP or not _plain(request)):
+        if request.body and (request.content_type != SDP or not _plain(request)):
             self._answer(served, 415, now, ("Accept", SDP), ("Accept-Encoding", "identity"))
             return False
         return True
@@ -485,7 +477,7 @@ class UserAgent:
 
     def _info(self, served: _Served, now: float) -> None:
         """Digits, as some phones send them: application/dtmf-relay and application/dtmf."""
-        dialog, kind = served.dialog, _content_type(served.request)
+        dialog, kind = served.dialog, served.request.content_type
         if dialog is None or dialog.state is dialogs.State.TERMINATED:
             self._answer(served, 481, now)
         elif not served.request.body:
@@ -519,7 +511,7 @@ class UserAgent:
 
     def _owed(self, dialog: Dialog, ack: Request, now: float) -> None:
         """The ACK must bring the answer to our offer (RFC 3261, section 13.2.1)."""
-        answer = media_of(ack) if _content_type(ack) == SDP else None
+        answer = ack.media if ack.content_type == SDP else None
         if answer is None:
             self.hang_up(dialog, "the ACK brought no answer to our offer", now)
         else:
@@ -561,7 +553,7 @@ class UserAgent:
         dialog.retarget(request)
         dialog.refreshed(interval, now)
         if media:
-            dialog.local_media, dialog.remote_media = media, media_of(request)
+            dialog.local_media, dialog.remote_media = media, request.media
         if request.method == "INVITE":
             self._invites.pop(dialog, None)
             dialog.accepted(request, data, now)
@@ -708,10 +700,6 @@ def _readable(routes: tuple[str, ...]) -> bool:
 def _retry_soon() -> tuple[tuple[str, str], ...]:
     """Between 0 and 10 s, at random, so that two who collided do not collide again (section 14.2)."""
     return (("Retry-After", str(secrets.randbelow(11))),)
-
-
-def _content_type(request: Request) -> str:
-    return request.headers.get("Content-Type").partition(";")[0].strip().lower()
 
 
 def _plain(request: Request) -> bool:

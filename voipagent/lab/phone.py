@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from signaling.call import SignalingError
-from signaling.sip.wire import Response, WireError, parse, respond
+from signaling.sip.message import Response, respond
+from signaling.sip.wire import WireError, parse
 
 RING_S = 10.0
 """Seconds until a call that nobody answers is given up."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 
 from signaling.sip.dialog import Dialog
+from signaling.sip.message import Request, Response
 from signaling.sip.transaction import Flow
 from signaling.sip.useragent import Answered, Changed, Ended, Event, Invited, Pressed, Shed, UserAgent
-from signaling.sip.wire import Request, Response, parse
+from signaling.sip.wire import parse
 from tests.signaling.sip.peer import OFFER, Peer
 
 UDP = Flow("UDP", ("192.0.2.7", 5070), ("198.51.100.1", 5060))

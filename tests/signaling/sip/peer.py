@@ -7,7 +7,8 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator
 
-from signaling.sip.wire import Framer, Request, Response, WireError, parse
+from signaling.sip.message import Request, Response
+from signaling.sip.wire import Framer, WireError, parse
 
 PATIENCE_S = 5.0
 """How long a peer waits for what should come."""

@@ -14,7 +14,7 @@ import pytest
 from media.answer import Legs
 from media.leg import AudioFormat, Leg, LegError
 from signaling.call import Call, CallEnded, Rejection
-from signaling.sip.wire import Response
+from signaling.sip.message import Response
 from tests.signaling.sip.answering import Desk, desk, leave
 from tests.signaling.sip.peer import OFFER, Peer, tcp_peer, udp_peer
 from tests.signaling.sip.test_wire import DROPPED, OUTCOMES, torture

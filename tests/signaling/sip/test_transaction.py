@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from signaling.sip.message import Request, Response, respond
 from signaling.sip.transaction import (
     CLIENT,
     INVITE_SERVER,
@@ -25,7 +26,7 @@ from signaling.sip.transaction import (
     response_key,
     server,
 )
-from signaling.sip.wire import Request, Response, parse, respond
+from signaling.sip.wire import parse
 
 TABLES = {"invite server": INVITE_SERVER, "server": SERVER, "client": CLIENT}
 CELLS = [(name, state, what) for name in TABLES for state in State for what in Input]

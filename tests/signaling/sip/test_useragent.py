@@ -8,9 +8,9 @@ import pytest
 
 from signaling.sip import useragent
 from signaling.sip.dialog import RING_S, State
+from signaling.sip.message import Response
 from signaling.sip.transaction import Flow
 from signaling.sip.useragent import ALLOW, MAX_SOURCES, Buckets, UserAgent
-from signaling.sip.wire import Response
 from tests.signaling.sip.bench import TCP, UDP, Bench
 from tests.signaling.sip.peer import OFFER
 
