@@ -38,8 +38,8 @@ NAMES = {
 }
 """Keys of config.json that name files, and the files' names in the repositories that do not say."""
 
-OTHERS = {"model_type", "model_id", "lm_gen_config", "stt_config", "tts_config"}
-"""Keys of config.json that are other programs' settings."""
+OTHERS = {"model_type", "model_id", "version", "lm_gen_config", "stt_config", "tts_config"}
+"""Keys of config.json that are other programs' settings. PersonaPlex's holds model_type and version, and no more."""
 
 PERSONA_DEPTH = 16
 """Depth steps of weights that were trained on prompts, and then want the `system` layout."""
@@ -65,25 +65,31 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    model: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, prompt_style: str = "auto"
+    model: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    prompt_style: str = "auto",
+    config_name: str = CONFIG,
 ) -> Checkpoint:
     """Load folder or Hub repository `model`. `dtype` is the language model's; the codec is float32 as in training.
 
     `prompt_style` stands where the checkpoint has no prompt_config; `auto` is `system` for weights that were trained on
-    prompts, as their depth steps or the voices beside them show, else `text`. Raises CheckpointError.
+    prompts, as their depth steps or the voices beside them show, else `text`. `config_name` is for a folder that holds
+    two models, as the embedded one has an ear beside it. Raises CheckpointError.
     """
     source = open_source(model)
-    config = _read_json(source.find(CONFIG))
+    config = _read_json(source.find(config_name))
     if config.pop("lora_name", None) is not None:
         raise CheckpointError(
-            "config.json names LoRA weights (lora_name); only weights that are fused already are read"
+            f"{config_name} names LoRA weights (lora_name); only weights that are fused already are read"
         )
-    prompt_config, codec_name = config.pop("prompt_config", None), config.pop("mimi_config_name", None)
+    prompt_config = config.pop("prompt_config", None)
+    codec_name = _name(config, "mimi_config_name") if "mimi_config_name" in config else None
     moshi_path, mimi_path, tokenizer_path = (source.get(_name(config, key, name)) for key, name in NAMES.items())
     stored = Stored(moshi_path)
     try:
         sizes = _moshi_config({key: value for key, value in config.items() if key not in OTHERS}, stored)
-        codec = _mimi_config(None if codec_name is None else source.get(str(codec_name)), sizes)
+        codec = _mimi_config(source.get(codec_name) if codec_name else None, sizes)
     except (TypeError, ValueError) as error:  # the values are anyone's, of any type
         raise CheckpointError(f"{CONFIG}: {error}") from None
     tokenizer = _tokenizer(tokenizer_path, sizes.text_card)
@@ -93,7 +99,7 @@ def load_checkpoint(
     trained_on_prompts = stored.depth_steps >= PERSONA_DEPTH or bool(voices)
     style = ("system" if trained_on_prompts else "text") if prompt_style == "auto" else prompt_style
     layout = _layout(prompt_config, style, mimi, sizes)
-    files = [path for path in (source.find(CONFIG), moshi_path, mimi_path, tokenizer_path) if path]
+    files = [path for path in (source.find(config_name), moshi_path, mimi_path, tokenizer_path) if path]
     return Checkpoint(mimi, moshi, tokenizer, layout, voices, source.revision(files))
 
 
@@ -113,7 +119,7 @@ def _read_json(path: Path | None) -> dict[str, Any]:
     return config
 
 
-def _name(config: dict[str, Any], key: str, default: str) -> str:
+def _name(config: dict[str, Any], key: str, default: str = "") -> str:
     """Take a file's name out of `config`. Raises CheckpointError if it leads out of the checkpoint."""
     name = config.pop(key, default)
     if not isinstance(name, str) or not name:
@@ -204,15 +210,19 @@ class Stored:
         return max(self.count("linears"), self.count("depformer_in"))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of all its parts together."""
-        parts = [tuple(self._file.get_slice(part).get_shape()) for part in self._parts[name].values()]
-        return (sum(part[0] for part in parts), *parts[0][1:]) if len(parts) > 1 else parts[0]
+        """Of all its parts together. Raises CheckpointError if it is not there, or a part is missing or unlike."""
+        parts = self._parts.get(name)
+        if parts is None:
+            raise CheckpointError(f"{str(self._path)!r} lacks tensor {name!r}")
+        shapes = [tuple(self._file.get_slice(part).get_shape()) for part in parts.values()]
+        if sorted(parts) != list(range(len(parts))) or len(set(shapes)) > 1 or (len(parts) > 1 and not shapes[0]):
+            found = ", ".join(f"{part!r} {list(shape)}" for part, shape in zip(parts.values(), shapes, strict=True))
+            raise CheckpointError(f"{str(self._path)!r}: the parts of tensor {name!r} do not make a whole: {found}")
+        return shapes[0] if len(parts) == 1 else (len(parts) * shapes[0][0], *shapes[0][1:])
 
     def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
         """Raises CheckpointError that names a tensor which is missing, of another shape, left over, or quantised."""
         for name, shape in wanted.items():
-            if name not in self._parts:
-                raise CheckpointError(f"{str(self._path)!r} lacks tensor {name!r} of shape {list(shape)}")
             if not _fits(name, self.shape(name), shape):
                 raise CheckpointError(
                     f"tensor {name!r} in {str(self._path)!r} has shape {list(self.shape(name))}; "

@@ -187,6 +187,15 @@ def test_without_a_config_it_is_moshi_7b(folder: Path) -> None:
         load_checkpoint(str(folder))
 
 
+def test_personaplex_says_nothing_but_its_name(nano: Path, folder: Path) -> None:
+    """Its published config.json, in full, beside the sizes in which nano differs from Moshi 7B."""
+    rewrite(folder, more_depth)
+    configure(folder, "dep_q", "prompt_config", model_type="personaplex", version="7b-v1")
+    checkpoint = load_checkpoint(str(folder))
+    assert equal(checkpoint, load_checkpoint(str(nano)))
+    assert checkpoint.layout.style == "system"
+
+
 def test_settings_of_other_programs_are_left_alone(nano: Path, folder: Path) -> None:
     configure(
         folder,
@@ -273,6 +282,41 @@ def test_a_tensor_under_two_names_is_refused(folder: Path) -> None:
         load_checkpoint(str(folder))
 
 
+def without_a_part(tensors: Tensors) -> None:
+    unfuse(tensors)
+    del tensors["depformer.layers.0.self_attn.in_projs.3.weight"]
+
+
+def with_a_gap(tensors: Tensors) -> None:
+    """As many parts as there should be, but the fourth is the ninth."""
+    unfuse(tensors)
+    prefix = "depformer.layers.0.self_attn.in_projs"
+    tensors[f"{prefix}.8.weight"] = tensors.pop(f"{prefix}.3.weight")
+
+
+def with_an_odd_part(tensors: Tensors) -> None:
+    unfuse(tensors)
+    tensors["depformer.layers.0.self_attn.in_projs.3.weight"] = torch.zeros(96, 31)
+
+
+def with_a_number_for_a_part(tensors: Tensors) -> None:
+    unfuse(tensors)
+    tensors["depformer.layers.0.self_attn.in_projs.3.weight"] = torch.zeros(())
+
+
+@pytest.mark.parametrize("change", [without_a_part, with_a_gap, with_an_odd_part, with_a_number_for_a_part])
+def test_a_tensor_whose_parts_do_not_make_a_whole_is_named(folder: Path, change: Change) -> None:
+    rewrite(folder, change)
+    with pytest.raises(CheckpointError, match=r"depformer\.layers\.0\.self_attn\.in_projs?"):
+        load_checkpoint(str(folder))
+
+
+def test_a_missing_head_is_named(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.update({"extra_heads.1.weight": torch.ones(6, 64)}))
+    with pytest.raises(CheckpointError, match=r"lacks tensor 'extra_heads\.0\.weight'"):
+        load_checkpoint(str(folder))
+
+
 def test_quantised_weights_are_refused_by_name(folder: Path) -> None:
     rewrite(folder, lambda tensors: tensors.update({"text_linear.weight": torch.zeros(400, 64, dtype=torch.int8)}))
     with pytest.raises(CheckpointError, match=r"text_linear\.weight.*int8; quantised weights are not read yet"):
@@ -324,6 +368,7 @@ def test_a_config_that_is_none_is_refused(folder: Path, content: bytes, complain
         ({"moshi_name": 3}, "moshi_name must be a file name"),
         ({"moshi_name": "../model.safetensors"}, "inside the checkpoint"),
         ({"tokenizer_name": "/etc/passwd"}, "inside the checkpoint"),
+        ({"mimi_config_name": "/etc/passwd"}, "inside the checkpoint"),
         ({"tokenizer_name": "ftp://x/y"}, "ftp://x/y"),
         ({"prompt_config": []}, "prompt_config must be an object"),
         ({"prompt_config": {"stile": "text"}}, "no field 'stile'"),
