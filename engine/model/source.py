@@ -181,8 +181,8 @@ def _elsewhere(name: str) -> Path | None:
 
 def _commit(path: Path) -> str | None:
     """The commit in a cached file's path: .../snapshots/COMMIT/name."""
-    parts = path.parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-2] else None
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
+    return found[1] if found else None
 
 
 def _fingerprint(path: Path) -> bytes:

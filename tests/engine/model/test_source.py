@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import errors
 
 from engine.model.checkpoint import load_checkpoint
-from engine.model.source import Folder, open_source
+from engine.model.source import Folder, _commit, open_source
 from engine.slot import CheckpointError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -61,6 +61,12 @@ def test_a_repository_loads_as_a_folder_does_at_one_commit(hub: Hub) -> None:
     assert hub.asked[0] == ("owner/model", "config.json", "v1")
     assert {revision for _, _, revision in hub.asked[1:]} == {COMMIT}
     assert {name for _, name, _ in hub.asked} == {path.name for path in hub.snapshot.iterdir()}
+
+
+def test_the_commit_is_read_from_the_cache_wherever_that_lies(tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshots" / "hub" / "models--owner--model" / "snapshots" / COMMIT
+    assert _commit(snapshot / "voices" / "a.pt") == COMMIT
+    assert _commit(tmp_path / "snapshots" / "downloads" / "config.json") is None
 
 
 def test_a_folder_asks_nobody(hub: Hub, nano: Path) -> None:
