@@ -241,16 +241,14 @@ class Batch:
 def load_batch(model: str, rows: int | None, device: str, prompt_style: str) -> Batch:
     """Load a checkpoint and make rows for it, warm. Raises CheckpointError, EngineError if the device cannot be had."""
     chosen = _device(device)
-    on_cpu = chosen.type == "cpu"
     rows = rows or (CUDA_ROWS if chosen.type == "cuda" else CPU_ROWS)
-    if on_cpu:
+    if chosen.type == "cpu":
         torch.set_num_threads(cpu_threads(rows))
-    checkpoint = load_checkpoint(
-        model, chosen, torch.bfloat16 if chosen.type == "cuda" else torch.float32, prompt_style
-    )
-    if not checkpoint.moshi.config.dep_q:
-        raise CheckpointError(f"{model!r} listens but does not speak (dep_q is 0): a call needs a model that does both")
+    dtype = torch.bfloat16 if chosen.type == "cuda" else torch.float32
     try:
+        checkpoint = load_checkpoint(model, chosen, dtype, prompt_style)
+        if not checkpoint.moshi.config.dep_q:
+            raise CheckpointError(f"{model!r} listens but does not speak (dep_q is 0): a call needs one that does both")
         batch = Batch(checkpoint, rows)
         batch.warm_up()
     except torch.OutOfMemoryError as error:

@@ -336,6 +336,16 @@ def test_a_device_that_is_not_there_is_named(nano: Path, monkeypatch: pytest.Mon
     assert load_batch(str(nano), 1, "auto", "auto")._device.type == "cpu"
 
 
+@pytest.mark.parametrize("step", ["load_checkpoint", "Batch"])
+def test_a_device_that_is_too_small_is_told_in_one_line(nano: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 44.00 MiB.")
+
+    monkeypatch.setattr(batch_module, step, full)
+    with pytest.raises(EngineError, match="do not fit the device's memory; ask for fewer"):
+        load_batch(str(nano), 16, "cpu", "auto")
+
+
 def test_weights_that_only_listen_are_refused(nano: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(nano, tmp_path / "stt")
     stored = load_file(folder / "model.safetensors")
