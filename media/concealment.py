@@ -56,6 +56,8 @@ class Concealment:
 
     def invent(self, count: int) -> Pcm:
         """The next `count` samples, of which nothing is known."""
+        if not count:
+            return silence(0)
         if self._period is None:
             self._period = self._find_period()
         pcm = self._repeat(self._period, count)

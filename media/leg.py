@@ -47,10 +47,11 @@ class Exchange:
     """One frame's time on the line. The recording is written from it, so it cannot lie.
 
     `heard` and `played` have frame_samples samples each: what came in, and what really left in the same time.
-    `held` says that the far end holds: both are silence and the model is not to be stepped. The counts are samples at
-    the user's rate: `concealed` were invented for lost packets, `padded` is silence sent because no reply was there,
-    `cut` were taken out again to pay for it; `skipped` is how many samples the reader lost before this exchange
-    because it came too late.
+    `held` says that the far end holds at its end, and that the model is not to be stepped: from the hold on both are
+    silence, so only the first one on hold has sound, of what was before. The counts are samples at the user's rate:
+    `concealed` were invented where no packet came in time, `padded` is silence sent because no reply was there, `cut`
+    were taken out again to pay for it; `skipped` is how many samples the reader lost before this exchange because it
+    came too late.
     """
 
     heard: Pcm
@@ -65,7 +66,11 @@ class Exchange:
 
 @dataclass(slots=True)
 class LegStats:
-    """Counters of a leg since it began; times in seconds. Each name is a key of the call record."""
+    """Counters of a leg since it began; times in seconds. Each name is a key of the call record.
+
+    A *frame* is the user's: `frames_concealed` had invented sound in them. Samples are at the user's rate, and
+    `samples_dropped` did not fit in what waits to be sent. `packets_dropped` is the sum of `dropped_by_reason`.
+    """
 
     codec: str = ""
     remote: str = ""
@@ -78,6 +83,7 @@ class LegStats:
     frames_concealed: int = 0
     samples_padded: int = 0
     samples_cut: int = 0
+    samples_dropped: int = 0
     frames_skipped: int = 0
     jitter_s: float = 0.0
     playout_delay_s: float = 0.0

@@ -64,7 +64,6 @@ class Outgoing:
         self.padded = self.cut = self.underruns = 0
         self._lead = LEAD_BLOCKS * self._block
         self._cut_since = 0
-        self._last = np.float32(0.0)
         self.clear()
 
     @property
@@ -83,8 +82,10 @@ class Outgoing:
         return len(self._queue) / self._rate
 
     def clear(self) -> None:
-        """Forget what waits and what is owed, as on hold. The next `play` begins with a lead."""
+        """Forget what was said, what waits and what is owed, as on hold. The next `play` begins with a lead."""
         self._queue.clear()
+        self._resampler = Resampler(self._rate, self._resampler.target_rate)
+        self._last = np.float32(0.0)
         self._playing = False
         self._dry = False
         self._debt = self._spare = self._calm_ticks = self._pay_ticks = 0

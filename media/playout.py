@@ -12,9 +12,8 @@ one step in 100 s.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
-from enum import Enum
 from math import ceil
 
 import numpy as np
@@ -42,7 +41,7 @@ MAX_BEHIND_S = 1.0
 """So does one that was due longer ago than this."""
 
 MAX_PACKETS = 128
-"""What may wait: more than MAX_AHEAD_S in packets of 10 ms. Full: the oldest goes and is counted in `overflow`."""
+"""What may wait: more than MAX_AHEAD_S in packets of 10 ms. Full: the oldest goes and is counted as overflow."""
 
 STEP_S, SETTLING_STEP_S = 1.0, 0.2
 """Least time between two steps of the delay; the shorter one at the start, or while it is far off."""
@@ -54,20 +53,9 @@ PATIENCE_S = 3.0
 """How long a step waits for quiet."""
 
 
-class Receipt(Enum):
-    """What became of a packet on its arrival."""
-
-    ACCEPTED = "accepted"
-    LATE = "late"
-    DUPLICATE = "duplicate"
-    STRAY = "stray"
-    """Its timestamp is far from what is played, and it is alone with that."""
-    UNDECODABLE = "undecodable"
-
-
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One block of 20 ms at the codec's rate; `concealed` samples of it were invented for lost packets."""
+    """One block of 20 ms at the codec's rate; `concealed` samples of it were invented where no packet came in time."""
 
     pcm: Pcm
     concealed: int = 0
@@ -122,13 +110,15 @@ class _Timing:
 class Playout:
     """One stream's buffer. `now` is any monotonic clock in seconds, the same for `receive` and `tick`.
 
-    Counters: `late`, `duplicate`, `stray`, `undecodable`, `overflow` and `backlog` (came before the first tick, or
-    all at once after a pause) are packets that were not played; `concealed` is blocks with invented sound in them;
+    Counters: `late`, `duplicate` and `dropped` are packets that were not played, the last by reason: empty,
+    undecodable, stray (its timestamp is far from what is played, and it is alone with that), overflow, and backlog
+    (came before the first tick, or all at once after a pause). `concealed` is blocks with invented sound in them;
     `grown` and `shrunk` are steps of one block of the delay.
     """
 
     def __init__(self, codec: Codec) -> None:
-        self.late = self.duplicate = self.stray = self.undecodable = self.overflow = self.backlog = 0
+        self.late = self.duplicate = 0
+        self.dropped: Counter[str] = Counter()
         self.concealed = self.grown = self.shrunk = 0
         self.change(codec)
 
@@ -137,13 +127,8 @@ class Playout:
         """Seconds from a packet's arrival to its tick, smoothed."""
         return self._timing.wait
 
-    @property
-    def jitter_s(self) -> float:
-        """Jitter as RFC 3550, s. 6.4.1 has it, in seconds."""
-        return self._timing.jitter
-
     def change(self, codec: Codec) -> None:
-        """The packets to come are of another codec. The counters stay."""
+        """Forget everything but the counters; the packets to come are of this codec."""
         self._codec = codec
         self._step = codec.timestamp_step
         self._samples_a_unit = codec.sample_rate // codec.clock_rate
@@ -153,7 +138,7 @@ class Playout:
         self.reset()
 
     def reset(self) -> None:
-        """Forget stream and timing, for another SSRC or the end of a hold. The counters stay."""
+        """Another source begins: forget stream and timing. What was played fades out meanwhile."""
         self._decode: Decoder = self._codec.make_decoder()
         self._timing = _Timing()
         self._packets: dict[int, _Packet] = {}
@@ -173,34 +158,39 @@ class Playout:
 
     # Packets in
 
-    def receive(self, timestamp: int, payload: bytes | None, now: float) -> Receipt:
+    def receive(self, timestamp: int, payload: bytes | None, now: float) -> None:
         """A packet arrived. None says that from here on the sender is silent on purpose.
 
         That is a comfort noise packet (RFC 3389), or the start of a telephone-event: the gap is then not concealed.
         """
         units = self._step if payload is None else self._codec.duration(payload)
         if units <= 0:
-            self.undecodable += 1
-            return Receipt.UNDECODABLE
+            self.dropped["empty"] += 1
+            return
         at = self._unwrap(timestamp)
         if at is None:
-            self.stray += 1
-            return Receipt.STRAY
-        if at in self._packets or at in self._done:
+            if payload is not None:
+                self.dropped["stray"] += 1
+        elif at in self._packets or at in self._done:
             self.duplicate += 1
-            return Receipt.DUPLICATE
-        self._timing.arrived(at / self._codec.clock_rate, now)
+        elif payload is None and self._head is not None and self._cursor <= at <= self._due:
+            self._deliberate = True  # the ticks are there already, so this needs no place in the buffer
+        else:
+            self._place(at, _Packet(payload, units, now))
+
+    def _place(self, at: int, packet: _Packet) -> None:
+        """Measure when a packet came, and keep it until its time."""
+        self._timing.arrived(at / self._codec.clock_rate, packet.arrival)
         if self._head is not None:
             blocks = (at - self._due) // self._step
-            self._timing.waits(self._last_tick + (1 + blocks) * BLOCK_S - now)
-        if self._is_late(at, units):
+            self._timing.waits(self._last_tick + (1 + blocks) * BLOCK_S - packet.arrival)
+        if self._is_late(at, packet.units):
             self.late += 1
-            return Receipt.LATE
+            return
         if len(self._packets) >= MAX_PACKETS:
             del self._packets[min(self._packets)]
-            self.overflow += 1
-        self._packets[at] = _Packet(payload, units, now)
-        return Receipt.ACCEPTED
+            self.dropped["overflow"] += 1
+        self._packets[at] = packet
 
     def _unwrap(self, timestamp: int) -> int | None:
         """The timestamp without its wrap at 32 bits, or None for a stray one. A second stray beside it is a jump."""
@@ -269,7 +259,8 @@ class Playout:
         if not starts:
             return
         self._head = max(starts)
-        self.backlog += self._drop_before(self._head)
+        if backlog := self._drop_before(self._head):
+            self.dropped["backlog"] += backlog
         self._started = self._stepped = now
         self._timing.wait = now + (newest - self._head) // self._step * BLOCK_S - packet.arrival
 
@@ -327,7 +318,7 @@ class Playout:
         try:
             pcm = self._decode(packet.payload)
         except ValueError:
-            self.undecodable += 1
+            self.dropped["undecodable"] += 1
             return self._invent(max(0, samples - skip))
         return self._concealment.remember(pcm[skip:])
 

@@ -126,9 +126,9 @@ class Reports:
         self._said_packets = 0
 
     @property
-    def heard_any(self) -> bool:
-        """Whether a stream was ever heard."""
-        return self._reception is not None
+    def source(self) -> int | None:
+        """The SSRC of the stream that is heard."""
+        return self._reception.ssrc if self._reception else None
 
     @property
     def lost(self) -> int:

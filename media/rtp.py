@@ -28,7 +28,7 @@ from media.latch import Latch
 from media.leg import AudioFormat, Digit, Exchange, LegError, LegStats, Pcm
 from media.outgoing import Outgoing, Sent
 from media.pcm import BLOCKS_PER_S, silence
-from media.playout import Heard, Playout, Receipt
+from media.playout import Heard, Playout
 from media.ports import Pair, Ports, local_address
 from media.rtcp import Reports
 from media.sdp import COMFORT_NOISE, Describer, Stream, choose, confirm, is_loopback, parse
@@ -69,12 +69,12 @@ class Sender:
         self.packets = self.octets = 0
         self._fresh = True  # the next audio begins a talkspurt
         self._bytes = b""  # waiting for a whole packet
-        self._began = 0  # the timestamp of these
+        self._payload_type = self._began = 0  # the type and timestamp of these
 
     def audio(self, payload_type: int, payload: bytes, packet_bytes: int) -> list[bytes]:
         """Append one tick's payload, a byte a timestamp unit; give the packets that are full."""
         if not self._bytes:
-            self._began = self.timestamp
+            self._payload_type, self._began = payload_type, self.timestamp
         self._bytes += payload
         packets = []
         while len(self._bytes) >= packet_bytes:
@@ -84,9 +84,10 @@ class Sender:
             self._fresh = False
         return packets
 
-    def pause(self) -> None:
-        """No audio at this tick."""
-        self._bytes, self._fresh = b"", True
+    def pause(self) -> list[bytes]:
+        """No audio at this tick. What waits for a whole packet leaves in a shorter one: it counts as played."""
+        rest, self._bytes, self._fresh = self._bytes, b"", True
+        return [self.packet(self._payload_type, rest, self._began)] if rest else []
 
     def advance(self, units: int) -> None:
         """A tick is over, sent or not."""
@@ -124,6 +125,8 @@ class RtpLeg:
 
         self._codec: Codec = PCMU
         self._encode = PCMU.make_encoder()
+        self._heard_codec: Codec = PCMU
+        self._heard_types: frozenset[int] = frozenset()  # payload types of it
         self._playout = Playout(PCMU)
         self._incoming = Incoming(audio_format, PCMU.sample_rate)
         self._outgoing = Outgoing(audio_format, PCMU.sample_rate)
@@ -230,18 +233,19 @@ class RtpLeg:
         now, before = self._clock.time(), self._stream
         self._stream = stream
         codec = next(codec for codec in CODECS if codec.name == stream.codec)
+        if codec is not self._codec or stream.held:
+            self._pause()
         if codec is not self._codec:
             self._codec, self._encode = codec, codec.make_encoder()
-            self._playout.change(codec)
-            self._incoming.change_rate(codec.sample_rate)
             self._outgoing.change_rate(codec.sample_rate)
-            self._sender.pause()
+        if before is None or stream.held:
+            self._listen_for(stream)
         if not _is_hole(stream):  # old-style hold says nothing about where the far end is
             target = self._latch.target
             self._latch.arm(stream.remote, {self._host}, now)
             self._confirmed = self._confirmed and target == self._latch.target
         if before is not None and before.held != stream.held:
-            self._playout.reset()
+            self._playout.change(self._heard_codec)
             self._outgoing.clear()
             self._next_keep_alive = now
         if before is not None and before.remote_rtcp != stream.remote_rtcp:
@@ -250,6 +254,14 @@ class RtpLeg:
             self._stop_pressing("the far end takes no digits any more")
         self._silent_since = self._described_at = now
         self._start()
+
+    def _listen_for(self, stream: Stream) -> None:
+        """From now on what comes is in the codec that was agreed last."""
+        self._heard_types = stream.payload_types
+        if self._heard_codec is not self._codec:
+            self._heard_codec = self._codec
+            self._playout.change(self._codec)
+            self._incoming.change_rate(self._codec.sample_rate)
 
     # --- Leg: audio ---
 
@@ -326,8 +338,10 @@ class RtpLeg:
 
     def failed(self, error: Exception) -> None:
         """The wheel gave us up."""
+        reason = f"the media path failed: {type(error).__name__}: {error}"
         self._close_ports()
-        self._lose(f"the media path failed: {type(error).__name__}: {error}")
+        self._stop_pressing(reason)
+        self._lose(reason)
 
     def _lose(self, reason: str) -> None:
         if not self._lost.done():
@@ -342,10 +356,12 @@ class RtpLeg:
         stats.packets_lost = self._reports.lost
         stats.packets_late = self._playout.late
         stats.packets_duplicate = self._playout.duplicate
-        stats.packets_dropped = self._dropped.total()
-        stats.dropped_by_reason = dict(self._dropped)
+        dropped = self._dropped + self._playout.dropped
+        stats.packets_dropped = dropped.total()
+        stats.dropped_by_reason = dict(dropped)
         stats.samples_padded = self._outgoing.padded
         stats.samples_cut = self._outgoing.cut
+        stats.samples_dropped = self._outgoing.dropped
         stats.jitter_s = self._reports.jitter_s
         stats.round_trip_s = self._reports.round_trip_s
         stats.playout_delay_s = self._playout.delay_s
@@ -375,7 +391,8 @@ class RtpLeg:
     def _turn(self, stream: Stream, now: float, on_time: bool) -> None:
         """One tick of audio: first out, then in."""
         if stream.held:
-            sent, heard = Sent(self._block, self._user_block), Heard(self._block)
+            block = silence(self._heard_codec.block_samples)
+            sent, heard = Sent(block, self._user_block), Heard(block)
             if now >= self._next_keep_alive:
                 self._next_keep_alive = now + KEEP_ALIVE_S
                 self._keep_alive(stream)
@@ -387,10 +404,6 @@ class RtpLeg:
             self._arrived.set()
 
     @property
-    def _block(self) -> Pcm:
-        return silence(self._codec.block_samples)
-
-    @property
     def _user_block(self) -> Pcm:
         return silence(self._format.sample_rate // BLOCKS_PER_S)
 
@@ -399,13 +412,17 @@ class RtpLeg:
         sent = self._outgoing.tick()
         pressing = on_time and self._press_keys(stream)
         if pressing or not on_time or not self._may_send(now):
-            self._sender.pause()
+            self._pause()
             return replace(sent, played=self._user_block)
         payload = self._encode(sent.pcm)
         packet_bytes = stream.ptime_ms * self._codec.clock_rate // 1000 // self._codec.units_per_byte
         for data in self._sender.audio(stream.payload_type, payload, packet_bytes):
             self._send_rtp(data)
         return sent
+
+    def _pause(self) -> None:
+        for data in self._sender.pause():
+            self._send_rtp(data)
 
     def _may_send(self, now: float) -> bool:
         return self._confirmed or now - self._described_at < UNCONFIRMED_S
@@ -427,7 +444,6 @@ class RtpLeg:
 
     def _keep_alive(self, stream: Stream) -> None:
         """A packet of a type that was not agreed: it is counted there and not played."""
-        self._sender.pause()
         if not _is_hole(stream):  # "neither RTP nor RTCP" (RFC 3264, section 8.4)
             unused = next(kind for kind in range(127, 95, -1) if kind not in stream.payload_types | stream.event_types)
             self._send_rtp(self._sender.packet(unused, b"", self._sender.timestamp))
@@ -450,7 +466,7 @@ class RtpLeg:
         if stream.held or not stream.receives:
             self._silent_since = now
             return
-        limit = SILENT_S if self._reports.heard_any else FIRST_PACKET_S
+        limit = FIRST_PACKET_S if self._reports.source is None else SILENT_S
         if now - self._silent_since >= limit:
             foreign = self._dropped["foreign source"]
             self._lose(
@@ -492,7 +508,7 @@ class RtpLeg:
             self._dropped["not RTP"] += 1
             return
         kind = packet.payload_type
-        if kind not in stream.payload_types and kind not in stream.event_types and kind != COMFORT_NOISE:
+        if kind not in stream.payload_types | self._heard_types | stream.event_types | {COMFORT_NOISE}:
             self._dropped["unknown payload type"] += 1
         elif not self._latch.admit(source, packet.ssrc, packet.sequence_number, now):
             self._dropped["foreign source"] += 1
@@ -504,6 +520,9 @@ class RtpLeg:
         self._stats.packets_received += 1
         self._silent_since, self._confirmed = now, True
         is_event = packet.payload_type in stream.event_types
+        if is_event and self._reports.source not in (None, packet.ssrc):  # some give digits a source of their own
+            self._take_event(packet, now)
+            return
         timestamp = None if is_event else packet.timestamp  # a digit's does not tell when it was sent
         if self._reports.heard(packet.ssrc, packet.sequence_number, timestamp, now):
             self._start_over()
@@ -511,13 +530,10 @@ class RtpLeg:
             self._take_event(packet, now)
         if stream.held or not self._running:
             return
-        if packet.payload_type in stream.payload_types:
-            if not packet.payload:
-                self._dropped["empty"] += 1
-            else:
-                receipt = self._playout.receive(packet.timestamp, packet.payload, now)
-                if receipt in (Receipt.STRAY, Receipt.UNDECODABLE):
-                    self._dropped[receipt.value] += 1
+        if packet.payload_type in stream.payload_types - self._heard_types:
+            self._listen_for(stream)
+        if packet.payload_type in self._heard_types:
+            self._playout.receive(packet.timestamp, packet.payload, now)
         elif not is_event or packet.timestamp != self._event_timestamp:
             self._playout.receive(packet.timestamp, None, now)
         if is_event:
@@ -571,8 +587,11 @@ class RtpLeg:
             self._reports.read(data, now)
         except ValueError:
             self._dropped["not RTCP"] += 1
-        else:
-            self._rtcp_source, self._confirmed = source, True
+            return
+        self._rtcp_source = source
+        self._confirmed = self._confirmed or source[0] == self._latch.target[0]
+        if self._reports.source is not None:
+            self._silent_since = now  # a far end that sends no silence is there all the same
 
 
 def _is_hole(stream: Stream) -> bool:

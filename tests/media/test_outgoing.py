@@ -226,10 +226,12 @@ def test_it_is_bounded_and_the_oldest_goes() -> None:
 def test_on_hold_nothing_waits_and_nothing_is_owed() -> None:
     talk = Talk()
     talk.go_on(5)
-    talk.tick(4)
+    talk.tick(3)
+    talk.go_on(2)
     padded = talk.outgoing.padded
     talk.outgoing.clear()
-    assert not played(talk.tick(50)[1:]).any()
+    resumed = talk.tick(50)
+    assert not played(resumed).any() and not any(block.pcm.any() for block in resumed)  # no rest of a filter or a fade
     assert talk.outgoing.padded == padded > 0
     talk.go_on(10)
     assert talk.outgoing.cut == 0 and talk.outgoing.padded == padded

@@ -106,7 +106,7 @@ def test_two_parties_tell_each_other_what_they_heard() -> None:
     ours, theirs = Reports(1, 0.0), Reports(2, 50.0)  # whose clocks say different times
     ours.begin(0.0)
     assert not ours.is_due(1.2) and ours.is_due(3.8)
-    assert not ours.heard_any
+    assert Reports(3, 0.0).source is None
     for sequence in (10, 11, 13):
         assert not theirs.heard(1, sequence, sequence * 160, sequence * 0.02)
         assert not ours.heard(2, sequence, None, 0.0)
@@ -114,7 +114,7 @@ def test_two_parties_tell_each_other_what_they_heard() -> None:
     ours.read(theirs.say(0, 0, 0, now=5.1), now=5.2)
     assert ours.round_trip_s == pytest.approx(0.2, abs=1e-4)
     assert theirs.round_trip_s is None
-    assert (ours.lost, theirs.lost, ours.heard_any) == (1, 1, True)
+    assert (ours.lost, theirs.lost, ours.source) == (1, 1, 2)
     assert not ours.is_due(6.4) and ours.is_due(11.6)
 
 

@@ -472,6 +472,22 @@ async def test_packets_before_the_answer_are_dropped() -> None:
         assert line.leg.stats.dropped_by_reason == {"before the answer": 3}
 
 
+async def test_what_the_playout_does_not_play_has_a_reason_too() -> None:
+    async with Line() as line:
+        await line.connect()
+        line.talk()
+        await line.frames(3)
+        line.phone.ssrc = 5
+        for _ in range(50):  # as no network brings them: all at once, from another source
+            line.each_tick()
+        line.run(3)
+        stats = line.leg.stats
+        assert stats.dropped_by_reason.keys() == {"backlog"}
+        assert 40 < stats.dropped_by_reason["backlog"] == stats.packets_dropped < 50
+        line.leg.play(np.zeros(2 * FORMAT.sample_rate, np.float32))
+        assert line.leg.stats.samples_dropped >= FORMAT.sample_rate
+
+
 async def test_a_flood_does_not_hold_up_the_wheel() -> None:
     async with Line() as line:
         await line.connect()
@@ -605,6 +621,57 @@ async def test_audio_is_not_played_while_a_key_is_pressed() -> None:
         assert loudness((await line.frame()).played) > 0.4
 
 
+@pytest.mark.parametrize("ptime_ms", [30, 40, 60])
+@pytest.mark.parametrize("how", ["key", "codec", "stall", "hold"])
+async def test_what_waits_for_a_longer_packet_leaves_when_audio_pauses(ptime_ms: int, how: str) -> None:
+    """The record says that it was played."""
+    async with Line() as line:
+        ptime = f"a=ptime:{ptime_ms}"
+        await line.connect(ptime)
+        line.leg.play(np.full(FORMAT.sample_rate // 2, 0.5, np.float32))
+        exchanges = await line.frames(1)
+        line.run(1)
+        if how == "key":
+            pressing = asyncio.ensure_future(line.leg.send_digits("1"))
+            await asyncio.sleep(0)
+            line.run(10)
+            await asyncio.wait_for(pressing, 2)
+        elif how == "codec":
+            await line.leg.answer(line.phone.sdp(ptime, formats="8 101"))
+            line.run(3)
+        elif how == "stall":
+            line.timers.jump(0.1)
+        await line.leg.answer(line.phone.sdp("a=sendonly", ptime))
+        line.run(4)
+        while line.leg._incoming.waiting:
+            exchanges.append(await line.leg.exchange())
+        blocks = np.concatenate([exchange.played for exchange in exchanges]).reshape(-1, FORMAT.sample_rate // 50)
+        loud = int(np.count_nonzero(np.abs(blocks).max(axis=1) > 0.25))
+        left = sum(len(packet.payload) for packet in audio(line.phone.packets()))
+        assert left == (1 + loud) * 160  # the lead of 20 ms before it is silence that was sent
+
+
+async def test_digits_from_a_source_of_their_own_do_not_break_the_audio() -> None:
+    async with Line() as line:
+        await line.connect()
+        line.talk()
+        await line.frames(5)
+        say, ssrc, sequence = line.each_tick, line.phone.ssrc, 7
+        for step in range(7):
+            say()
+            data = RtpPacket(101, 0, sequence + step, 99, 0x5151, bytes(Event(3, step >= 4, min(step + 1, 5) * 160)))
+            line.phone.raw(data.serialize())
+            line.each_tick = lambda: None
+            line.run(1)
+        line.each_tick = say
+        exchanges = await line.frames(3)
+        assert [digit.key for digit in await keys(line, 1)] == ["3"]
+        assert line.phone.ssrc == ssrc
+        assert [loudness(exchange.heard) for exchange in exchanges] == pytest.approx([0.177] * 3, abs=0.005)
+        stats = line.leg.stats
+        assert (stats.packets_lost, stats.packets_late, stats.frames_concealed, stats.packets_dropped) == (0, 0, 0, 0)
+
+
 async def test_digits_that_cannot_be_sent() -> None:
     async with Line() as line:
         await line.leg.answer(line.phone.sdp(formats="0"))
@@ -716,6 +783,39 @@ async def test_a_call_may_begin_on_hold() -> None:
         assert len(audio(line.phone.packets(12))) == 12
 
 
+async def test_nothing_of_before_a_hold_is_heard_after_it() -> None:
+    """Neither here, where a lost packet's place would be filled with it, nor there, from a filter or a fade."""
+    async with Line() as line:
+        await line.connect()
+        line.talk()
+        await line.frames(5, echo=True)
+        line.hush()
+        await line.leg.answer(line.phone.sdp("a=sendonly"))
+        await line.frames(5)
+        line.phone.packets()
+        await line.leg.answer(line.phone.sdp())
+        exchanges = await line.frames(3)
+        assert not any(exchange.heard.any() or exchange.played.any() for exchange in exchanges)
+        assert not line.phone.hear(line.phone.packets(12)).any()
+
+
+async def test_the_first_frame_on_hold_has_what_was_said_before_it() -> None:
+    """It is in the record, though the model is not stepped for it; from the hold on there is silence."""
+    async with Line() as line:
+        await line.connect()
+        line.talk()
+        await line.frames(5, echo=True)
+        pending = asyncio.ensure_future(line.leg.exchange())
+        await asyncio.sleep(0)
+        line.run(2)
+        await line.leg.answer(line.phone.sdp("a=sendonly"))
+        line.run(2)
+        exchange = await asyncio.wait_for(pending, 2)
+        assert exchange.held
+        assert loudness(exchange.heard[:960]) > 0.1 and loudness(exchange.played[:960]) > 0.1
+        assert not exchange.heard[960 + 96 :].any() and not exchange.played[960:].any()  # but for the filter's tail
+
+
 @pytest.mark.parametrize("cycles", [20])
 async def test_twenty_holds_in_one_call_add_no_delay(cycles: int) -> None:
     async with Line() as line:
@@ -765,6 +865,23 @@ async def test_media_to_an_address_that_never_answers_ends_after_10_s(by_report:
         assert [packet.marker for packet in line.phone.packets(4)] == [1, 0, 0, 0]
 
 
+async def test_reports_from_signalling_do_not_confirm_an_address_elsewhere() -> None:
+    """Else a caller could turn us on whom it likes and keep us going with a report now and then."""
+    async with Line() as line:
+        victim = Phone(host="127.0.0.2")
+        answer = await line.leg.answer(line.phone.sdp(port=victim.port, address="127.0.0.2"))
+        line.phone.read(answer)
+        await line.frame()
+        sent = 0
+        for tick in range(600):
+            if tick % 50 == 0:
+                line.phone.rtcp.sendto(rtcp.compound(1, b"x", None, []), line.phone.rtcp_target)
+            line.run(1)
+            sent += len(victim.packets())
+        assert sent < UNCONFIRMED_S * 50
+        victim.close()
+
+
 @pytest.mark.parametrize(("before", "after"), [(PCMU, G722), (G722, PCMA), (PCMA, PCMU)], ids=lambda codec: codec.name)
 async def test_another_codec_in_mid_call(before: Codec, after: Codec) -> None:
     async with Line(before) as line:
@@ -784,6 +901,27 @@ async def test_another_codec_in_mid_call(before: Codec, after: Codec) -> None:
         assert (packets[0].timestamp - old[-1].timestamp) & 0xFFFFFFFF == 160
         assert loudness(line.phone.hear(packets[12:])) > 0.1
         assert line.leg.stats.codec == after.name
+
+
+async def test_the_old_codec_is_heard_until_the_new_one_comes() -> None:
+    """The far end goes on with it until our answer is there (RFC 3264, section 8.3.2)."""
+    async with Line() as line:
+        await line.connect()
+        line.talk()
+        await line.frames(5)
+        old, line.phone.codec = line.phone.codec, G722
+        await line.connect()
+        line.phone.codec = old
+        exchanges = await line.frames(3)
+        assert all(loudness(exchange.heard) > 0.15 for exchange in exchanges)
+        line.phone.codec, line.phone.encode = G722, G722.make_encoder()
+        line.talk()
+        exchanges = await line.frames(5)
+        assert all(loudness(exchange.heard) > 0.15 for exchange in exchanges[1:])
+        assert line.leg.stats.packets_dropped == 0
+        line.phone.send(bytes([0xFF]) * 160, kind=0)  # a straggler
+        line.run(1)
+        assert line.leg.stats.dropped_by_reason == {"unknown payload type": 1}
 
 
 @pytest.mark.parametrize(
@@ -1053,6 +1191,22 @@ async def test_a_far_end_that_falls_silent_is_lost_after_15_s_and_strangers_are_
         stranger.close()
 
 
+async def test_a_far_end_that_sends_no_silence_is_there_while_it_reports() -> None:
+    """A muted phone with silence suppression; but reports alone do not say that audio finds its way."""
+    async with Line() as line:
+        await line.connect()
+        line.talk()
+        await line.frames(5)
+        line.hush()
+        for tick in range(round(4 * SILENT_S * 50)):
+            if tick % 250 == 0:
+                line.phone.rtcp.sendto(rtcp.compound(line.phone.ssrc, b"x", None, []), line.phone.rtcp_target)
+            line.run(1)
+        assert not line.leg._lost.done()
+        line.run(round(SILENT_S * 50) + 10)
+        assert line.leg._lost.done()
+
+
 async def test_a_hold_of_minutes_is_no_loss_and_the_limit_starts_over_with_the_resume() -> None:
     async with Line() as line:
         await line.connect()
@@ -1086,10 +1240,13 @@ async def test_a_leg_that_fails_is_lost_alone(
                 raise RuntimeError("a bug")
 
             monkeypatch.setattr(line.leg._playout, verb, break_)
+            pressing = asyncio.ensure_future(line.leg.send_digits("123"))
             line.phone.say(next(tone(PCMU)))  # it is the loop that reads this one, not the wheel
             await until(lambda: line.leg.stats.packets_received == 1)
             await other.frames(5)
             assert await soon(asyncio.ensure_future(line.leg.lost())) == "the media path failed: RuntimeError: a bug"
+            with pytest.raises(LegError, match="a bug"):
+                await asyncio.wait_for(pressing, 2)
             assert line.clock.failures == 1
             assert "a leg failed" in caplog.text
             assert len(line.clock) == 1 and line.leg._pair is None
