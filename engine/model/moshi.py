@@ -1,8 +1,6 @@
 """Moshi's language model: Temporal and Depth Transformer, delays, forced columns, one step (Moshi paper, section 3.4).
 
-A *column* is what the Temporal Transformer reads at one position: K tokens, first the text, then the agent's codes,
-then the caller's. A *frame* is 80 ms of talk. Frame f's token of stream k sits in column 1 + f + delays[k]; what comes
-before is that stream's initial token, so column 0 is all-initial.
+Columns and frames, and how the one lie in the other: `moshi_config.py`.
 
 **The caller's first frame.** Whatever a caller says, the model reads column 0 as initial. So column 0 does not wait for
 the caller: it is run when the row is primed (`prefill`, then one `step` without caller codes). The caller's first frame
@@ -14,11 +12,11 @@ each token is the forced one where there is one, else sampled; a forced token co
 It emits the text and the codes of one frame: with a delay of D, column n + 1 - D + delays[k] of each stream. Sampling,
 speaking a given text, priming and replay are this one step with more or fewer forced tokens.
 
-**Priming.** `MoshiConfig.columns` lays a prompt out as columns, the row's own past behind it if that is to be kept;
-`Moshi.prefill` runs all those that are wholly known, in one call or several, and leaves the rest in the row's table.
-Without a kept past, the column after the prompt is still to be sampled: one `step` with the caller's codes UNGENERATED
-does it and emits the prompt's last frame, which nobody needs. The agent's acoustic codes in the first live column are
-then still the prompt's. (The reference for prompted weights masks the prompt's first frame; `frames[1:]` repeats that.)
+**Priming.** `MoshiConfig.columns` lays a prompt out as columns; `Moshi.prefill` runs all those that are wholly known,
+in one call or several, and leaves the rest in the row's table. The column after the prompt is still to be sampled: one
+`step` with the caller's codes UNGENERATED does it and emits the prompt's last frame, which nobody needs. The agent's
+acoustic codes in the first live column are then still the prompt's. (The reference for prompted weights masks the
+prompt's first frame; `frames[1:]` repeats that.)
 
 Speech-to-text weights (`dep_q` 0, extra heads) are the same model: no codes are made, and with all delays 0 the text is
 emitted by the step that makes it.
@@ -28,168 +26,17 @@ Modules hold weights only, under the names of the published checkpoints, fused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.model.moshi_config import UNGENERATED, ZERO, MoshiConfig
 from engine.model.sampling import SamplingRows, sample
-from engine.model.transformer import GatedFeedForward, KvState, RmsNormF32, Transformer, TransformerConfig
+from engine.model.transformer import GatedFeedForward, KvState, RmsNormF32, Transformer
 
-UNGENERATED = -2
-"""Not known yet: in the forced tokens "sample it", in the caller's codes "none", in what is emitted "nothing"."""
-
-ZERO = -1
-"""A token whose embedding is zero: no input from this stream."""
-
-FIXED: Mapping[str, tuple[object, ...]] = {
-    "causal": (True,),
-    "layer_scale": (None,),
-    "gating": ("silu",),
-    "norm": ("rms_norm_f32",),
-    "norm_emb": (False,),
-    "bias_proj": (False,),
-    "positional_embedding": ("rope",),
-    "kv_repeat": (1,),
-    "cross_attention": (False,),
-    "demux_second_text_stream": (False,),
-    "text_card_out": (None,),
-    "conditioners": (None, {}),
-    "quantize": (False,),
-    "lora": (False, None),
-    "existing_text_end_padding_id": (0,),
-    "depformer_layer_scale": (None,),
-    "depformer_gating": ("silu",),
-    "depformer_pos_emb": ("none",),
-    "depformer_multi_linear": (True,),
-    "depformer_weights_per_step": (True,),
-    "depformer_weights_per_step_schedule": (None,),
-    "depformer_low_rank_embeddings": (None,),
-    "depformer_norm": (None,),
-}
-"""Arguments of the reference that we know, with the values that we can run."""
-
-IGNORED = {"depformer_context", "depformer_max_period", "depformer_causal", "lora_rank", "lora_scaling"}
-"""Arguments that change nothing: the Depth Transformer has no positions and sees all steps of its frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class MoshiConfig:
-    """Sizes, under the reference's names; the defaults are Moshi 7B's. Raises ValueError where they do not fit."""
-
-    dim: int = 4_096
-    num_layers: int = 32
-    num_heads: int = 32
-    hidden_scale: float = 4.125
-    context: int = 3_000
-    max_period: float = 10_000.0
-    n_q: int = 16
-    dep_q: int = 8
-    card: int = 2_048
-    text_card: int = 32_000
-    existing_text_padding_id: int = 3
-    delays: tuple[int, ...] = (0, *(0, 1, 1, 1, 1, 1, 1, 1), *(0, 1, 1, 1, 1, 1, 1, 1))
-    depformer_dim: int = 1_024
-    depformer_num_heads: int = 16
-    depformer_num_layers: int = 6
-    depformer_dim_feedforward: int | None = None
-    extra_heads_num_heads: int = 0
-    extra_heads_dim: int = 6
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.dep_q <= self.n_q:
-            raise ValueError(f"dep_q must lie between 0 and n_q = {self.n_q}, not {self.dep_q}")
-        if len(self.delays) != self.streams or min(self.delays) < 0:
-            raise ValueError(f"delays must be {self.streams} numbers (text and n_q), none negative: {self.delays}")
-        heads = self.depformer_num_heads
-        if self.dep_q and (heads < 1 or self.depformer_dim % heads):
-            raise ValueError(f"depformer_dim {self.depformer_dim} must be a multiple of depformer_num_heads {heads}")
-        _ = self.temporal  # its sizes are checked too
-
-    @classmethod
-    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> Self:
-        """Read the language model's arguments of a config.json; what it leaves out is as in Moshi 7B.
-
-        Where the file has as many depth steps as audio streams (PersonaPlex), the later half would only guess the
-        caller's codes: the agent's never depend on them, so they are not run.
-        Raises ValueError that names an unknown argument, or a known one with a value that we cannot run.
-        """
-        sizes = {field.name: field.default for field in fields(cls)}
-        chosen = {name: _size(name, value, sizes[name]) for name, value in kwargs.items() if name in sizes}
-        for name in sorted(kwargs.keys() - sizes.keys() - IGNORED):
-            _check_fixed(name, kwargs[name], has_depth=chosen.get("dep_q") != 0)
-        config = cls(**chosen)
-        if config.dep_q == config.n_q:
-            return cls(**{**chosen, "dep_q": config.n_q // 2})
-        return config
-
-    @property
-    def streams(self) -> int:
-        """Tokens in a column (K)."""
-        return 1 + self.n_q
-
-    @property
-    def made(self) -> int:
-        """Tokens of a column that a step makes: the text and the agent's codes."""
-        return 1 + self.dep_q
-
-    @property
-    def delay(self) -> int:
-        """The greatest delay (D), in frames."""
-        return max(self.delays)
-
-    @property
-    def initial(self) -> tuple[int, ...]:
-        """The initial token of each stream."""
-        return (self.text_card, *[self.card] * self.n_q)
-
-    @property
-    def temporal(self) -> TransformerConfig:
-        """The Temporal Transformer's size."""
-        return TransformerConfig(
-            dim=self.dim,
-            heads=self.num_heads,
-            layers=self.num_layers,
-            hidden=gated_hidden(self.dim, int(self.hidden_scale * self.dim)),
-            context=self.context,
-            max_period=self.max_period,
-            norm="rms_norm_f32",
-            gating="silu",
-        )
-
-    @property
-    def depformer_hidden(self) -> int:
-        """Width of the Depth Transformer's feed-forward part."""
-        return gated_hidden(
-            self.depformer_dim, self.depformer_dim_feedforward or int(self.hidden_scale * self.depformer_dim)
-        )
-
-    def columns(self, frames: Tensor, history: Tensor | None = None) -> Tensor:
-        """Lay frames [T, K] out as the columns that `Moshi.prefill` takes for a fresh row: [1 + T + D, K].
-
-        With `history` [H, K] the row's past follows: the last columns that its steps fed (`Step.column`), then what its
-        table holds ahead (`MoshiState.ahead`). Where both know a token, the frames' last acoustic codes stand.
-        Raises ValueError if a frame's token is UNGENERATED, or the history lacks the columns ahead.
-        """
-        ahead = 1 + self.delay
-        if (frames == UNGENERATED).any():
-            raise ValueError("a prompt's frames must be known: one holds an UNGENERATED token")
-        if history is not None and len(history) < ahead:
-            raise ValueError(f"a history ends with the {ahead} columns ahead; it has {len(history)} columns")
-        columns = frames.new_full((len(frames) + ahead, self.streams), UNGENERATED)
-        for stream, (delay, initial) in enumerate(zip(self.delays, self.initial, strict=True)):
-            columns[: 1 + delay, stream] = initial
-            columns[1 + delay : 1 + delay + len(frames), stream] = frames[:, stream]
-        if history is None:
-            return columns
-        joined = torch.cat((columns[: 1 + len(frames)], history))
-        rest = columns[1 + len(frames) :]  # [D, K]
-        overlap = joined[1 + len(frames) : len(columns)]
-        overlap.copy_(torch.where(rest == UNGENERATED, overlap, rest))
-        return joined
+__all__ = ["UNGENERATED", "ZERO", "DepthLayer", "Moshi", "MoshiConfig", "MoshiState", "Step"]
 
 
 @dataclass(slots=True)
@@ -407,35 +254,6 @@ class Moshi(nn.Module):
         if not self.extra_heads:
             return hidden.new_zeros(len(hidden), 0, self.config.extra_heads_dim, dtype=torch.float32)
         return torch.cat([head(hidden) for head in self.extra_heads], 1).float().softmax(-1)
-
-
-def gated_hidden(dim: int, feed_forward: int) -> int:
-    """Inner width of a gated feed-forward part: two thirds of the plain one's; the reference rounds 4 dim by itself."""
-    return 21 * dim // 8 if feed_forward == 4 * dim else 2 * feed_forward // 3
-
-
-def _size(name: str, value: Any, default: object) -> Any:
-    """The value of a size from a JSON file. Raises ValueError unless it is a number, or for delays a list of them."""
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(_size(name, item, 0) for item in value)
-    if value is None and default is None:
-        return None
-    kinds = (int, float) if isinstance(default, float) else (int,)
-    if isinstance(default, tuple) or isinstance(value, bool) or not isinstance(value, kinds) or value < 0:
-        raise ValueError(f"{name}: {value!r} is not {'a list of numbers' if isinstance(default, tuple) else 'a size'}")
-    return value
-
-
-def _check_fixed(name: str, value: Any, *, has_depth: bool) -> None:
-    """Raises ValueError unless the argument `name` may have `value`."""
-    if name == "fuser":
-        if any(part for part in (value or {}).values() if isinstance(part, list)):
-            raise ValueError(f"fuser: {value!r} is not supported; only one that fuses nothing is")
-        return
-    if name not in FIXED:
-        raise ValueError(f"unknown argument of the language model: {name!r}")
-    if value not in FIXED[name] and (has_depth or not name.startswith("depformer_")):
-        raise ValueError(f"{name}: {value!r} is not supported; it must be {' or '.join(map(repr, FIXED[name]))}")
 
 
 def _embedded(embedding: nn.Module, tokens: Tensor) -> Tensor:
