@@ -89,6 +89,7 @@ class Batch:
         self._mimi, self._moshi = checkpoint.mimi, checkpoint.moshi
         self._config = checkpoint.moshi.config
         self.streams, self.window_frames = self._config.streams, self._config.context
+        self.vocabulary = tuple(1 + token for token in self._config.initial)  # a stream's initial token is its last
         with torch.inference_mode():
             self._codec, self._state = self._mimi.initial_state(rows), self._moshi.initial_state(rows)
         self._device = self._state.kv.position.device
@@ -177,24 +178,23 @@ class Batch:
             noise[row] = row_noise(step.sampling.seed, PRIME_NUMBER + 1 + number, config.made, NOISE_WIDTH)
             if step.forced is not None:
                 forced[row, 0] = step.forced
-        said, made = self._run(audio, forced, sampling, noise, running)
+        said, made = self._run(
+            # All of it before anything runs there: a copy waits for what the device was asked to do before.
+            *map(self._to_device, (audio, forced, noise, running)),
+            self._sampling(sampling),
+        )
         return [self._stepped(step.row, said[step.row, 0], made[step.row]) for step in steps]
 
     def _run(
-        self,
-        audio: NDArray[np.float32],
-        forced: NDArray[np.int64],
-        sampling: Sequence[Sampling],
-        noise: NDArray[np.float32],
-        running: NDArray[np.bool_],
+        self, audio: Tensor, forced: Tensor, noise: Tensor, mask: Tensor, sampling: SamplingRows
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Audio [B, 1, 1920] -> audio of that shape, and the log's columns [B, K]."""
-        mask, made = self._to_device(running), self._config.made
-        caller = self._mimi.encode(self._to_device(audio), self._codec, mask)[:, : self.streams - made, 0]
-        step = self._moshi.step(
-            self._state, caller, self._to_device(forced), self._sampling(sampling), self._to_device(noise), mask
-        )
-        said = self._mimi.decode(step.emitted[:, 1:, None], self._codec, mask).clamp(-1, 1)
+        made = self._config.made
+        caller = self._mimi.encode(audio, self._codec, mask)[:, : self.streams - made, 0]
+        emitted = self._moshi.step(self._state, caller, forced, sampling, noise, mask).emitted
+        speaks = emitted[:, 0] != UNGENERATED  # not before the longest delay has passed
+        said = self._mimi.decode(emitted[:, 1:, None], self._codec, speaks).clamp(-1, 1)
+        said = said.masked_fill(~speaks[:, None, None], 0)
         column = torch.cat((self._state.ahead()[:, 0, :made], caller), 1)
         return said.cpu().numpy(), column.cpu().numpy()
 

@@ -32,7 +32,7 @@ class Rows(Protocol):
     """What the thread drives: `engine.batch.Batch`, or a test's stand-in. Attributes never change once it is made."""
 
     rows: int
-    streams: int
+    vocabulary: tuple[int, ...]  # how many tokens each of the K streams has
     window_frames: int
     revision: str
     tokenizer: Tokenizer
@@ -148,7 +148,7 @@ class Worker:
         match command:
             case Open(row, log, sampling):
                 self._rows.open(row, log)
-                self._prime(row, self._rows.plan(row, _no_frames(self._rows.streams), len(log), sampling), None)
+                self._prime(row, self._rows.plan(row, self._no_frames(), len(log), sampling), None)
             case Prime(row, frames, keep_frames, sampling, done):
                 self._prime(row, self._rows.plan(row, frames, keep_frames, sampling), done)
             case Step(step):
@@ -175,6 +175,5 @@ class Worker:
         answers = [Answer(one, began - step.asked, took) for step, one in zip(wanted, stepped, strict=True)]
         self._post([(step.done, answer) for step, answer in zip(wanted, answers, strict=True)])
 
-
-def _no_frames(streams: int) -> NDArray[np.int64]:
-    return np.zeros((0, streams), np.int64)
+    def _no_frames(self) -> NDArray[np.int64]:
+        return np.zeros((0, len(self._rows.vocabulary)), np.int64)

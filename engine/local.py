@@ -151,11 +151,17 @@ class LocalEngine:
             self._free_rows.append(row)
 
     def _check_log(self, replay: Tokens | None) -> Tokens:
+        vocabulary = np.array(self._rows.vocabulary)
         if replay is None:
-            return np.zeros((0, self._rows.streams), np.uint16)
-        if replay.ndim != 2 or replay.shape[1] != self._rows.streams or replay.dtype != np.uint16:
+            return np.zeros((0, len(vocabulary)), np.uint16)
+        if replay.ndim != 2 or replay.shape[1] != len(vocabulary) or replay.dtype != np.uint16:
             raise ValueError(
-                f"a replay is uint16 of shape (frames, {self._rows.streams}), not {replay.dtype} {replay.shape}"
+                f"a replay is uint16 of shape (frames, {len(vocabulary)}), not {replay.dtype} {replay.shape}"
+            )
+        for frame, stream in np.argwhere(replay >= vocabulary)[:1]:
+            raise ValueError(
+                f"stream {stream} of the replay holds token {replay[frame, stream]}; "
+                f"this model has {vocabulary[stream]}"
             )
         return replay
 

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,6 +145,40 @@ def test_what_comes_back_is_a_frame_and_a_column(batch: Batch) -> None:
     assert one.text == one.tokens[0]
 
 
+def test_everything_is_on_the_device_before_anything_runs_there(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy to a GPU waits for all that was asked of it before; after the codec it would wait for the codec."""
+    order: list[str] = []
+    to_device, encode = batch._to_device, batch._mimi.encode
+
+    def copy(values: NDArray[Any]) -> Tensor:
+        order.append("copy")
+        return to_device(values)
+
+    def listen(audio: Tensor, state: MimiState, mask: Tensor) -> Tensor:
+        order.append("run")
+        return encode(audio, state, mask)
+
+    monkeypatch.setattr(batch, "_to_device", copy)
+    monkeypatch.setattr(batch._mimi, "encode", listen)
+    talk(batch, 0, noise(1))
+    assert order.index("run") == len(order) - 1
+
+
+def test_until_the_longest_delay_has_passed_it_is_silent(nano: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(nano, tmp_path / "late")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "delays": [0, *[0, 2, 2, 2, 2, 2, 2, 2] * 2]}))
+    late = live_batch(folder, rows=2)
+    before = [tensor.clone() for tensor in late._codec.decoder.convs.carries]
+    first, second = talk(late, 1, noise(2))[:2]
+    assert not first.frame.any()
+    assert second.frame.any()
+    fresh = live_batch(folder, rows=2)
+    talk(fresh, 1, noise(1))
+    carries = fresh._codec.decoder.convs.carries
+    assert all(torch.equal(now, then) for now, then in zip(carries, before, strict=True))
+
+
 def test_no_rows_is_no_step(batch: Batch) -> None:
     before = fingerprint(batch, 0)
     assert batch.step([]) == []
@@ -265,6 +300,29 @@ def test_the_columns_that_are_kept_are_those_that_were_fed(batch: Batch) -> None
     assert past[1:5] == fed[8:]
     assert past[0][:2] + past[0][9:10] == fed[7][:2] + fed[7][9:10]  # text and semantic codes; the rest is the prompt's
     assert past[5][:9] == batch._state.row(0).ahead()[0, 0, :9].tolist()
+
+
+def test_where_the_kept_past_begins_the_acoustic_codes_are_the_prompts(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lag by a frame; text and semantic codes of that column are the row's own."""
+    log = tokens(talk(batch, 0, noise(12)))
+    ran: list[Tensor] = []
+    embed = batch._moshi._embed
+
+    def listen(columns: Tensor) -> Tensor:
+        ran.append(columns[0])
+        return embed(columns)
+
+    monkeypatch.setattr(batch._moshi, "_embed", listen)
+    prime(batch, 0, PROMPT, keep_frames=5)
+    told = 1 + len(batch.layout.frames(batch.tokenizer, PROMPT))
+    first = torch.cat(ran)[told]
+    agent, caller = batch.layout.silence, batch.layout.sine
+    assert first[2:9].tolist() == list(agent[1:])
+    assert first[10:].tolist() == list(caller[1:])
+    assert first[:2].tolist() == log[-6, :2].tolist()
+    assert first[9] == log[-5, 9]
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(0, 0), (1, 1), (7, 7), (12, 12), (400, 12)])

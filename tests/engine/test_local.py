@@ -42,7 +42,8 @@ class FakeRows:
     """Rows without a model: a frame comes back as it is. `before` is called on the engine's thread before each act."""
 
     def __init__(self, rows: int = 4, before: Callable[[str], None] = lambda act: None) -> None:
-        self.rows, self.streams, self.window_frames = rows, 17, 200
+        self.rows, self.window_frames = rows, 200
+        self.vocabulary: tuple[int, ...] = (400,) * 17
         self.revision, self.tokenizer = "fake@0", TOKENIZER
         self.voices: tuple[str, ...] = ("ada",)
         self.layout = PromptLayout("text", (1,) * 8, (2,) * 8, gap_frames=1)
@@ -352,6 +353,16 @@ async def test_a_replay_that_is_no_log_is_refused(replay: Tokens) -> None:
             async with engine.open(Sampling(), replay):
                 pass
         assert engine.free == 4
+
+
+async def test_a_replay_of_tokens_that_the_model_does_not_have_is_refused(nano_engine: LocalEngine) -> None:
+    """On the device, an index outside of a table would end every call."""
+    log = np.zeros((3, 17), np.uint16)
+    log[1, 9] = 500
+    with pytest.raises(ValueError, match="stream 9 of the replay holds token 500; this model has 129"):
+        async with nano_engine.open(Sampling(), log):
+            pass
+    assert nano_engine.free == 2
 
 
 # --- say -----------------------------------------------------------------------------------------------------------
