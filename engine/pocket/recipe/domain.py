@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from engine.pocket.prompt import render
 from engine.pocket.recipe.formats import Split
 
 UNKNOWN = "unknown"
@@ -34,6 +35,9 @@ WORDINGS = 130
 """Most wordings of an intent that are trained on."""
 
 HELD_OUT_WORDINGS = 24
+
+ANSWER_WEIGHT = 60
+"""How often the tokenizer hears each answer, for one hearing of what callers say: nearly a piece a word."""
 
 DIGITS = ((3, 0.7), (4, 0.2), (2, 0.1))
 """How many digits a number has, and how often."""
@@ -211,12 +215,14 @@ class Domain:
                 *(("", *self.lists[kind]) for kind in ("agent", "company", "greeting"))
             )
         ]
-        for _ in range(10):
+        for _ in range(ANSWER_WEIGHT):
             yield from (self.clip_text(answer) for answer in self.answers())
             yield from (self.clip_text(["You said", *self.number(random).split()]) for _ in range(20))
         yield from (self.clip_text(self.greeting(persona)) for persona in greetings)
         yield from (self.persona(random).text for _ in range(600))
-        yield from (f"Known: name={name}; number={self.number(random)}" for name in self.lists["name"] * 5)
+        for name in self.lists["name"] * 5:
+            yield render(self.persona(random).text, {"name": name, "number": self.number(random)})
+            yield render("", {})
         for name, intent in self.intents.items():
             yield from (self.wording(name, random).text for _ in intent.wordings["train"])
         yield from self.unknown["train"]

@@ -1,11 +1,15 @@
-"""Make the data:  python -m engine.pocket.recipe.generate {clips,callers,agent} --work DIR
+"""Make the data:  python -m engine.pocket.recipe.generate {clips,callers,agent,stage1,stage2,probe} --work DIR
 
-    clips       the agent's answers             -> WORK/clips.npz
-    callers     what callers say, many voices   -> WORK/callers/{train,held-out}-*.npz
-    agent       sentences in the agent's voice  -> WORK/agent/train-*.npz
+    clips       the agent's answers, the tokenizer      -> WORK/clips.npz, WORK/tokenizer.model
+    callers     what callers say, many voices           -> WORK/callers/{train,held-out}-*.npz
+    agent       sentences in the agent's voice          -> WORK/agent/train-*.npz
+    stage1      short windows with one question         -> WORK/dialogues/stage1-*.npz
+    stage2      calls of 32 s                           -> WORK/dialogues/stage2-*.npz
+    probe       calls by held-out voices and wordings   -> WORK/dialogues/probe-*.npz
 
 `formats` says what lies in them and reads it. Callers' audio is clean; `channel.telephone` puts it on a line, anew each
-time. A shard depends on the seed and its number alone. Each part stops after --minutes, and goes on when called again.
+time. Dialogues have been through it. A shard depends on the seed and its number alone, dialogues also on which callers
+lie there. Each part stops after --minutes, and goes on when called again.
 """
 
 from __future__ import annotations
@@ -13,20 +17,42 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from engine.model.text import Tokenizer
 from engine.pocket.recipe import standin, voices
+from engine.pocket.recipe.dialogues import Composer, Kind, Pool
 from engine.pocket.recipe.domain import UNKNOWN, ClipText, Domain, Wording, load_domain
-from engine.pocket.recipe.formats import Clip, Split, Utterance, shard, write_clips, write_utterances
+from engine.pocket.recipe.formats import (
+    Clip,
+    Split,
+    Utterance,
+    read_clips,
+    read_utterances,
+    shard,
+    shards,
+    write_clips,
+    write_dialogues,
+    write_utterances,
+)
+from engine.pocket.recipe.tokenizer import train_tokenizer
 
 SHARD = 200
 """Utterances in a shard."""
+
+CALLERS = 120
+AGENT = 2
+DIALOGUES: Mapping[Kind, tuple[int, int]] = {"stage1": (40, 500), "stage2": (50, 60), "probe": (4, 60)}
+"""Shards, and dialogues in each."""
+
+POOL = 12
+"""Shards of callers that a shard of dialogues draws from: as many as fit the memory well."""
 
 TURNS = 5
 """How many of them one caller says."""
@@ -66,27 +92,58 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="generate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("part", choices=("clips", "callers", "agent"))
+    parser.add_argument("part", choices=("clips", "callers", "agent", *DIALOGUES))
     parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="where it goes (build/pocket)")
     parser.add_argument("--minutes", type=float, default=8, help="to run before stopping (8)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--shards", type=int, help="of train (callers 120, agent 2)")
+    parser.add_argument("--shards", type=int, help="how many; else as many as the whole data has")
     parser.add_argument("--nano", action="store_true", help="voices of tones and small shards, to try the chain out")
     options = parser.parse_args(arguments)
     makers = nano_makers() if options.nano else real_makers(options.seed)
-    size, domain, until = 40 if options.nano else SHARD, load_domain(), time.monotonic() + 60 * options.minutes
-    if options.part == "clips":
-        make_clips(options.work, domain, makers)
-        return
-    make = make_callers if options.part == "callers" else make_agent
-    count = options.shards or {"callers": 120, "agent": 2}[options.part]
-    whole = make(options.work, domain, makers, options.seed, count, size, until)
+    domain, until = load_domain(), time.monotonic() + 60 * options.minutes
+    size = 40 if options.nano else SHARD
+    match options.part:
+        case "clips":
+            make_clips(options.work, domain, makers)
+            whole = True
+        case "callers":
+            count = options.shards or CALLERS
+            whole = make_callers(options.work, domain, makers, options.seed, count, size, until)
+        case "agent":
+            whole = make_agent(options.work, domain, makers, options.seed, options.shards or AGENT, size, until)
+        case kind:
+            count, size = DIALOGUES[kind]
+            size = 4 if options.nano else size
+            whole = make_dialogues(options.work, domain, kind, options.seed, options.shards or count, size, until)
     print(f"{options.part}: {'complete' if whole else 'stopped in time, call again to go on'}")
 
 
 def make_clips(work: Path, domain: Domain, makers: Makers) -> None:
-    """All clips of the domain, if those that lie there are not the same."""
+    """All clips of the domain, and the tokenizer of its texts."""
     write_clips(work / "clips.npz", [makers.clip(text) for text in _counted(domain.clips, "clips")])
+    (work / "tokenizer.model").write_bytes(train_tokenizer(domain.texts()))
+
+
+def make_dialogues(work: Path, domain: Domain, kind: Kind, seed: int, count: int, size: int, until: float) -> bool:
+    """Raises ValueError where clips or callers are missing."""
+    clips, tokenizer = read_clips(work / "clips.npz"), Tokenizer((work / "tokenizer.model").read_bytes())
+    if [clip.id for clip in clips] != [clip.id for clip in domain.clips]:
+        raise ValueError(f"{work / 'clips.npz'} holds other clips than the domain; make it again")
+    split: Split = "held-out" if kind == "probe" else "train"
+    for number in range(count):
+        path = shard(work / "dialogues", kind, number)
+        if path.exists():
+            continue
+        if time.monotonic() > until:
+            return False
+        random = np.random.default_rng((seed, *kind.encode(), number))
+        lying = shards(work / "callers", split)
+        chosen = random.permutation(len(lying))[:POOL]
+        said = (utterance for at in chosen for utterance in read_utterances(lying[at]))
+        composer = Composer(domain, clips, cache(tokenizer.encode), Pool.of(said, domain), split)
+        jobs = _counted(range(size), path.name)
+        write_dialogues(path, [composer.compose(kind, random) for _ in jobs])
+    return True
 
 
 def make_callers(work: Path, domain: Domain, makers: Makers, seed: int, count: int, size: int, until: float) -> bool:

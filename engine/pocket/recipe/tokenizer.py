@@ -11,7 +11,7 @@ import sentencepiece
 from engine.model.prompt import SYSTEM_TAG
 from engine.model.text import BOS, EOS, EPAD, PAD
 
-PIECES = 600
+PIECES = 900
 """Most pieces: a word that the agent often says is one, a rare one is spelt."""
 
 CHARACTERS = "".join(sorted({*string.ascii_letters, *string.digits, *string.punctuation}))

@@ -408,7 +408,9 @@ class _Espeak:
 
     def _words(self, text: str, samples: int) -> list[Span]:
         """An event may stand for several words that are spoken as one: they share its time by their letters."""
-        found = [(position - 1, sample) for kind, position, _, sample, _ in self._events if kind == _WORD]
+        starts = {match.start() for match in re.finditer(r"[^\s.,?!]+", text)}
+        events = [(position - 1, sample) for kind, position, _, sample, _ in self._events if kind == _WORD]
+        found = [event for event in events if event[0] in starts]  # one more may stand at a sentence's end
         pauses = [
             sample
             for kind, _, _, sample, name in self._events

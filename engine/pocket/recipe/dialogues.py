@@ -1,0 +1,440 @@
+"""Calls, composed frame by frame: who says what when, and what the agent is to do about it.
+
+The rules that the model learns from these, in frames of 80 ms:
+
+- The text leads the sound by LEAD, with EPAD one frame before a word where there is room.
+- A question that ended in frame e is answered with EPAD in e + 2 (or 3), so with sound in e + 5 (or 6).
+- A caller who interrupts is given the floor STOP frames after the first sound; who says "mm-hm" is not.
+- Who tells a story hears "mm-hm" in the first pause of a phrase after LISTEN, timed as an answer would be.
+- A pause within a question, noise, tones, music and the agent's own echo change nothing.
+- After SILENCE_FRAMES in which nobody speaks, the agent asks whether the caller is still there. Not after a goodbye.
+- A call's beginning (a prompt without "Known:") is greeted at GREETING; a call that goes on is not.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.model.text import EPAD, PAD
+from engine.pocket.prompt import render
+from engine.pocket.recipe.channel import echo, telephone
+from engine.pocket.recipe.domain import ASKING, UNKNOWN, Domain, Facts, State, Wording
+from engine.pocket.recipe.formats import (
+    SILENCE,
+    Audio,
+    Clip,
+    Dialogue,
+    Event,
+    Span,
+    Split,
+    Utterance,
+)
+from engine.pocket.recipe.noises import NOISES
+from engine.pocket.recipe.voices import audible
+from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
+
+Kind: TypeAlias = Literal["stage1", "stage2", "probe"]
+"""Short windows with one question; calls; calls of held-out voices, wordings and personas."""
+
+FRAMES = 400
+WINDOW = (44, 64)
+
+LEAD = 2
+GREETING = 4
+GAPS = ((2, 0.8), (3, 0.2))
+"""Frames from a question's last to the answer's EPAD, and how often."""
+
+STOP = 5
+LISTEN_S = 2.4
+SILENCE_FRAMES = 75
+PAUSE_S = (0.25, 0.7)
+PHRASE_PAUSE_S = (0.35, 0.75)
+
+BARGE_IN = 0.3
+MUTTER = 0.2
+NOISE = 0.25
+STORY = 0.15
+PAUSED = 0.25
+ECHO = 0.4
+RESUMED = 0.3
+IDLE = 0.05
+"""Of the calls, those in which nobody says anything to the agent."""
+LONG_WAIT = 0.1
+
+LATEST = 40
+"""Frames before the end after which no turn begins."""
+
+Encode: TypeAlias = Callable[[str], list[int]]
+"""A word's tokens."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """What callers have been recorded to say, by voice and by meaning."""
+
+    by_intent: Mapping[str, Sequence[Utterance]]
+    by_voice: Mapping[tuple[str, str], Sequence[Utterance]]
+    voices: Sequence[str]
+    mutters: Sequence[Utterance]
+    stories: Mapping[str, Sequence[Utterance]]
+
+    @classmethod
+    def of(cls, utterances: Iterable[Utterance], domain: Domain) -> Pool:
+        """Raises ValueError where there is nobody who asks anything."""
+        by_intent: dict[str, list[Utterance]] = defaultdict(list)
+        by_voice: dict[tuple[str, str], list[Utterance]] = defaultdict(list)
+        stories: dict[str, list[Utterance]] = defaultdict(list)
+        mutters: list[Utterance] = []
+        for each in utterances:
+            if each.intent:
+                by_intent[each.intent].append(each)
+                by_voice[each.voice, each.intent].append(each)
+            elif each.text in domain.mutters:
+                mutters.append(each)
+            else:
+                stories[each.voice].append(each)
+        if not by_intent:
+            raise ValueError("nobody asks anything: generate callers first")
+        return cls(by_intent, by_voice, sorted({voice for voice, _ in by_voice}), mutters, stories)
+
+    def pick(self, random: np.random.Generator, voice: str, intent: str) -> Utterance:
+        """The intent in this voice, or, where it never said that, in another."""
+        return _one(random, self.by_voice.get((voice, intent)) or self.by_intent[intent])
+
+
+def _one(random: np.random.Generator, things: Sequence[Utterance]) -> Utterance:
+    return things[int(random.integers(len(things)))]
+
+
+class Timeline:
+    """A dialogue while it is written. What would lie beyond its end is dropped."""
+
+    def __init__(self, frames: int, clips: Sequence[Clip], encode: Encode) -> None:
+        self.frames = frames
+        self.events: list[Event] = []
+        self.heard: list[Span] = []
+        self.schedule: NDArray[np.int16] = np.full((frames, 2), SILENCE, np.int16)
+        self.text: NDArray[np.int16] = np.full(frames, PAD, np.int16)
+        self.caller: Audio = np.zeros(frames * FRAME_SAMPLES, np.float32)
+        self._clips, self._encode = clips, encode
+
+    def hear(self, audio: Audio, sample: int, words: Sequence[Span] = ()) -> None:
+        """The caller's side, from a sample on."""
+        part = audio[: max(0, len(self.caller) - sample)]
+        self.caller[sample : sample + len(part)] += part
+        at_s, end_s = sample / SAMPLE_RATE, len(self.caller) / SAMPLE_RATE
+        moved = (Span(word.label, at_s + word.start_s, at_s + word.end_s) for word in words)
+        self.heard += [word for word in moved if word.end_s <= end_s]
+
+    def speak(self, clips: Sequence[int], frame: int) -> int:
+        """The agent's clips in a row, sounding from `frame` on, and their text ahead of them. Gives the end."""
+        free = max(0, frame - LEAD - 1)
+        for number in clips:
+            clip = self._clips[number]
+            shown = self.schedule[frame : frame + clip.frames]
+            shown[:, 0], shown[:, 1] = number, np.arange(len(shown))
+            for word in clip.words:
+                free = self._write(self._encode(word.word), frame + word.frame - LEAD, free)
+            frame += clip.frames
+        return min(frame, self.frames)
+
+    def _write(self, tokens: Sequence[int], due: int, free: int) -> int:
+        """A word's tokens where they are due, or as soon as the last word is through; EPAD before if that is free."""
+        start = max(due, free)
+        if start > free:
+            self._token(start - 1, EPAD)
+        for at, token in enumerate(tokens):
+            self._token(start + at, token)
+        return start + len(tokens)
+
+    def _token(self, frame: int, token: int) -> None:
+        if 0 <= frame < self.frames:
+            self.text[frame] = token
+
+    def hush(self, frame: int) -> None:
+        """Nothing more of what the agent was saying."""
+        self.schedule[frame:] = SILENCE
+        self.text[frame:] = PAD
+
+    def agent(self) -> Audio:
+        """How the agent's side sounds."""
+        made = np.zeros((self.frames, FRAME_SAMPLES), np.float32)
+        for frame, (number, within) in enumerate(self.schedule.tolist()):
+            if number != SILENCE:
+                made[frame] = self._clips[number].audio[within * FRAME_SAMPLES : (within + 1) * FRAME_SAMPLES]
+        return made.reshape(-1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """What a caller says in one go: audio and words, where it is audible (seconds), and the ends of its phrases."""
+
+    wording: Wording
+    audio: Audio
+    words: tuple[Span, ...]
+    start_s: float
+    end_s: float
+    phrase_ends_s: tuple[float, ...] = ()
+
+
+def turn_of(*parts: tuple[Utterance, float], story: bool = False) -> Turn:
+    """Utterances, each after so many seconds of silence, as one turn; the last is the question."""
+    audio: list[Audio] = []
+    words: list[Span] = []
+    ends: list[float] = []
+    at = 0.0
+    for said, pause_s in parts:
+        silence = np.zeros(int(pause_s * SAMPLE_RATE), np.float32)
+        at += len(silence) / SAMPLE_RATE
+        words += [Span(word.label, at + word.start_s, at + word.end_s) for word in said.words]
+        ends.append(at + audible(said.audio)[1])
+        audio += [silence, said.audio]
+        at += said.seconds
+    last = parts[-1][0]
+    wording = Wording(last.text, last.intent, last.slot, last.wording)
+    joined = np.concatenate(audio)
+    return Turn(wording, joined, tuple(words), audible(joined)[0], ends[-1], tuple(ends[:-1]) if story else ())
+
+
+def paused(said: Utterance, word: int, pause_s: float) -> Turn:
+    """An utterance with a pause before its word of that number."""
+    cut_s = said.words[word].start_s
+    cut = int(cut_s * SAMPLE_RATE)
+    before = replace(said, audio=_faded(said.audio[:cut]), words=said.words[:word])
+    moved = tuple(replace(span, start_s=span.start_s - cut_s, end_s=span.end_s - cut_s) for span in said.words[word:])
+    return turn_of((before, 0), (replace(said, audio=_faded(said.audio[cut:], first=True), words=moved), pause_s))
+
+
+def _faded(audio: Audio, first: bool = False) -> Audio:
+    ramp = np.minimum(1, np.arange(len(audio), dtype=np.float32) / 120)
+    return audio * (ramp if first else ramp[::-1])
+
+
+@dataclass
+class _Call:
+    """Where a composition stands, in frames. `spoke` is the agent's last answer's sound, from and until."""
+
+    state: State
+    voice: str
+    spoke: tuple[int, int]
+    quiet: int
+    asked: int = 0
+    over: bool = False
+    recent: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Composer:
+    """Makes dialogues of a pool of utterances. The same generator state gives the same dialogue."""
+
+    domain: Domain
+    clips: Sequence[Clip]
+    encode: Encode
+    pool: Pool
+    split: Split = "train"
+
+    def compose(self, kind: Kind, random: np.random.Generator) -> Dialogue:
+        """One dialogue with the caller's side as audio, through a telephone."""
+        return self._window(random) if kind == "stage1" else self._call(random)
+
+    def _window(self, random: np.random.Generator) -> Dialogue:
+        """One question, in a call that goes on."""
+        persona, facts = self.domain.persona(random, self.split), self._facts(random)
+        line = Timeline(int(random.integers(WINDOW[0], WINDOW[1] + 1)), self.clips, self.encode)
+        call = _Call(State(persona, facts), self._voice(random), (0, 0), 0)
+        for _ in range(20):
+            turn = self._turn(random, call, story=False)
+            room = line.frames - int(turn.end_s * SAMPLE_RATE) // FRAME_SAMPLES - 16
+            if room >= 2:
+                self._ask(random, line, call, turn, int(random.integers(1, min(room, 14) + 1)))
+                break
+        return self._finished(random, line, render(persona.text, _known(facts)))
+
+    def _call(self, random: np.random.Generator) -> Dialogue:
+        """Some turns, greeted or going on, until there is no room for another."""
+        line = Timeline(FRAMES, self.clips, self.encode)
+        persona = self.domain.persona(random, self.split)
+        resumed = random.random() < RESUMED
+        facts = self._facts(random) if resumed else Facts()
+        call = _Call(State(persona, facts), self._voice(random), (0, 0), 0)
+        if not resumed:
+            self._answer(line, call, self.domain.greeting(persona), GREETING, Event("greeting", GREETING))
+            call.state = replace(call.state, last=())
+        idle = random.random() < IDLE
+        while not call.over and not idle:
+            start = self._next_start(random, line, call)
+            if start > FRAMES - LATEST:
+                break
+            self._ask(random, line, call, self._turn(random, call, story=random.random() < STORY), start)
+        if idle:
+            for _ in range(int(random.integers(2, 9))):
+                self._noise(random, line, int(random.integers(FRAMES)))
+        self._wait(line, call, FRAMES)
+        return self._finished(random, line, render(persona.text, _known(facts) if resumed else None))
+
+    def _next_start(self, random: np.random.Generator, line: Timeline, call: _Call) -> int:
+        """When the caller speaks next, in frames; until then there may be mutters, noise, and the silence question."""
+        first, end = call.spoke
+        if end - first >= 14 and random.random() < BARGE_IN:
+            return int(random.integers(first + 4, end - 6))
+        if end - first >= 16 and random.random() < MUTTER:
+            self._mutter(random, line, call, int(random.integers(first + 3, end - 8)))
+        long = random.random() < LONG_WAIT
+        start = call.quiet + int(random.integers(SILENCE_FRAMES + 5, 130) if long else random.integers(3, 26))
+        if random.random() < NOISE:
+            self._noise(random, line, int(random.integers(first, max(first + 1, min(start, FRAMES)))))
+        return max(start, self._wait(line, call, start))
+
+    def _mutter(self, random: np.random.Generator, line: Timeline, call: _Call, frame: int) -> None:
+        short = [each for each in self.pool.mutters if each.seconds <= 0.5]
+        if short:
+            said = _one(random, [each for each in short if each.voice == call.voice] or short)
+            sample = frame * FRAME_SAMPLES + int(random.integers(FRAME_SAMPLES))
+            line.hear(said.audio, sample, said.words)
+            line.events.append(Event("noise", frame, text=said.text))
+
+    def _noise(self, random: np.random.Generator, line: Timeline, frame: int) -> None:
+        name = str(random.choice(list(NOISES)))
+        line.hear(NOISES[name](random), frame * FRAME_SAMPLES + int(random.integers(FRAME_SAMPLES)))
+        line.events.append(Event("noise", frame, text=name))
+
+    def _wait(self, line: Timeline, call: _Call, until: int) -> int:
+        """Ask into the silences that end before `until`; gives a frame at which the caller may begin."""
+        start = 0
+        while not call.over and call.quiet + SILENCE_FRAMES < until:
+            sound = call.quiet + SILENCE_FRAMES + LEAD + 1
+            self._answer(line, call, (self.domain.silence,), sound, Event("silence", sound))
+            start = call.quiet + 3
+        return start
+
+    def _ask(self, random: np.random.Generator, line: Timeline, call: _Call, turn: Turn, start: int) -> None:
+        """The caller's turn from frame `start` on, and what the agent does: stop, listen, answer."""
+        sample = start * FRAME_SAMPLES + int(random.integers(FRAME_SAMPLES))
+        line.hear(turn.audio, sample, turn.words)
+        onset, end = _frame(sample, turn.start_s), _frame(sample, turn.end_s)
+        line.events.append(
+            Event("question", end, onset, turn.wording.intent, turn.wording.text, turn.wording.slot),
+        )
+        if onset < call.spoke[1] and onset + STOP < line.frames:
+            line.hush(onset + STOP)
+            line.events.append(Event("stop", onset + STOP, onset))
+        self._listen(line, turn, sample, onset, end)
+        answer = self.domain.answer(turn.wording, call.state)
+        sound = max(end, onset + STOP) + _gap(random) + LEAD + 1
+        intent = turn.wording.intent
+        self._answer(line, call, answer, sound, Event("answer", sound, end, intent))
+        call.state = State(
+            call.state.persona,
+            call.state.facts.told(turn.wording),
+            call.state.unknowns + (intent == UNKNOWN),
+            answer,
+        )
+        call.over = intent == "goodbye"
+
+    def _listen(self, line: Timeline, turn: Turn, sample: int, onset: int, end: int) -> None:
+        """ "mm-hm", at most once in LISTEN_S, and not so late that it would run into the answer."""
+        last_s = turn.start_s
+        clip = self.domain.index[self.domain.backchannel]
+        for end_s in turn.phrase_ends_s:
+            sound = _frame(sample, end_s) + GAPS[0][0] + LEAD + 1
+            if end_s - last_s >= LISTEN_S and sound + self.clips[clip].frames <= end and sound < line.frames:
+                line.speak([clip], sound)
+                line.events.append(Event("backchannel", sound, onset, text=self.domain.backchannel))
+                last_s = end_s + 1.0
+
+    def _answer(self, line: Timeline, call: _Call, clips: Sequence[str], sound: int, event: Event) -> None:
+        end = line.speak([self.domain.index[clip] for clip in clips], sound)
+        if sound < line.frames:
+            line.events.append(replace(event, text=self.domain.clip_text(clips)))
+        call.spoke, call.quiet = (min(sound, line.frames), end), end
+
+    def _turn(self, random: np.random.Generator, call: _Call, story: bool) -> Turn:
+        intent = self._intent(random, call)
+        said = self.pool.pick(random, call.voice, intent)
+        if story and (phrases := self._phrases(random, call.voice)):
+            parts = [
+                (each, float(random.uniform(*PHRASE_PAUSE_S)) if number else 0.0) for number, each in enumerate(phrases)
+            ]
+            return turn_of(*parts, (said, float(random.uniform(*PHRASE_PAUSE_S))), story=True)
+        places = [number for number in range(1, len(said.words) - 1) if not self._whole(said, number)]
+        if places and random.random() < PAUSED:
+            return paused(said, int(random.choice(places)), float(random.uniform(*PAUSE_S)))
+        return turn_of((said, 0.0))
+
+    def _phrases(self, random: np.random.Generator, voice: str) -> list[Utterance]:
+        """One to three phrases of a story, in this voice if it told any."""
+        told = self.pool.stories.get(voice) or [each for voice in self.pool.stories.values() for each in voice]
+        return [_one(random, told) for _ in range(int(random.integers(1, 4)))] if told else []
+
+    def _whole(self, said: Utterance, words: int) -> bool:
+        """Whether that many words would already be something to answer, or end in one of the short answers."""
+        if len(said.words) != len(said.text.split()):
+            return True  # where its words are is not known well enough
+        if said.intent == "tell_number":
+            # A pause between digits could be the end: it is learnt only before the first.
+            return said.text.split()[words - 1] in self.domain.lists["digit"]
+        return " ".join(said.text.split()[:words]) in _wordings(self.domain)
+
+    def _intent(self, random: np.random.Generator, call: _Call) -> str:
+        """What the caller wants: to be remembered more often where there is something to remember."""
+        draw = random.random()
+        facts = call.state.facts
+        if draw < 0.12:
+            wanted = str(random.choice(["tell_name", "tell_number"]))
+        elif draw < (0.3 if facts.name or facts.number else 0.14):
+            told = [name for name, fact in ASKING.items() if getattr(facts, fact)]
+            wanted = str(random.choice(told if told and random.random() < 0.85 else list(ASKING)))
+        elif draw < 0.42:
+            wanted = UNKNOWN
+        else:
+            wanted = str(random.choice([name for name in self.domain.intents if name not in ASKING]))
+        if wanted == "goodbye" and len(call.recent) < 2:
+            wanted = "hello"  # nobody says goodbye first thing
+        call.recent.append(wanted)
+        return wanted if wanted in self.pool.by_intent else str(random.choice(list(self.pool.by_intent)))
+
+    def _voice(self, random: np.random.Generator) -> str:
+        return str(random.choice(self.pool.voices))
+
+    def _facts(self, random: np.random.Generator) -> Facts:
+        name = str(random.choice(self.domain.lists["name"])) if random.random() < 0.5 else ""
+        return Facts(name, self.domain.number(random) if random.random() < 0.5 else "")
+
+    def _finished(self, random: np.random.Generator, line: Timeline, prompt: str) -> Dialogue:
+        """With the agent's echo and the telephone on the caller's side."""
+        caller = line.caller
+        if random.random() < ECHO:
+            caller = caller + echo(line.agent(), random)
+        events = tuple(sorted(line.events, key=lambda event: event.frame))
+        heard = tuple(sorted(line.heard, key=lambda word: word.start_s))
+        return Dialogue(prompt, line.schedule, line.text, heard, events, self.split, telephone(caller, random))
+
+
+def _known(facts: Facts) -> dict[str, str]:
+    return {name: value for name, value in (("name", facts.name), ("number", facts.number)) if value}
+
+
+def _frame(sample: int, seconds: float) -> int:
+    return int(sample + seconds * SAMPLE_RATE - 1) // FRAME_SAMPLES
+
+
+def _gap(random: np.random.Generator) -> int:
+    gaps, shares = zip(*GAPS, strict=True)
+    return int(random.choice(gaps, p=shares))
+
+
+_WORDINGS: dict[int, frozenset[str]] = {}
+
+
+def _wordings(domain: Domain) -> frozenset[str]:
+    """Everything that has an answer."""
+    if id(domain) not in _WORDINGS:
+        texts = {text for intent in domain.intents.values() for split in intent.wordings.values() for text in split}
+        _WORDINGS[id(domain)] = frozenset(texts | {text for split in domain.unknown.values() for text in split})
+    return _WORDINGS[id(domain)]
