@@ -94,8 +94,8 @@ class Call(Protocol):
 class CallSource(Protocol):
     """Where calls come from, for as long as it is entered."""
 
-    draining: bool
-    """While true, new calls and keep-alive probes are answered "unavailable"."""
+    available: Callable[[], bool]
+    """Set by who takes the calls; while it says no, new ones and keep-alive probes are answered "unavailable"."""
 
     def calls(self) -> AsyncIterator[Call]:
         """Each call as it is offered."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 
@@ -129,7 +129,7 @@ class FakeSource:
     """A CallSource fed by a test."""
 
     def __init__(self) -> None:
-        self.draining = False
+        self.available: Callable[[], bool] = lambda: True
         self.queue: asyncio.Queue[Call] = asyncio.Queue()
 
     async def calls(self) -> AsyncIterator[Call]:

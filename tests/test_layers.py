@@ -18,7 +18,9 @@ FILES = sorted(
 )
 PURE = {
     *("signaling/sip/grammar.py", "signaling/sip/message.py", "signaling/sip/wire.py"),
-    *("signaling/sip/transaction.py", "signaling/sip/dialog.py"),
+    *("signaling/sip/alarms.py", "signaling/sip/buckets.py", "signaling/sip/events.py", "signaling/sip/info.py"),
+    *("signaling/sip/reason.py", "signaling/sip/sessiontimer.py", "signaling/sip/transaction.py"),
+    *("signaling/sip/transactions.py", "signaling/sip/dialog.py", "signaling/sip/calls.py"),
     *("signaling/sip/useragent.py", "signaling/sip/digest.py"),
     *("media/sdp.py", "media/dtmf.py", "media/latch.py", "media/rtcp.py"),
     *("media/pcm.py", "media/codec.py", "media/concealment.py"),

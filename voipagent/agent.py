@@ -41,10 +41,14 @@ class Agent:
         return not self.draining and self._engine.state is EngineState.READY
 
     async def run(self, source: CallSource) -> None:
-        """Take calls from `source`, for ever."""
+        """Take calls from `source`, for ever; told to stop, it takes no more while sessions and records are closed."""
+        source.available = lambda: self.ready
         async with asyncio.TaskGroup() as group:
-            async for call in source.calls():
-                group.create_task(self._serve(call), name=f"call {call.offer.id}")
+            try:
+                async for call in source.calls():
+                    group.create_task(self._serve(call), name=f"call {call.offer.id}")
+            finally:
+                self.draining = True
 
     async def _serve(self, call: Call) -> None:
         """One call, whatever becomes of it: a failed one never takes the others down."""

@@ -12,6 +12,7 @@ from enum import Enum
 
 from signaling.sip.grammar import host_port, parse_uri, split, split_address
 from signaling.sip.message import Headers, Request
+from signaling.sip.sessiontimer import patience
 from signaling.sip.transaction import COOKIE, T1, T2, Flow
 
 RING_S = 180.0
@@ -20,8 +21,8 @@ RING_S = 180.0
 CHANGE_S = 5.0
 """How long the answer to a re-INVITE or UPDATE may take."""
 
-MIN_SE = 90
-"""Shortest session interval we agree to, in seconds (RFC 4028, section 5)."""
+LINGER_S = 64 * T1
+"""How long a dialog is known after our BYE: the peer's may cross it."""
 
 
 class State(Enum):
@@ -108,6 +109,7 @@ class Alarm(Enum):
     UNANSWERED = "time to give up ringing"
     EXPIRED = "time to give up waiting for a refresh"
     CHANGE = "time to give up waiting for our own side's answer to a change"
+    FORGET = "time to forget a call that is over"
 
 
 @dataclass(eq=False)
@@ -134,13 +136,11 @@ class Dialog:
     local_media: str = ""
     accepted_cseq: int = -1
     """CSeq of the INVITE whose 2xx waits, or waited, for its ACK."""
-    success: bytes = b""
-    """That 2xx."""
+    success: tuple[bytes, Flow] | None = None
+    """That 2xx, and where it goes."""
     farewell: str = ""
     """Why we end the call: what our BYE says."""
     alarms: dict[Alarm, float] = field(default_factory=dict)
-    wake_at: float | None = None
-    """For which of them the user agent has set its own."""
     _interval: float = T1
 
     @classmethod
@@ -169,13 +169,13 @@ class Dialog:
         self.state, actions = entry
         if self.state in (State.CONFIRMED, State.TERMINATED):
             self._silence(Alarm.REPEAT, Alarm.NO_ACK, Alarm.UNANSWERED)
-        if self.state in (State.ENDING, State.TERMINATED):
+        if self.over:
             self._silence(Alarm.EXPIRED, Alarm.CHANGE)
         return actions
 
-    def accepted(self, request: Request, success: bytes, now: float) -> None:
+    def accepted(self, request: Request, success: bytes, flow: Flow, now: float) -> None:
         """Our 2xx to an INVITE was sent: it is repeated until its ACK, on every transport (section 13.3.1.4)."""
-        self.success, self.accepted_cseq = success, request.cseq[0]
+        self.success, self.accepted_cseq = (success, flow), request.cseq[0]
         self.negotiation = Negotiation.OFFERING if request.media is None else Negotiation.ANSWERED
         self._silence(Alarm.UNANSWERED)
         self._interval = T1
@@ -186,7 +186,7 @@ class Dialog:
         """A session refresh succeeded, with that session interval (RFC 4028, section 10) or with none."""
         self._silence(Alarm.EXPIRED)
         if interval_s is not None:
-            self.alarms[Alarm.EXPIRED] = now + interval_s - min(32, interval_s / 3)
+            self.alarms[Alarm.EXPIRED] = now + patience(interval_s)
 
     def due(self, now: float) -> list[Alarm]:
         """What the time has come for, in order; the 2xx is repeated at longer and longer intervals, up to T2."""
@@ -197,6 +197,11 @@ class Dialog:
             self._interval = min(2 * self._interval, T2)
             self.alarms[Alarm.REPEAT] = now + self._interval
         return due
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended for whoever answers calls."""
+        return self.state in (State.ENDING, State.TERMINATED)
 
     @property
     def next_at(self) -> float | None:
@@ -257,22 +262,3 @@ def contact(flow: Flow) -> str:
     """Our Contact for whoever is at the other end of a flow."""
     transport = "" if flow.protocol == "UDP" else f";transport={flow.protocol.lower()}"
     return f"<sip:{host_port(*flow.local)}{transport}>"
-
-
-class IntervalTooSmall(Exception):
-    """The session interval that was asked for is shorter than MIN_SE."""
-
-
-def session_interval(request: Request) -> int | None:
-    """The session interval that the peer will refresh within (RFC 4028, section 9); None where there is no timer.
-
-    We refresh nothing ourselves: where the peer leaves that to us, or knows no session timer, the call has none.
-    """
-    value, *parameters = split(request.headers.get("Session-Expires"), ";") or [""]
-    understood = "timer" in request.headers.options("Supported") + request.headers.options("Require")
-    if not understood or not (value.isascii() and value.isdecimal() and len(value) < 10):
-        return None
-    if int(value) < MIN_SE:
-        raise IntervalTooSmall
-    refresher = [part.partition("=")[2].strip().lower() for part in parameters if part.lower().startswith("refresher")]
-    return None if refresher == ["uas"] else int(value)

@@ -9,26 +9,16 @@ import re
 from collections.abc import AsyncIterator, Callable
 from typing import Self
 
-from signaling.call import Answered, Call, CallEnded, CallOffer, Rejection, Renegotiate
-from signaling.sip import useragent
+from signaling.call import Call, CallEnded, Rejection
 from signaling.sip.dialog import CHANGE_S, Dialog
-from signaling.sip.grammar import clean, parse_uri
+from signaling.sip.events import Changed, Ended, Event, Invited, Pressed, Shed
+from signaling.sip.sipcall import REJECTIONS, SipCall, offer_of
 from signaling.sip.transaction import Flow
 from signaling.sip.transport import Connections, Gate, Network, Tcp, Udp, bind, local_host
-from signaling.sip.useragent import BURST, RATE, Changed, Ended, Invited, Pressed, Shed, UserAgent
+from signaling.sip.useragent import BURST, RATE, UserAgent
 from signaling.sip.wire import MIN_DATAGRAM
 
 logger = logging.getLogger(__name__)
-
-CODES = {
-    Rejection.BUSY: 486,
-    Rejection.OVERLOADED: 503,
-    Rejection.NOT_FOUND: 404,
-    Rejection.NOT_ACCEPTABLE: 488,
-}
-
-SHOWN = ("Call-ID", "Subject", "User-Agent", "P-Asserted-Identity", "Remote-Party-ID", "Diversion", "History-Info")
-"""Header fields that a CallOffer carries."""
 
 CLOSE_S = 2.0
 """How long a closing endpoint waits for the answers to its BYEs."""
@@ -36,71 +26,7 @@ CLOSE_S = 2.0
 MAX_WAITING = 256
 """Calls that nobody has taken from `calls` yet; more are answered 503."""
 
-MAX_DIGITS = 64
-"""Digits that nobody has read yet; then the oldest is forgotten."""
-
 _KEY = re.compile(rb"(a=crypto:[^\r\n]*?inline:)[^|\s;]+")
-
-
-class SipCall:
-    """A call that came in by SIP."""
-
-    def __init__(self, endpoint: SipEndpoint, dialog: Dialog, offer: CallOffer) -> None:
-        self.renegotiate: Renegotiate | None = None
-        self.answered: Answered | None = None
-        self._endpoint, self._dialog, self._offer = endpoint, dialog, offer
-        self._ended: asyncio.Future[CallEnded] = asyncio.get_running_loop().create_future()
-        self._digits: asyncio.Queue[str] = asyncio.Queue(MAX_DIGITS)
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def offer(self) -> CallOffer:
-        """What was offered."""
-        return self._offer
-
-    async def ring(self, early_media: str | None = None) -> None:
-        """180 Ringing, or 183 with early media."""
-        self._endpoint.act(lambda agent, now: agent.ring(self._dialog, early_media, now))
-
-    async def accept(self, media: str) -> None:
-        """200 OK. It is repeated until the caller acknowledges it; 32 s without that end the call."""
-        self._endpoint.act(lambda agent, now: agent.accept(self._dialog, media, now))
-
-    async def reject(self, rejection: Rejection) -> None:
-        """486, 503, 404 or 488."""
-        code, why = CODES[rejection], rejection.value
-        self._endpoint.act(lambda agent, now: agent.reject(self._dialog, code, why, now))
-
-    async def hang_up(self, reason: str = "") -> None:
-        """480 before the answer, BYE after it; `reason` goes along."""
-        self._endpoint.act(lambda agent, now: agent.hang_up(self._dialog, reason, now))
-
-    async def digits(self) -> AsyncIterator[str]:
-        """Digits from INFO requests."""
-        while True:
-            yield await self._digits.get()
-
-    async def wait_ended(self) -> CallEnded:
-        """Wait for the end."""
-        return await asyncio.shield(self._ended)
-
-    def press(self, key: str) -> None:
-        """A digit came."""
-        if self._digits.full():
-            self._digits.get_nowait()
-        self._digits.put_nowait(key)
-
-    def keep(self, task: asyncio.Task[None]) -> None:
-        """A task that is done for this call, and cancelled with it."""
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def end(self, ended: CallEnded) -> None:
-        """The call is over."""
-        if not self._ended.done():
-            self._ended.set_result(ended)
-        for task in self._tasks - {asyncio.current_task()}:  # one of them may be ending it
-            task.cancel()
 
 
 class SipEndpoint:
@@ -123,25 +49,17 @@ class SipEndpoint:
     ) -> None:
         self.port = port
         """The port that is bound, once entered."""
+        self.available: Callable[[], bool] = lambda: True
         self._host, self._advertised, self._bound = host, advertised, ""
         self._gate = Gate(allow)
-        self._agent = UserAgent(trusted=self._gate.allows, rate=rate, burst=burst)
-        self._connections = Connections(self._admit, self._received, self._agent.uses, self._local)
+        self._agent = UserAgent(available=lambda: self.available(), trusted=self._gate.allows, rate=rate, burst=burst)
+        self._connections = Connections(self._admit, self._received, self._agent.calls.uses, self._local)
         self._calls: dict[Dialog, SipCall] = {}
         self._new: asyncio.Queue[SipCall] = asyncio.Queue(MAX_WAITING)
         self._udp: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._quiet, self._closed = asyncio.Event(), False
         self._stack = contextlib.AsyncExitStack()
-
-    @property
-    def draining(self) -> bool:
-        """While true, new calls and OPTIONS are answered 503."""
-        return self._agent.draining
-
-    @draining.setter
-    def draining(self, value: bool) -> None:
-        self._agent.draining = value
 
     async def calls(self) -> AsyncIterator[Call]:
         """Each call as it is offered."""
@@ -171,8 +89,8 @@ class SipEndpoint:
 
     async def _close(self) -> None:
         """Hang up whatever is left, and wait a little for the peers to hear it."""
-        self.draining = True
-        self.act(lambda agent, now: agent.close("the agent is shutting down", now))
+        self.available = lambda: False
+        self.act(lambda agent, now: agent.calls.close("the agent is shutting down", now))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 while not self._agent.idle:
@@ -235,11 +153,11 @@ class SipEndpoint:
 
     # --- events ---
 
-    def _deal(self, event: useragent.Event, now: float) -> None:
+    def _deal(self, event: Event, now: float) -> None:
         if isinstance(event, Invited):
             self._invited(event)
         elif isinstance(event, Shed):
-            self._gate.log(event.source, now, "x %s: request dropped, %s", event.why)
+            self._gate.log(event.source, now, "x %s: request turned away, %s", event.why)
         elif isinstance(event, Ended):
             self._calls.pop(event.dialog).end(CallEnded(event.by, event.reason))
         elif isinstance(event, Pressed):
@@ -253,13 +171,13 @@ class SipEndpoint:
             call.keep(self._group.create_task(self._answered(call, event.answer)))
 
     def _invited(self, event: Invited) -> None:
-        call = SipCall(self, event.dialog, _offer(event))
+        call = SipCall(self.act, event.dialog, offer_of(event))
         self._calls[event.dialog] = call
         try:
             self._new.put_nowait(call)
         except asyncio.QueueFull:
             logger.warning("x %s refused: too many calls wait to be taken", call.offer.id)
-            self.act(lambda agent, now: agent.reject(event.dialog, 503, "overloaded", now))
+            self.act(lambda agent, now: agent.calls.reject(event.dialog, 503, "overloaded", now))
 
     async def _renegotiate(self, call: SipCall, changed: Changed) -> None:
         """Ask the session; whatever goes wrong there, the old session stands."""
@@ -268,12 +186,12 @@ class SipEndpoint:
             if call.renegotiate is not None:
                 async with asyncio.timeout(CHANGE_S):
                     answer = await call.renegotiate(changed.offer)
-                outcome = CODES[answer] if isinstance(answer, Rejection) else answer
+                outcome = REJECTIONS[answer] if isinstance(answer, Rejection) else answer
         except TimeoutError:
             logger.warning("x %s no answer to a change in %g s", call.offer.id, CHANGE_S)
         except Exception:
             logger.exception("x %s change failed", call.offer.id)
-        self.act(lambda agent, now: agent.change(changed, outcome, now))
+        self.act(lambda agent, now: agent.calls.change(changed, outcome, now))
 
     async def _answered(self, call: SipCall, answer: str) -> None:
         """Hand over the answer to our offer; if it cannot be used, the call is over."""
@@ -286,25 +204,6 @@ class SipEndpoint:
 
 
 # --- small print ---------------------------------------------------------------------------------------------------
-
-
-def _offer(event: Invited) -> CallOffer:
-    """What the session is told of an INVITE.
-
-    `id` is our own name for the call, which is also our tag in its dialog. `caller` and `callee` are the user parts of
-    From and of the Request-URI, or the whole URI where there is no user part.
-    """
-    request, dialog = event.request, event.dialog
-    headers = {name: clean(request.headers.get(name)) for name in SHOWN if request.headers.get(name)}
-    return CallOffer(
-        id=dialog.id[1],
-        kind="sip",
-        caller=clean(request.from_.uri.user or str(request.from_.uri)),
-        callee=clean(parse_uri(request.uri).user or request.uri),
-        source=dialog.flow.remote,
-        media=request.media,
-        headers=headers,
-    )
 
 
 def _trace(direction: str, data: bytes, flow: Flow) -> None:

@@ -101,6 +101,41 @@ async def test_ready_follows_the_engine(recorder: Recorder, tmp_path: Path) -> N
     assert not agent.ready
 
 
+async def test_the_source_takes_calls_while_the_agent_does(recorder: Recorder, tmp_path: Path) -> None:
+    """Keep-alive probes are answered by it: a dispatcher in front must see what `/readyz` shows."""
+    engine = EchoEngine(rows=1)
+    async with running(recorder, tmp_path, engine) as (agent, source):
+        await accepted(await ring(source))
+        assert source.available()
+        engine.state = EngineState.FAILED
+        assert not source.available()
+        engine.state = EngineState.READY
+        agent.draining = True
+        assert not source.available()
+
+
+async def test_it_takes_no_more_calls_while_records_are_closed(recorder: Recorder, tmp_path: Path) -> None:
+    source, leg = FakeSource(), FakeLeg()
+    closing, close = asyncio.Event(), asyncio.Event()
+
+    async def slow_close() -> None:
+        closing.set()
+        await close.wait()
+
+    leg.close = slow_close  # type: ignore[method-assign]  # as slow as a full disk
+    leg.hear(SILENCE)
+    async with asyncio.timeout(5), EchoEngine(rows=1) as engine:
+        agent = Agent(engine, lambda media, host: leg, Persona(), recorder, CallsSettings(dir=tmp_path))
+        task = asyncio.create_task(agent.run(source))
+        await accepted(await ring(source))
+        task.cancel()
+        await closing.wait()
+        assert engine.state is EngineState.READY
+        assert not source.available()
+        close.set()
+        await asyncio.wait([task])
+
+
 async def test_a_bug_in_one_session_leaves_the_others(
     recorder: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 
 from signaling.sip.dialog import Dialog
+from signaling.sip.events import Answered, Changed, Ended, Event, Invited, Pressed, Shed
 from signaling.sip.message import Request, Response
 from signaling.sip.transaction import Flow
-from signaling.sip.useragent import Answered, Changed, Ended, Event, Invited, Pressed, Shed, UserAgent
+from signaling.sip.useragent import UserAgent
 from signaling.sip.wire import parse
 from tests.signaling.sip.peer import OFFER, Peer
 
@@ -92,23 +93,23 @@ class Bench:
         return next(event for event in reversed(self.events) if isinstance(event, Changed))
 
     def ring(self, dialog: Dialog, media: str | None = None) -> None:
-        self.agent.ring(dialog, media, self.now)
+        self.agent.calls.ring(dialog, media, self.now)
         self.collect()
 
     def accept(self, dialog: Dialog, media: str = "answer") -> None:
-        self.agent.accept(dialog, media, self.now)
+        self.agent.calls.accept(dialog, media, self.now)
         self.collect()
 
     def reject(self, dialog: Dialog, code: int = 486) -> None:
-        self.agent.reject(dialog, code, "no", self.now)
+        self.agent.calls.reject(dialog, code, "no", self.now)
         self.collect()
 
     def hang_up(self, dialog: Dialog, reason: str = "enough") -> None:
-        self.agent.hang_up(dialog, reason, self.now)
+        self.agent.calls.hang_up(dialog, reason, self.now)
         self.collect()
 
     def change(self, changed: Changed, outcome: str | int) -> None:
-        self.agent.change(changed, outcome, self.now)
+        self.agent.calls.change(changed, outcome, self.now)
         self.collect()
 
     def call(self, peer: BenchPeer, *extra: str, body: str = OFFER) -> Dialog:

@@ -7,17 +7,14 @@ import pytest
 from signaling.sip.dialog import (
     CALL,
     GLARE,
-    MIN_SE,
     RING_S,
     Alarm,
     Dialog,
     Do,
     Input,
-    IntervalTooSmall,
     Negotiation,
     State,
     contact,
-    session_interval,
 )
 from signaling.sip.message import Request
 from signaling.sip.transaction import Flow
@@ -206,7 +203,7 @@ def test_a_2xx_is_repeated_and_given_up() -> None:
     """T1, doubling to T2, for 64 T1, on every transport (RFC 3261, section 13.3.1.4)."""
     call = dialog(flow=TCP)
     call.handle(Input.ACCEPT)
-    call.accepted(request(body="v=0"), b"200", 100.0)
+    call.accepted(request(body="v=0"), b"200", TCP, 100.0)
     heard = wait(call, 132.0)
     assert [at - 100 for at, alarm in heard if alarm is Alarm.REPEAT] == [
         *(0.5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5, 23.5, 27.5, 31.5)
@@ -220,7 +217,7 @@ def test_a_2xx_is_repeated_and_given_up() -> None:
 def test_the_ack_silences_it(body: str, negotiation: Negotiation) -> None:
     call = dialog()
     call.handle(Input.ACCEPT)
-    call.accepted(request(body=body), b"200", 0.0)
+    call.accepted(request(body=body), b"200", UDP, 0.0)
     assert (call.negotiation, call.accepted_cseq) == (negotiation, 7)
     assert call.handle(Input.ACK) == ()
     assert call.next_at is None
@@ -229,7 +226,7 @@ def test_the_ack_silences_it(body: str, negotiation: Negotiation) -> None:
 def test_hung_up_it_still_waits_for_the_ack() -> None:
     call = dialog()
     call.handle(Input.ACCEPT)
-    call.accepted(request(body="v=0"), b"200", 0.0)
+    call.accepted(request(body="v=0"), b"200", UDP, 0.0)
     call.refreshed(90, 0.0)
     call.handle(Input.HANG_UP)
     assert set(call.alarms) == {Alarm.REPEAT, Alarm.NO_ACK}
@@ -245,27 +242,3 @@ def test_it_ends_shortly_before_the_session_expires(interval: int, at: float) ->
     call.refreshed(interval, 0.0)
     call.refreshed(None, 1.0)
     assert call.next_at is None
-
-
-@pytest.mark.parametrize(
-    ("fields", "interval"),
-    [
-        (["Supported: timer", "Session-Expires: 1800"], 1800),
-        (["Supported: Timer", "x: 1800;refresher=uac"], 1800),
-        (["Require: timer", "Session-Expires: 90 ; Refresher = UAC"], 90),
-        (["Supported: timer", "Session-Expires: 1800;refresher=uas"], None),
-        (["Session-Expires: 1800"], None),
-        (["Session-Expires: 10"], None),  # whoever does not know the timer must not get a 422
-        (["Supported: timer"], None),
-        (["Supported: timer", "Session-Expires: soon"], None),
-        (["Supported: timer", "Session-Expires:"], None),
-    ],
-)
-def test_the_session_interval(fields: list[str], interval: int | None) -> None:
-    assert session_interval(request(*fields)) == interval
-
-
-@pytest.mark.parametrize("refresher", ["", ";refresher=uas"])
-def test_a_session_interval_that_is_too_small(refresher: str) -> None:
-    with pytest.raises(IntervalTooSmall):
-        session_interval(request("Supported: timer", f"Session-Expires: {MIN_SE - 1}{refresher}"))

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 import pytest
 
 from signaling.call import CallEnded, Rejection, Renegotiate, SignalingError
-from signaling.sip import endpoint
+from signaling.sip import endpoint, sipcall
 from signaling.sip.endpoint import SipEndpoint
 from tests.signaling.sip.answering import ANSWER, LOOPBACK, desk, leave
 from tests.signaling.sip.peer import OFFER, tcp_peer, udp_peer
@@ -228,13 +228,13 @@ async def test_digits_come_in_order_and_the_oldest_are_lost_when_nobody_reads() 
     async with desk() as agent, udp_peer(agent.port) as peer:
         await peer.call()
         call = await agent.next_call()
-        keys = ["1"] * 5 + [str(number % 10) for number in range(endpoint.MAX_DIGITS)]
+        keys = ["1"] * 5 + [str(number % 10) for number in range(sipcall.MAX_DIGITS)]
         for key in keys:
             peer.ask("INFO", body=f"Signal={key}", Content_Type="application/dtmf-relay")
             await peer.response(200)
         digits = call.digits()
         async with asyncio.timeout(5):
-            assert [await anext(digits) for _ in range(endpoint.MAX_DIGITS)] == keys[5:]
+            assert [await anext(digits) for _ in range(sipcall.MAX_DIGITS)] == keys[5:]
         await peer.hang_up()
 
 
@@ -270,12 +270,10 @@ async def test_without_a_user_part_the_uri_is_the_name() -> None:
 # --- the endpoint --------------------------------------------------------------------------------------------------
 
 
-async def test_draining() -> None:
+async def test_while_no_calls_are_taken() -> None:
     async with desk() as agent, udp_peer(agent.port) as talking, udp_peer(agent.port) as new:
         await talking.call()
-        assert not agent.sip.draining
-        agent.sip.draining = True
-        assert agent.sip.draining
+        agent.sip.available = lambda: False
         new.ask("OPTIONS")
         await new.response(503)
         new.ask("INVITE", body=OFFER)
@@ -336,8 +334,8 @@ async def test_a_flood_is_shed_and_logged_once(caplog: pytest.LogCaptureFixture)
         for _ in range(2):
             await peer.response(200)
         await peer.silence()
-    lines = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
-    assert lines == ["x 127.0.0.1: request dropped, too many requests a second"]
+    lines = [record.getMessage() for record in caplog.records if "turned away" in record.getMessage()]
+    assert lines == ["x 127.0.0.1: request turned away, too many requests a second"]
 
 
 async def test_noise_hurts_nobody() -> None:

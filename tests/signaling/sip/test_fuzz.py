@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signaling.sip.dialog import Dialog
+from signaling.sip.events import Changed, Ended, Invited
 from signaling.sip.message import Request, Response
-from signaling.sip.useragent import Changed, Ended, Invited
 from tests.signaling.sip.bench import TCP, UDP, Bench, BenchPeer
 from tests.signaling.sip.peer import OFFER
 

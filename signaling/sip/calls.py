@@ -1,0 +1,359 @@
+"""Calls that came in: how they begin, change and end (RFC 3261, sections 12-15; UPDATE, RFC 3311).
+
+`Calls` is the part of the user agent that knows dialogs. Requests reach it as `Served`; what happens is told by
+`events`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+from signaling.sip import dialog as dialogs
+from signaling.sip.alarms import Alarms
+from signaling.sip.buckets import Buckets
+from signaling.sip.dialog import GLARE, Alarm, Dialog, Negotiation
+from signaling.sip.events import Answered, Changed, Ended, Event, Invited, Pressed
+from signaling.sip.grammar import parse_address, parse_uri
+from signaling.sip.info import KINDS, digit
+from signaling.sip.message import Request
+from signaling.sip.reason import reason_field, reason_of
+from signaling.sip.sessiontimer import MIN_SE, IntervalTooSmall, session_interval, timer_fields
+from signaling.sip.transaction import Flow, State
+from signaling.sip.transactions import SDP, Served, Transactions
+
+ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE"
+SUPPORTED = "timer"
+
+CHANGE_RATE, CHANGE_BURST = 0.5, 5
+"""Changes of a session a second, for each call: each of them costs the media something."""
+
+RETRY_S = 10
+"""Retry-After of a 503, in seconds."""
+
+
+class Calls:
+    """All calls. `trusted` says whether a host (a literal) is one that requests of ours may be sent to."""
+
+    def __init__(self, transactions: Transactions, trusted: Callable[[str], bool], token: Callable[[], str]) -> None:
+        self.events: list[Event] = []
+        self._transactions, self._trusted, self._token = transactions, trusted, token
+        self._changes = Buckets(CHANGE_RATE, CHANGE_BURST)
+        self._dialogs: dict[tuple[str, str, str], Dialog] = {}
+        self._invites: dict[Dialog, Served] = {}
+        self._pending: dict[Dialog, tuple[Changed, Served]] = {}
+        self._alarms: Alarms[Dialog] = Alarms()
+
+    def __len__(self) -> int:
+        """How many things are kept: dialogs, and requests in them that wait for our own side."""
+        return len(self._dialogs) + len(self._invites) + len(self._pending)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is left, but for those that are over."""
+        return all(dialog.state is dialogs.State.TERMINATED for dialog in self._dialogs.values())
+
+    def uses(self, flow: Flow) -> bool:
+        """Whether a call goes by that flow."""
+        return any(dialog.flow == flow and not dialog.over for dialog in self._dialogs.values())
+
+    def find(self, request: Request) -> Dialog | None:
+        """The dialog that a request is in (section 12.2.2)."""
+        return self._dialogs.get((request.call_id, request.to_tag, request.from_tag))
+
+    # --- for whoever answers calls; none has an effect on a call that is past it ---
+
+    def ring(self, dialog: Dialog, media: str | None, now: float) -> None:
+        """180, or 183 with early media."""
+        if dialog.state is dialogs.State.EARLY:
+            served = self._invites[dialog]
+            fields = _in_dialog(dialog, served.request)
+            self._transactions.answer(served, 183 if media else 180, now, *fields, media=media or "")
+
+    def accept(self, dialog: Dialog, media: str, now: float) -> None:
+        """200 with our answer, or our offer where the INVITE had none."""
+        if dialog.state is dialogs.State.EARLY:
+            self._succeed(dialog, self._invites[dialog], media, now)
+
+    def reject(self, dialog: Dialog, code: int, reason: str, now: float) -> None:
+        """A final response other than 2xx."""
+        self._step(dialog, dialogs.Input.REFUSE, now, "agent", reason, code)
+
+    def change(self, changed: Changed, outcome: str | int, now: float) -> None:
+        """Answer a Changed with a session description, or refuse it with a status; too late, it has no effect."""
+        pending, served = self._pending.get(changed.dialog, (None, None))
+        if served is None or pending is not changed:
+            return
+        if isinstance(outcome, int):
+            self._unchanged(changed.dialog, outcome, now)
+        else:
+            self._drop_pending(changed.dialog)
+            self._succeed(changed.dialog, served, outcome, now)
+
+    def hang_up(self, dialog: Dialog, reason: str, now: float) -> None:
+        """End the call in whatever state it is; a BYE waits for the ACK of our 2xx."""
+        self._step(dialog, dialogs.Input.HANG_UP, now, "agent", reason or "hung up", 480)
+
+    def close(self, reason: str, now: float) -> None:
+        """End all calls, and wait for nobody's ACK."""
+        for dialog in list(self._dialogs.values()):
+            self.hang_up(dialog, reason, now)
+            self._step(dialog, dialogs.Input.NO_ACK, now, "agent", reason)
+
+    # --- requests ---
+
+    def invite(self, served: Served, now: float) -> None:
+        """INVITE, the first or another."""
+        if served.dialog is not None:
+            self._offered(served, served.dialog, now)
+        elif not _readable(served.request.headers.values("Record-Route")):
+            self._transactions.answer(served, 400, now, phrase="Bad Request (bad Record-Route)")
+        elif self._acceptable(served, now):
+            dialog = Dialog.invited(served.request, served.flow, served.tag, now)
+            served.dialog = dialog
+            self._dialogs[dialog.id] = dialog
+            self._invites[dialog] = served
+            self._transactions.answer(served, 100, now)
+            self._alarms.set(dialog, dialog.next_at)
+            self.events.append(Invited(dialog, served.request))
+
+    def update(self, served: Served, now: float) -> None:
+        """UPDATE: an offer, or a session refresh."""
+        dialog = served.dialog
+        if dialog is None or dialog.over:
+            self._transactions.answer(served, 481, now)
+        elif served.request.body:
+            self._offered(served, dialog, now)
+        elif self._acceptable(served, now):
+            self._succeed(dialog, served, "", now)
+
+    def bye(self, served: Served, now: float) -> None:
+        """BYE (section 15.1.2)."""
+        dialog = served.dialog
+        if dialog is None:
+            self._transactions.answer(served, 481, now)
+            return
+        self._transactions.answer(served, 200, now)
+        self._step(dialog, dialogs.Input.BYE, now, "caller", reason_of(served.request) or "hung up", 487)
+
+    def cancelled(self, invite: Served, cancel: Request, now: float) -> None:
+        """CANCEL of an INVITE (section 9.2): without effect once that is answered."""
+        dialog = invite.dialog
+        if dialog is None or invite.transaction.state is not State.PROCEEDING:
+            return
+        if self._invites.get(dialog) is invite:
+            self._step(dialog, dialogs.Input.CANCEL, now, "caller", reason_of(cancel) or "cancelled", 487)
+        else:
+            self._unchanged(dialog, 487, now)
+
+    def info(self, served: Served, now: float) -> None:
+        """INFO: a digit."""
+        dialog, kind = served.dialog, served.request.content_type
+        if dialog is None or dialog.over:
+            self._transactions.answer(served, 481, now)
+        elif not served.request.body:
+            self._transactions.answer(served, 200, now)
+        elif kind not in KINDS:
+            self._transactions.answer(served, 415, now, ("Accept", ", ".join(KINDS)))
+        elif key := digit(kind, served.request.body):
+            self._transactions.answer(served, 200, now)
+            self.events.append(Pressed(dialog, key))
+        else:
+            self._transactions.answer(served, 400, now, phrase="Bad Request (no digit)")
+
+    def acknowledged(self, ack: Request, flow: Flow, now: float) -> bool:
+        """ACK of a 2xx; False where there is nothing to acknowledge."""
+        dialog = self.find(ack)
+        if dialog is None or ack.cseq[0] != dialog.accepted_cseq:
+            return False
+        dialog.flow = flow
+        owed = dialog.negotiation is Negotiation.OFFERING
+        if self._step(dialog, dialogs.Input.ACK, now, "agent", dialog.farewell):  # else repeated, as its 2xx was
+            dialog.negotiation = Negotiation.STABLE
+            if owed and dialog.state is dialogs.State.CONFIRMED:
+                self._owed(dialog, ack, now)
+        return True
+
+    def _owed(self, dialog: Dialog, ack: Request, now: float) -> None:
+        """The ACK must bring the answer to our offer (section 13.2.1)."""
+        if ack.media is None or ack.content_type != SDP:
+            self.hang_up(dialog, "the ACK brought no answer to our offer", now)
+        else:
+            dialog.remote_media = None  # it is no offer that could be repeated
+            self.events.append(Answered(dialog, ack.media))
+
+    # --- changes ---
+
+    def _offered(self, served: Served, dialog: Dialog, now: float) -> None:
+        """A re-INVITE, or an UPDATE with an offer (section 14.2; RFC 3311)."""
+        request = served.request
+        if dialog.over:
+            self._transactions.answer(served, 481, now)
+        elif glare := GLARE.get((dialog.negotiation, request.method)):
+            self._transactions.answer(served, glare, now, retry_soon())
+        elif not self._acceptable(served, now):
+            return
+        elif request.media is not None and request.media == dialog.remote_media:
+            self._succeed(dialog, served, dialog.local_media, now)  # a refresh: nothing to negotiate
+        elif not self._changes.take(dialog.id, now):
+            self._transactions.answer(served, 500, now, retry_soon())
+        else:
+            self._change(served, Changed(dialog, request.media), now)
+
+    def _acceptable(self, served: Served, now: float) -> bool:
+        """Whether body and session interval are such as we can serve; if not, it has been said."""
+        request = served.request
+        try:
+            session_interval(request)
+        except IntervalTooSmall:
+            self._transactions.answer(served, 422, now, ("Min-SE", str(MIN_SE)))
+            return False
+        if request.body and (request.content_type != SDP or not _plain(request)):
+            self._transactions.answer(served, 415, now, ("Accept", SDP), ("Accept-Encoding", "identity"))
+            return False
+        return True
+
+    def _change(self, served: Served, changed: Changed, now: float) -> None:
+        """Ask our own side, while the peer waits."""
+        dialog = changed.dialog
+        dialog.negotiation = Negotiation.OFFERED
+        dialog.alarms[Alarm.CHANGE] = now + dialogs.CHANGE_S
+        self._pending[dialog] = changed, served
+        if served.request.method == "INVITE":
+            self._transactions.answer(served, 100, now)
+        self._alarms.set(dialog, dialog.next_at)
+        self.events.append(changed)
+
+    def _unchanged(self, dialog: Dialog, code: int, now: float) -> None:
+        """Refuse the change that is pending, if one is: the old session stands."""
+        served = self._drop_pending(dialog)
+        if served is not None:
+            dialog.negotiation = Negotiation.STABLE
+            self._transactions.answer(served, code, now)
+            self._alarms.set(dialog, dialog.next_at)
+
+    def _drop_pending(self, dialog: Dialog) -> Served | None:
+        dialog.alarms.pop(Alarm.CHANGE, None)
+        _, served = self._pending.pop(dialog, (None, None))
+        return served
+
+    # --- what is sent ---
+
+    def _succeed(self, dialog: Dialog, served: Served, media: str, now: float) -> None:
+        """200 to an INVITE, re-INVITE or UPDATE."""
+        request = served.request
+        interval = session_interval(request)
+        fields = (*_in_dialog(dialog, request), ("Allow", ALLOW), ("Supported", SUPPORTED), *timer_fields(interval))
+        data = self._transactions.answer(served, 200, now, *fields, media=media)
+        dialog.retarget(request)
+        dialog.refreshed(interval, now)
+        if media:
+            dialog.local_media, dialog.remote_media = media, request.media
+        if request.method == "INVITE":
+            self._invites.pop(dialog, None)
+            dialog.accepted(request, data, served.flow, now)
+            self._step(dialog, dialogs.Input.ACCEPT, now)
+        elif media:
+            dialog.negotiation = Negotiation.STABLE
+        self._alarms.set(dialog, dialog.next_at)
+
+    def _step(
+        self, dialog: Dialog, what: dialogs.Input, now: float, by: str = "", reason: str = "", code: int = 0
+    ) -> bool:
+        """One step of the call's table, with what it sends; False where it has no effect."""
+        was_over = dialog.over
+        actions = dialog.handle(what)
+        if actions is None:
+            return False
+        if dialog.over and not was_over:
+            dialog.farewell = reason
+            self.events.append(Ended(dialog, by, reason))
+            self._unchanged(dialog, 487, now)
+        for action in actions:
+            if action is dialogs.Do.REFUSE:
+                retry = (("Retry-After", str(RETRY_S)),) if code == 503 else ()
+                self._transactions.answer(self._invites.pop(dialog), code, now, *retry)
+            else:
+                self._bye(dialog, now)
+        if dialog.state is dialogs.State.TERMINATED and Alarm.FORGET not in dialog.alarms:
+            del self._dialogs[dialog.id]
+        self._alarms.set(dialog, dialog.next_at)
+        return True
+
+    def _bye(self, dialog: Dialog, now: float) -> None:
+        request = dialog.request("BYE", self._token(), reason_field(dialog.farewell))
+        self._transactions.ask(request, self._way_to(dialog), now)
+        dialog.alarms[Alarm.FORGET] = now + dialogs.LINGER_S
+
+    def _way_to(self, dialog: Dialog) -> Flow:
+        """Where our requests go: as RFC 3261 has it if that is a host we trust, else back by the way the peer's came.
+
+        A Contact or Record-Route must not turn us into somebody else's weapon, and behind a NAT it names no place.
+        """
+        flow = dialog.flow
+        try:
+            uri = parse_uri(dialog.next_hop)
+        except ValueError:
+            return flow
+        host = uri.host.strip("[]").lower()
+        if flow.reliable or dialog.natted or not (host == flow.remote[0] or self._trusted(host)):
+            return flow
+        return replace(flow, remote=(host, uri.port or 5060))
+
+    # --- time ---
+
+    def fire(self, now: float) -> None:
+        """Let everything happen that is due."""
+        while (dialog := self._alarms.take(now)) is not None:
+            for alarm in dialog.due(now):
+                self._wake(dialog, alarm, now)
+            self._alarms.set(dialog, dialog.next_at)
+
+    @property
+    def next_at(self) -> float | None:
+        """When the next thing is due."""
+        return self._alarms.next_at
+
+    def _wake(self, dialog: Dialog, alarm: Alarm, now: float) -> None:
+        """What an alarm means."""
+        if alarm is Alarm.REPEAT:
+            waiting = dialog.state in (dialogs.State.ACCEPTED, dialogs.State.ENDING)
+            self._transactions.outgoing += [dialog.success] if dialog.success and waiting else []
+        elif alarm is Alarm.NO_ACK:
+            self._step(dialog, dialogs.Input.NO_ACK, now, "network", "our answer was never acknowledged")
+        elif alarm is Alarm.UNANSWERED:
+            self._step(dialog, dialogs.Input.UNANSWERED, now, "agent", "nobody answered", 480)
+        elif alarm is Alarm.EXPIRED:
+            self._step(dialog, dialogs.Input.EXPIRED, now, "network", "the session was not refreshed in time")
+        elif alarm is Alarm.CHANGE:
+            self._unchanged(dialog, 488, now)
+        elif alarm is Alarm.FORGET:
+            self._dialogs.pop(dialog.id, None)
+
+
+# --- small print ---------------------------------------------------------------------------------------------------
+
+
+def _in_dialog(dialog: Dialog, request: Request) -> tuple[tuple[str, str], ...]:
+    """What a response needs that makes or keeps a dialog (section 12.1.1)."""
+    routes = tuple(("Record-Route", value) for value in request.headers.getlist("Record-Route"))
+    return (*routes, ("Contact", dialog.contact))
+
+
+def _readable(routes: tuple[str, ...]) -> bool:
+    """Whether each is an address that we could send a request to."""
+    try:
+        return all(parse_address(route) for route in routes)
+    except ValueError:
+        return False
+
+
+def _plain(request: Request) -> bool:
+    """Whether the body is not compressed."""
+    return request.headers.get("Content-Encoding", "identity").lower() == "identity"
+
+
+def retry_soon() -> tuple[str, str]:
+    """Between 0 and 10 s, at random, so that two who collided do not collide again (section 14.2)."""
+    return "Retry-After", str(secrets.randbelow(11))

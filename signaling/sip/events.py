@@ -1,0 +1,61 @@
+"""What the user agent tells whoever answers calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from signaling.sip.dialog import Dialog
+from signaling.sip.message import Request
+
+
+@dataclass(frozen=True, eq=False)
+class Invited:
+    """Somebody calls: answer with `ring`, `accept`, `reject` or `hang_up`."""
+
+    dialog: Dialog
+    request: Request
+
+
+@dataclass(frozen=True, eq=False)
+class Changed:
+    """The peer offers to change the session, or asks for our offer (None): answer with `change`, within 5 s."""
+
+    dialog: Dialog
+    offer: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """The peer's answer to an offer of ours."""
+
+    dialog: Dialog
+    answer: str
+
+
+@dataclass(frozen=True, eq=False)
+class Pressed:
+    """A digit."""
+
+    dialog: Dialog
+    key: str
+
+
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """The call is over; `by` is "caller", "agent" or "network". Comes once for each Invited."""
+
+    dialog: Dialog
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Shed:
+    """A request was turned away unheard, and why."""
+
+    source: str
+    why: str
+
+
+Event: TypeAlias = Invited | Changed | Answered | Pressed | Ended | Shed

@@ -1,0 +1,109 @@
+"""A call that came in by SIP, as the pillar's noun."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import TypeAlias
+
+from signaling.call import Answered, CallEnded, CallOffer, Rejection, Renegotiate
+from signaling.sip.dialog import Dialog
+from signaling.sip.events import Invited
+from signaling.sip.grammar import clean, parse_uri
+from signaling.sip.useragent import UserAgent
+
+REJECTIONS = {
+    Rejection.BUSY: 486,
+    Rejection.OVERLOADED: 503,
+    Rejection.NOT_FOUND: 404,
+    Rejection.NOT_ACCEPTABLE: 488,
+}
+
+SHOWN = ("Call-ID", "Subject", "User-Agent", "P-Asserted-Identity", "Remote-Party-ID", "Diversion", "History-Info")
+"""Header fields that a CallOffer carries."""
+
+MAX_DIGITS = 64
+"""Digits that nobody has read yet; then the oldest is forgotten."""
+
+Act: TypeAlias = Callable[[Callable[[UserAgent, float], None]], None]
+"""Tells the user agent something, and sends what follows from it."""
+
+
+class SipCall:
+    """A call that came in by SIP."""
+
+    def __init__(self, act: Act, dialog: Dialog, offer: CallOffer) -> None:
+        self.renegotiate: Renegotiate | None = None
+        self.answered: Answered | None = None
+        self._act, self._dialog, self._offer = act, dialog, offer
+        self._ended: asyncio.Future[CallEnded] = asyncio.get_running_loop().create_future()
+        self._digits: asyncio.Queue[str] = asyncio.Queue(MAX_DIGITS)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def offer(self) -> CallOffer:
+        """What was offered."""
+        return self._offer
+
+    async def ring(self, early_media: str | None = None) -> None:
+        """180 Ringing, or 183 with early media."""
+        self._act(lambda agent, now: agent.calls.ring(self._dialog, early_media, now))
+
+    async def accept(self, media: str) -> None:
+        """200 OK. It is repeated until the caller acknowledges it; 32 s without that end the call."""
+        self._act(lambda agent, now: agent.calls.accept(self._dialog, media, now))
+
+    async def reject(self, rejection: Rejection) -> None:
+        """486, 503, 404 or 488."""
+        code, why = REJECTIONS[rejection], rejection.value
+        self._act(lambda agent, now: agent.calls.reject(self._dialog, code, why, now))
+
+    async def hang_up(self, reason: str = "") -> None:
+        """480 before the answer, BYE after it; `reason` goes along."""
+        self._act(lambda agent, now: agent.calls.hang_up(self._dialog, reason, now))
+
+    async def digits(self) -> AsyncIterator[str]:
+        """Digits from INFO requests."""
+        while True:
+            yield await self._digits.get()
+
+    async def wait_ended(self) -> CallEnded:
+        """Wait for the end."""
+        return await asyncio.shield(self._ended)
+
+    def press(self, key: str) -> None:
+        """A digit came."""
+        if self._digits.full():
+            self._digits.get_nowait()
+        self._digits.put_nowait(key)
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """A task that is done for this call, and cancelled with it."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def end(self, ended: CallEnded) -> None:
+        """The call is over."""
+        if not self._ended.done():
+            self._ended.set_result(ended)
+        for task in self._tasks - {asyncio.current_task()}:  # one of them may be ending it
+            task.cancel()
+
+
+def offer_of(event: Invited) -> CallOffer:
+    """What the session is told of an INVITE.
+
+    `id` is our own name for the call, which is also our tag in its dialog. `caller` and `callee` are the user parts of
+    From and of the Request-URI, or the whole URI where there is no user part.
+    """
+    request, dialog = event.request, event.dialog
+    headers = {name: clean(request.headers.get(name)) for name in SHOWN if request.headers.get(name)}
+    return CallOffer(
+        id=dialog.id[1],
+        kind="sip",
+        caller=clean(request.from_.uri.user or str(request.from_.uri)),
+        callee=clean(parse_uri(request.uri).user or request.uri),
+        source=dialog.flow.remote,
+        media=request.media,
+        headers=headers,
+    )
