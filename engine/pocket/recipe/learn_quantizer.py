@@ -65,11 +65,12 @@ def _quantise(branch: ResidualQuantizer, latent: Tensor) -> tuple[Tensor, Tensor
     return out, torch.stack(codes).view(-1, rows, frames).transpose(0, 1), torch.stack(before), given, found
 
 
-def projected(quantizer: SplitQuantizer, latent: Tensor) -> Tensor:
-    """The latent's way through both branches' projections with nothing quantised, [B, C, n]."""
-    return torch.stack(
-        [branch.output_proj(branch.input_proj(latent)) for branch in (quantizer.rvq_first, quantizer.rvq_rest)]
-    ).sum(0)
+def projected(quantizer: SplitQuantizer, latent: Tensor) -> tuple[Tensor, Tensor]:
+    """The latent's way through each branch's projections with nothing quantised, twice [B, C, n]."""
+    first, rest = (
+        branch.output_proj(branch.input_proj(latent)) for branch in (quantizer.rvq_first, quantizer.rvq_rest)
+    )
+    return first, rest
 
 
 @torch.no_grad()

@@ -1,0 +1,137 @@
+"""Train the embedded model's codec:  python -m engine.pocket.recipe.train_codec {encoder,decoder} --work DIR
+
+    encoder   callers, clips -> WORK/codec: tokens are final when it is done, so everything else can be encoded
+    decoder   clips, WORK/codec -> WORK/codec, its decoder written again at every checkpoint
+
+Each stops after --minutes and goes on when called again. WORK/codec/{encoder,decoder}.pt are the checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.model.mimi import Mimi
+from engine.pocket.recipe.channel import telephone
+from engine.pocket.recipe.export_codec import (
+    MIMI,
+    UNTRAINED,
+    WEIGHTS,
+    build,
+    encode_after_silence,
+    note_of,
+    read_codec,
+    write_codec,
+)
+from engine.pocket.recipe.formats import Audio, Clip, Utterance, read_clips, read_utterances, shards
+from engine.pocket.recipe.init_codec import draw
+from engine.pocket.recipe.sounds import Sounds, Windows, voice_of
+from engine.pocket.recipe.spectra import snr_db
+from engine.pocket.recipe.train_decoder import DecoderTask, Script
+from engine.pocket.recipe.train_encoder import SHORT, EncoderTask
+from engine.pocket.recipe.training import Plan, train, use_device
+
+HELD_ROWS = 24
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="train_codec", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("part", choices=("encoder", "decoder"))
+    parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="where the data lies (build/pocket)")
+    parser.add_argument("--minutes", type=float, default=8, help="to run before stopping (8)")
+    parser.add_argument("--steps", type=int, help="of the whole training (encoder 2000, decoder 6000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--freeze", action="store_true", help="encoder: make the tokens final however far it came")
+    parser.add_argument("--again", action="store_true", help="decoder: a new cosine from the weights that there are")
+    options = parser.parse_args(arguments)
+    if options.part == "encoder":
+        plan = Plan(options.steps or 2000, 6e-4, betas=(0.8, 0.99), clip=2, seed=options.seed)
+        train_encoder(options.work, plan, options.minutes, options.freeze)
+    else:
+        plan = Plan(options.steps or 6000, 1e-3, seed=options.seed)
+        train_decoder(options.work, plan, options.minutes, options.again)
+
+
+def train_encoder(work: Path, plan: Plan, minutes: float, freeze: bool = False) -> bool:
+    """True once the tokens are final; they are not touched again. Raises ValueError where there is nothing to hear."""
+    folder = work / "codec"
+    if (folder / WEIGHTS).exists():
+        print(f"{folder / WEIGHTS} is there: its tokens are final")
+        return True
+    mimi = build(MIMI).to(use_device())
+    draw(mimi, plan.seed)
+    callers = _utterances(work / "callers", "train")
+    sounds = Sounds(
+        [voice_of(said) for said in callers],
+        [voice_of(clip) for clip in _clips(work)],
+        [voice_of(said) for said in _utterances(work / "agent", "train")],
+        telephone,
+    )
+    task = EncoderTask(mimi, sounds, _held(work), seed=plan.seed)
+    finished = train(task, plan, folder / "encoder.pt", minutes)
+    if finished or freeze:
+        task.finish()
+        write_codec(mimi, folder, MIMI, UNTRAINED)
+        print(f"the tokens are final: {folder / WEIGHTS}")
+    return finished or freeze
+
+
+def train_decoder(work: Path, plan: Plan, minutes: float, again: bool = False) -> bool:
+    """True once the plan is done. Raises ValueError where there is no codec, or there are no clips."""
+    folder = work / "codec"
+    mimi = read_codec(folder).to(use_device())
+    clips = [clip.audio for clip in _clips(work)]
+    task = DecoderTask(mimi, Script(mimi, clips), plan)
+    for weight in task.weights():
+        weight.requires_grad_(True)
+    if again:
+        (folder / "decoder.pt").unlink(missing_ok=True)
+    if note_of(folder) == UNTRAINED and not (folder / "decoder.pt").exists():
+        task.level()
+    return train(task, plan, folder / "decoder.pt", minutes, partial(_write_averaged, task, folder, clips))
+
+
+def _write_averaged(task: DecoderTask, folder: Path, clips: list[Audio]) -> None:
+    """The codec with the decoder as it stands, averaged; says how near it comes in the streaming engine."""
+    shipped = build(MIMI)
+    shipped.load_state_dict({name: tensor.cpu() for name, tensor in task.mimi.state_dict().items()})
+    shipped.load_state_dict({name: tensor.cpu() for name, tensor in task.averaged().items()}, strict=False)
+    write_codec(shipped, folder, MIMI, f"decoder after {task.average.steps} steps; it says the agent's clips only")
+    some = clips[:: max(1, len(clips) // 6)]
+    print(
+        f"written; streamed, {len(some)} clips come with {streamed_snr_db(read_codec(folder), some):.1f} dB", flush=True
+    )
+
+
+def streamed_snr_db(mimi: Mimi, clips: list[Audio]) -> float:
+    """Of clips said one after the other by the engine, a frame a call, as in a conversation."""
+    state, row = mimi.initial_state(1), torch.ones(1, dtype=torch.bool)
+    codes = np.concatenate(encode_after_silence(mimi, clips))
+    said = [mimi.decode(torch.from_numpy(frame)[None, :, None], state, row) for frame in codes]
+    return snr_db(torch.cat(said, 2)[0, 0], torch.from_numpy(np.concatenate(clips)))
+
+
+def _clips(work: Path) -> list[Clip]:
+    return read_clips(work / "clips.npz")
+
+
+def _utterances(folder: Path, kind: str) -> list[Utterance]:
+    return [said for path in shards(folder, kind) for said in read_utterances(path)]
+
+
+def _held(work: Path) -> Windows | None:
+    """Voices that are not trained on, through the telephone; None where there are none yet."""
+    voices = [voice_of(said) for said in _utterances(work / "callers", "held-out")[:200]]
+    if not voices:
+        return None
+    return Sounds(voices, voices, voices, telephone).callers(np.random.default_rng(7), HELD_ROWS, SHORT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,350 @@
+"""Both halves of the codec's training on stand-in voices: it learns, goes on where it stopped, and ends in a file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine.model.mimi import Mimi
+from engine.pocket.recipe import train_decoder, training
+from engine.pocket.recipe.export_codec import (
+    UNTRAINED,
+    build,
+    encode_clip,
+    note_of,
+    read_codec,
+    round_encoder,
+    silence_codes,
+    write_codec,
+)
+from engine.pocket.recipe.formats import Audio, Clip, ClipWord, Span, Utterance
+from engine.pocket.recipe.init_codec import draw
+from engine.pocket.recipe.phones import PAUSE, PHONES
+from engine.pocket.recipe.sounds import UNKNOWN, Sounds, Voice, row_of, voice_of
+from engine.pocket.recipe.spectra import LogMel, WaveLoss, mel_bands, snr_db
+from engine.pocket.recipe.train_decoder import DecoderTask, Script
+from engine.pocket.recipe.train_encoder import SHORT, EncoderTask
+from engine.pocket.recipe.training import Plan, train
+from tests.engine.pocket.voices import FORMANTS_HZ, vowel, word
+
+FRAME, RATE = 1920, 24_000
+NANO: dict[str, Any] = {
+    "seanet": {"n_filters": 2, "dimension": 32},
+    "transformer": {"d_model": 32, "num_heads": 2, "num_layers": 1, "dim_feedforward": 64, "context": 250},
+    "quantizer": {"input_dimension": 32, "dimension": 16, "n_q": 8, "bins": 32},
+}
+PLAN = Plan(30, 3e-3, warm_up=5, betas=(0.8, 0.99), clip=2, seed=3)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def said(names: list[str], pitch_hz: float) -> Utterance:
+    """Two frames of each vowel, labelled."""
+    spans = tuple(Span(name, 0.16 * n, 0.16 * (n + 1)) for n, name in enumerate(names))
+    return Utterance(word(names, pitch_hz), " ".join(names), f"tone-{pitch_hz}", "train", phones=spans)
+
+
+@pytest.fixture(scope="module")
+def callers() -> list[Voice]:
+    orders = itertools.permutations(FORMANTS_HZ)
+    return [voice_of(said(list(order), pitch)) for order, pitch in zip(orders, np.linspace(100, 240, 12), strict=False)]
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[Clip]:
+    words = [["aa", "iy"], ["uw", "eh"], ["iy", "uw", "aa"]]
+    return [Clip(" ".join(names), word(names), (ClipWord("x", 0),)) for names in words]
+
+
+def line(audio: Audio, random: np.random.Generator) -> Audio:
+    """A stand-in telephone: some noise."""
+    return audio + random.normal(0, 0.003, len(audio)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def sounds(callers: list[Voice], clips: list[Clip]) -> Sounds:
+    voices = [voice_of(clip) for clip in clips]
+    return Sounds(callers, voices, voices, line)
+
+
+def new_mimi() -> Mimi:
+    mimi = build(NANO)
+    draw(mimi, 1)
+    return mimi
+
+
+def encoder_task(sounds: Sounds) -> EncoderTask:
+    held = sounds.callers(np.random.default_rng(9), 4, SHORT)
+    task = EncoderTask(new_mimi(), sounds, held, seed=3, rows=4, free_steps=10)
+    task.CLUSTER_BATCHES = 2
+    return task
+
+
+@pytest.fixture(scope="module")
+def mimi(sounds: Sounds) -> Mimi:
+    """A nano codec whose tokens are final; its decoder is untrained."""
+    torch.set_num_threads(1)
+    task = encoder_task(sounds)
+    task.loss(10, PLAN.random(10))  # the first that is quantised
+    task.finish(3)
+    return task.mimi.requires_grad_(False)
+
+
+# --- what is heard -------------------------------------------------------------------------------------------------
+
+
+def test_labels_lie_behind_the_sound() -> None:
+    """A vowel that starts a frame in is labelled from 40 ms after that on, where the encoder has heard 40 ms of it."""
+    tone = np.ones(4 * FRAME, np.float32)
+    voice = Voice(tone, np.full(320, PHONES.index("aa"), np.int8))
+    for seed in range(20):
+        audio, phones = row_of([voice], np.random.default_rng(seed), 12, on_grid=True)
+        starts = np.flatnonzero(np.diff(audio, prepend=0) > 0)
+        assert not (starts % FRAME).any()
+        begun = np.flatnonzero(np.diff((phones == PHONES.index("aa")).astype(int), prepend=0) > 0)
+        assert [start // 480 + 2 for start in starts if start and start // 480 + 2 < 48] == [n for n in begun if n > 2]
+
+
+def test_a_caller_at_another_speed_keeps_its_labels(callers: list[Voice]) -> None:
+    """Where the label is a pause there is no sound, and where it is a vowel there is."""
+    for seed in range(10):
+        audio, phones = row_of(callers, np.random.default_rng(seed), 24)
+        loud = np.abs(audio).reshape(-1, 480).max(1) > 0.01
+        heard = phones[2:] != PHONES.index(PAUSE)
+        assert np.mean(heard == loud[:-2]) > 0.93  # but for the edges
+
+
+def test_what_nobody_labelled_is_unknown(clips: list[Clip]) -> None:
+    assert set(voice_of(clips[0]).phones) == {UNKNOWN}
+    labelled = voice_of(said(["aa"], 100))
+    assert set(labelled.phones) == {PHONES.index("aa")}
+
+
+def test_no_callers_is_an_error(clips: list[Clip]) -> None:
+    with pytest.raises(ValueError, match="there must be callers and clips"):
+        Sounds([], [voice_of(clips[0])], [], line)
+
+
+def test_quiet_windows_and_silence(sounds: Sounds) -> None:
+    audio, phones = row_of((), np.random.default_rng(0), 3)
+    assert not audio.any() and set(phones) == {PHONES.index(PAUSE)}
+    windows = sounds.batch(np.random.default_rng(1), 3, 6)
+    assert windows.heard.shape == windows.clean.shape == (3, 6 * FRAME) and windows.phones.shape == (3, 24)
+
+
+# --- spectra -------------------------------------------------------------------------------------------------------
+
+
+def test_mel_bands_cover_every_bin_and_weigh_alike() -> None:
+    for size, count in WaveLoss.SCALES:
+        bands = mel_bands(size, count)
+        assert bands.shape == (count, size // 2 + 1)
+        torch.testing.assert_close(bands.sum(1), torch.ones(count))
+
+
+def test_log_mel_is_of_its_20_ms() -> None:
+    audio = torch.zeros(1, 4 * FRAME)
+    audio[0, FRAME : FRAME + 480] = torch.from_numpy(vowel("aa", 1)[:480])
+    loudness = LogMel(torch.device("cpu"))(audio)[0].sum(1)
+    assert len(loudness) == 16 and loudness.argmax() == 4
+
+
+def test_the_wave_loss_hears_phase_where_magnitudes_do_not() -> None:
+    target = torch.from_numpy(vowel("aa", 6))
+    measure = WaveLoss(target)
+    same, _ = measure(target[None], target[None])
+    turned, figures = measure(-target[None], target[None])
+    assert same == 0 and turned > 1 and figures["mel"] == pytest.approx(0, abs=1e-5)
+    assert snr_db(-target, target) == pytest.approx(-6.02, abs=0.01)
+
+
+# --- the loop ------------------------------------------------------------------------------------------------------
+
+
+def ticking(seconds: float) -> Callable[[], float]:
+    """A clock that moves on so far whenever it is looked at."""
+    ticks = itertools.count(0.0, seconds)
+    return lambda: next(ticks)
+
+
+class Bowl:
+    """The smallest task: a weight that is to become 3, with noise that depends on the step."""
+
+    def __init__(self) -> None:
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.steps: list[int] = []
+
+    def weights(self) -> list[nn.Parameter]:
+        return [self.weight]
+
+    def loss(self, step: int, random: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        return (self.weight - 3 + 0.1 * random.normal()).square().sum(), {"weight": self.weight.item()}
+
+    def moved(self, step: int) -> None:
+        self.steps.append(step)
+
+    def save(self) -> dict[str, Any]:
+        return {"weight": self.weight.detach().clone()}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.weight.data.copy_(saved["weight"])
+
+
+def test_slices_are_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = Plan(200, 0.1, warm_up=10, seed=5)
+    whole = Bowl()
+    assert train(whole, plan, tmp_path / "whole.pt", 1e9)
+    assert whole.weight.item() == pytest.approx(3, abs=0.2)
+    steps: list[int] = []
+    for finished in (False, False, True, True):
+        part = Bowl()
+        assert train(part, plan, tmp_path / "parts.pt", 1.2, clock=ticking(0.5)) == finished  # some 70 steps a slice
+        steps += part.steps
+    assert steps == list(range(200)) and part.weight.item() == whole.weight.item()
+    assert "200/200" in capsys.readouterr().out
+
+
+def test_another_plan_is_refused(tmp_path: Path) -> None:
+    train(Bowl(), Plan(2, 0.1), tmp_path / "run.pt", 1)
+    with pytest.raises(ValueError, match=r"run.pt was begun with .*steps=2.* delete it to start anew"):
+        train(Bowl(), Plan(3, 0.1), tmp_path / "run.pt", 1)
+
+
+def test_a_step_that_blew_up_is_left_out(tmp_path: Path) -> None:
+    bowl = Bowl()
+
+    def loss(step: int, random: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        return (bowl.weight - 3).square().sum() * (float("inf") if step == 1 else 1), {}
+
+    bowl.loss = loss  # type: ignore[method-assign]  # one step of it only
+    train(bowl, Plan(4, 0.1, warm_up=1), tmp_path / "run.pt", 1)
+    assert bowl.weight.isfinite() and bowl.weight > 0
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    plan = Plan(1000, 1.0, warm_up=10, floor=0.03)
+    assert plan.rate_at(0) == pytest.approx(0.1) and plan.rate_at(10) == pytest.approx(1, abs=1e-3)
+    assert plan.rate_at(1000) == pytest.approx(0.03)
+    assert plan.random(4).random() == plan.random(4).random() != plan.random(5).random()
+
+
+def test_emulated_bfloat16_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert training.fast_type(torch.device("cpu")) is None
+    assert training.fast_type(torch.device("cuda")) is torch.bfloat16
+
+
+# --- phase A -------------------------------------------------------------------------------------------------------
+
+
+def test_the_encoder_learns_and_goes_on(sounds: Sounds, tmp_path: Path) -> None:
+    whole = encoder_task(sounds)
+    assert train(whole, PLAN, tmp_path / "whole.pt", 1e9)
+    assert not train(encoder_task(sounds), PLAN, tmp_path / "parts.pt", 0.6, clock=ticking(1))
+    part = encoder_task(sounds)
+    assert train(part, PLAN, tmp_path / "parts.pt", 1e9)
+    for (name, ours), theirs in zip(part.mimi.state_dict().items(), whole.mimi.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    curve = training.load(tmp_path / "whole.pt")["curve"]
+    assert whole.clustered and any("held_first" in figures for figures in curve)
+    first = encoder_task(sounds)
+    with torch.no_grad():
+        before, after = (
+            float(np.mean([t.loss(0, PLAN.random(s))[0].item() for s in range(90, 96)])) for t in (first, whole)
+        )
+    assert after < 0.8 * before
+
+
+def test_finished_tokens_survive_the_file(mimi: Mimi, tmp_path: Path) -> None:
+    write_codec(mimi, tmp_path, NANO, UNTRAINED)
+    read = read_codec(tmp_path)
+    clip = word(["aa", "eh", "iy"])
+    assert np.array_equal(encode_clip(read, clip), encode_clip(mimi, clip))
+    assert len(np.unique(encode_clip(read, clip))) > 4
+    assert note_of(tmp_path) == UNTRAINED
+    prompt = json.loads((tmp_path / "prompt.json").read_text())
+    assert prompt["silence"] == silence_codes(mimi).tolist() and prompt["style"] == "system"
+
+
+def test_the_file_is_what_the_checkpoint_loader_reads(mimi: Mimi, tmp_path: Path) -> None:
+    from engine.model.checkpoint import Stored
+
+    write_codec(mimi, tmp_path, NANO, UNTRAINED)
+    Stored(tmp_path / "mimi.safetensors").check({name: tuple(t.shape) for name, t in mimi.state_dict().items()})
+
+
+def test_an_encoder_that_is_not_rounded_is_not_written(tmp_path: Path) -> None:
+    mimi = new_mimi()
+    with pytest.raises(ValueError, match="encoder.model.0.conv.conv.weight is not rounded"):
+        write_codec(mimi, tmp_path, NANO, UNTRAINED)
+    round_encoder(mimi)
+    write_codec(mimi, tmp_path, NANO, UNTRAINED)
+
+
+def test_a_clip_off_the_grid_is_refused(mimi: Mimi) -> None:
+    with pytest.raises(ValueError, match="a clip of 1921 samples does not end on a frame's edge"):
+        encode_clip(mimi, np.zeros(1921, np.float32))
+
+
+# --- phase D -------------------------------------------------------------------------------------------------------
+
+
+def test_a_script_says_clips_between_silences(mimi: Mimi, clips: list[Clip]) -> None:
+    """Each frame of a row is a clip's frame under its own codes, silence, or what fades out after a barge-in."""
+    script = Script(mimi, [clip.audio for clip in clips])
+    falling = np.linspace(1, 0, FRAME, dtype=np.float32)
+    seen = {"said": 0, "silent": 0, "fading": 0}
+    for seed in range(30):
+        codes, samples = script.row(np.random.default_rng(seed), 30)
+        for code, frame in zip(codes, samples.reshape(-1, FRAME), strict=True):
+            said = np.flatnonzero((np.abs(script.samples - frame).max(1) < 1e-6) & (script.codes == code).all(1))
+            if len(said):
+                seen["silent" if script.silence in said else "said"] += 1
+            else:
+                assert (code == script.codes[script.silence]).all()
+                assert (np.abs(script.samples * falling - frame).max(1) < 1e-6).any()
+                seen["fading"] += 1
+    assert min(seen.values()) > 5, seen
+
+
+def test_the_decoder_learns_and_goes_on(
+    mimi: Mimi, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"ROWS": 1, "FRAMES": 16, "LONG_FRAMES": 24}.items():
+        monkeypatch.setattr(train_decoder, name, value)
+    plan = Plan(24, 5e-3, warm_up=3, seed=2)
+
+    def task() -> DecoderTask:
+        draw_again = build(NANO)
+        draw_again.load_state_dict(mimi.state_dict())
+        made = DecoderTask(draw_again, Script(draw_again, [clip.audio for clip in clips]), plan, decay=0.9)
+        made.level()
+        return made
+
+    whole, written = task(), []
+    assert train(whole, plan, tmp_path / "whole.pt", 1e9, lambda: written.append(whole.average.steps))
+    assert written == [24]
+    assert not train(task(), plan, tmp_path / "parts.pt", 0.3, clock=ticking(1))
+    part = task()
+    assert train(part, plan, tmp_path / "parts.pt", 1e9)
+    for (name, ours), theirs in zip(part.averaged().items(), whole.averaged().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    with torch.no_grad():
+        before = task().loss(0, plan.random(999))[0].item()
+        whole.mimi.load_state_dict(whole.averaged(), strict=False)
+        after = whole.loss(0, plan.random(999))[0].item()
+    assert after < 0.8 * before
