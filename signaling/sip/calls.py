@@ -245,14 +245,14 @@ class Calls:
         request = served.request
         interval = session_interval(request)
         fields = (*_in_dialog(dialog, request), ("Allow", ALLOW), ("Supported", SUPPORTED), *timer_fields(interval))
-        data = self._transactions.answer(served, 200, now, *fields, media=media)
+        self._transactions.answer(served, 200, now, *fields, media=media)
         dialog.retarget(request)
         dialog.refreshed(interval, now)
         if media:
             dialog.local_media, dialog.remote_media = media, request.media
         if request.method == "INVITE":
             self._invites.pop(dialog, None)
-            dialog.accepted(request, data, served.flow, now)
+            dialog.accepted(request, served.transaction.last, served.flow, now)
             self._step(dialog, dialogs.Input.ACCEPT, now)
         elif media:
             dialog.negotiation = Negotiation.STABLE
@@ -297,7 +297,8 @@ class Calls:
         except ValueError:
             return flow
         host = uri.host.strip("[]").lower()
-        if flow.reliable or dialog.natted or not (host == flow.remote[0] or self._trusted(host)):
+        in_reach = (":" in host) == (":" in flow.remote[0])  # of the socket that heard the peer
+        if flow.reliable or dialog.natted or not in_reach or not (host == flow.remote[0] or self._trusted(host)):
             return flow
         return replace(flow, remote=(host, uri.port or 5060))
 

@@ -65,7 +65,6 @@ class Do(Enum):
     SEND = "keep the message and send it"
     RESEND = "send the last message again"
     TIMER_E, TIMER_F, TIMER_G, TIMER_H, TIMER_I, TIMER_J, TIMER_K, TIMER_L = "EFGHIJKL"  # start it
-    TIMEOUT = "tell the user that nobody answered"
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ INVITE_SERVER: Table = {
     (State.COMPLETED, Input.REQUEST): (State.COMPLETED, (Do.RESEND,)),
     (State.COMPLETED, Input.TIMER_G): (State.COMPLETED, (Do.RESEND, Do.TIMER_G)),
     (State.COMPLETED, Input.ACK): (State.CONFIRMED, (Do.TIMER_I,)),
-    (State.COMPLETED, Input.TIMER_H): (State.TERMINATED, (Do.TIMEOUT,)),
+    (State.COMPLETED, Input.TIMER_H): (State.TERMINATED, ()),
     (State.CONFIRMED, Input.TIMER_I): (State.TERMINATED, ()),
 }
 
@@ -124,12 +123,12 @@ SERVER: Table = {
 CLIENT: Table = {
     (State.TRYING, Input.REQUEST): (State.TRYING, (Do.SEND, Do.TIMER_E, Do.TIMER_F)),
     (State.TRYING, Input.TIMER_E): (State.TRYING, (Do.RESEND, Do.TIMER_E)),
-    (State.TRYING, Input.TIMER_F): (State.TERMINATED, (Do.TIMEOUT,)),
+    (State.TRYING, Input.TIMER_F): (State.TERMINATED, ()),
     (State.TRYING, Input.PROVISIONAL): (State.PROCEEDING, ()),
     (State.TRYING, Input.SUCCESS): (State.COMPLETED, (Do.TIMER_K,)),
     (State.TRYING, Input.FAILURE): (State.COMPLETED, (Do.TIMER_K,)),
     (State.PROCEEDING, Input.TIMER_E): (State.PROCEEDING, (Do.RESEND, Do.TIMER_E)),
-    (State.PROCEEDING, Input.TIMER_F): (State.TERMINATED, (Do.TIMEOUT,)),
+    (State.PROCEEDING, Input.TIMER_F): (State.TERMINATED, ()),
     (State.PROCEEDING, Input.SUCCESS): (State.COMPLETED, (Do.TIMER_K,)),
     (State.PROCEEDING, Input.FAILURE): (State.COMPLETED, (Do.TIMER_K,)),
     (State.COMPLETED, Input.TIMER_K): (State.TERMINATED, ()),
@@ -168,7 +167,6 @@ class Transaction:
     state: State
     reliable: bool
     outbox: list[bytes] = field(default_factory=list)
-    timed_out: bool = False
     last: bytes = b""
     _deadlines: dict[str, float] = field(default_factory=dict)
     _intervals: dict[str, float] = field(default_factory=dict)
@@ -208,8 +206,6 @@ class Transaction:
             self.outbox.append(message)
         elif action is Do.RESEND:
             self.outbox.extend([self.last] if self.last else [])
-        elif action is Do.TIMEOUT:
-            self.timed_out = True
         else:
             self._start(action.name, now)
 

@@ -131,15 +131,14 @@ class Transactions:
 
     def answer(
         self, served: Served, code: int, now: float, *extra: tuple[str, str], media: str = "", phrase: str = ""
-    ) -> bytes:
-        """Send a response, with a session description where `media` is one; gives its bytes."""
+    ) -> None:
+        """Send a response, with a session description where `media` is one."""
         tag = "" if code == 100 else served.tag
         fields = (*extra, ("Content-Type", SDP)) if media else extra
         body = media.encode(errors="surrogateescape")
-        data = bytes(respond(served.request, code, *fields, to_tag=tag, body=body, phrase=phrase))
-        served.transaction.handle(response_input(code), now, data)
+        response = respond(served.request, code, *fields, to_tag=tag, body=body, phrase=phrase)
+        served.transaction.answer(response, now)
         self._settle(served)
-        return data
 
     # --- requests of ours ---
 

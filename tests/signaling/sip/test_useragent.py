@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
 
 from signaling.sip import transactions
+from signaling.sip.alarms import SLACK
 from signaling.sip.calls import ALLOW
 from signaling.sip.dialog import RING_S, State
 from signaling.sip.message import Response
@@ -139,6 +142,22 @@ def test_a_200_is_repeated_for_32_s_then_bye(bench: Bench, flow: Flow) -> None:
     assert bench.told() == ["invited", "ended by network: our answer was never acknowledged"]
     bench.wait(64)
     assert is_empty(bench)
+
+
+def test_a_200_is_repeated_to_where_the_invite_came_from(bench: Bench) -> None:
+    """Its topmost Via is that sender's, though the next request may come by another way (section 18.2.2)."""
+    peer = bench.peer()
+    peer.ask("INVITE", body=OFFER)
+    bench.accept(bench.invited())
+    peer.to_tag = bench.invited().id[1]
+    peer.flow = Flow("UDP", ("192.0.2.8", 5080), UDP.local)
+    peer.ask("INFO")
+    assert bench.sent[-1][2] == peer.flow
+    bench.wait(0.5)
+    assert (bench.last().code, bench.sent[-1][2]) == (200, UDP)
+    bench.hang_up(bench.invited())
+    peer.ack(bench.last())
+    assert bench.sent[-1][2] == peer.flow
 
 
 def test_an_ack_that_comes_late(bench: Bench) -> None:
@@ -781,12 +800,13 @@ def test_responses_go_where_the_via_says(bench: Bench, via: str, port: int) -> N
         ("<sip:a@192.0.2.99:5071>", "", ("192.0.2.99", 5071)),  # another address of the trunk's
         ("<sip:a@203.0.113.9:5071>", "", UDP.remote),  # somebody who never asked for our packets
         ("<sip:a@phone.example.com>", "", UDP.remote),
+        ("<sip:a@[2001:db8::7]>", "", UDP.remote),  # trusted, but out of reach of a socket for IPv4
         ("<sip:a@10.0.0.1>", "<sip:192.0.2.8;lr>", ("192.0.2.8", 5060)),
         ("<tel:+15550100>", "", UDP.remote),
     ],
 )
 def test_requests_go_to_hosts_we_trust(contact: str, route: str, remote: tuple[str, int]) -> None:
-    bench = Bench(trusted=lambda host: host.startswith("192.0.2."))
+    bench = Bench(trusted=lambda host: host.startswith(("192.0.2.", "2001:db8:")))
     peer = bench.peer()
     routes = [f"Record-Route: {route}"] if route else []
     peer.ask("INVITE", *routes, body=OFFER, Contact=contact)
@@ -896,6 +916,20 @@ def test_responses_to_nothing_are_dropped(bench: Bench) -> None:
     bench.receive((TORTURE / "bcast.dat").read_bytes())
     assert bench.heard() == []
     assert bench.agent.dropped["response to nothing"] == 1
+
+
+def test_calls_that_are_over_are_not_kept_by_their_session_timers(bench: Bench) -> None:
+    bench.call(bench.peer(), "Supported: timer", "Session-Expires: 1800")  # which goes on
+    dialogs = []
+    for _ in range(200):
+        peer = bench.peer()
+        dialogs.append(weakref.ref(bench.call(peer, "Supported: timer", "Session-Expires: 1800")))
+        peer.ask("BYE")
+        bench.wait(1)
+    bench.wait(64)
+    bench.told()
+    gc.collect()
+    assert sum(dialog() is not None for dialog in dialogs) <= SLACK
 
 
 # --- closing -------------------------------------------------------------------------------------------------------
