@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.model.moshi import DepthLayer, Moshi, MoshiConfig
+from engine.model.moshi import DepthLayer, Moshi
+from engine.model.moshi_config import MoshiConfig
 from engine.model.transformer import Layer, TransformerConfig, rotate
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.model.moshi import UNGENERATED, ZERO, Moshi, MoshiConfig
+from engine.model.moshi import Moshi
+from engine.model.moshi_config import UNGENERATED, ZERO, MoshiConfig
 from engine.model.sampling import SamplingRows
 from engine.pocket.recipe import offline_lm
 

@@ -1,0 +1,199 @@
+"""Coded dialogues as what the models read and are to make: frames behind their prompt, and labels at frames.
+
+Index i of an example is a frame of prompt and call together. Column i is read to predict frame i's text and first code
+and frame i - 1's other codes, which column i + 1 holds; so everything that has a frame has that index.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.model.text import EPAD, PAD, SILENT, Tokenizer
+from engine.pocket.recipe.encode import Voice
+from engine.pocket.recipe.formats import SILENCE, Dialogue, Event, Span, read_dialogues, shards
+from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
+
+FRAME_S = FRAME_SAMPLES / SAMPLE_RATE
+
+PAUSE_FRAMES = 6
+"""Without a word: what is said next is something new, and the first word of it decides all."""
+
+EDGE_FRAMES = 4
+"""From the first sound of a turn, and from the first silence after it: what makes a turn begin and end well."""
+
+IGNORED = -100
+"""A label that no loss counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What words and intents there are to be told apart; what is rarer or unknown is left out."""
+
+    intents: tuple[str, ...]
+    words: tuple[str, ...]
+
+    def intent(self, name: str) -> int:
+        return self.intents.index(name) if name in self.intents else IGNORED
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """`frames` [P + T, K]; the first `prompt` are the prompt's. Frame numbers count from the prompt's first.
+
+    `edges` bool [P + T]: frames at a turn's begin or end. `opening` bool [P + T]: the first piece of what is said.
+    `asked`: (last frame of a question, its intent's label, its words' labels). `heard`: (frame in which a word ended,
+    its label).
+    """
+
+    frames: NDArray[np.int64]
+    prompt: int
+    edges: NDArray[np.bool_]
+    opening: NDArray[np.bool_]
+    asked: tuple[tuple[int, int, tuple[int, ...]], ...]
+    heard: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+def read_coded(work: Path, kind: str) -> list[Dialogue]:
+    """All coded dialogues of a kind. Raises ValueError where there are none."""
+    found = shards(work / "coded", kind)
+    if not found:
+        raise ValueError(f"{work / 'coded'} has no {kind} dialogues; make them with engine.pocket.recipe.encode")
+    return [dialogue for path in found for dialogue in read_dialogues(path)]
+
+
+def labels_of(dialogues: Iterable[Dialogue], most: int = 500, least: int = 5) -> Labels:
+    """The intents, and the callers' words that are said often enough to be learnt."""
+    intents: set[str] = set()
+    words: Counter[str] = Counter()
+    for dialogue in dialogues:
+        intents |= {event.intent for event in dialogue.events if event.kind == "question" and event.intent}
+        words.update(spelt(span.label) for span in dialogue.heard)
+    known = [word for word, count in words.most_common(most) if count >= least and word]
+    return Labels(tuple(sorted(intents)), tuple(known))
+
+
+def spelt(word: str) -> str:
+    """A word without what cannot be heard."""
+    return re.sub(r"[^a-z']", "", word.lower())
+
+
+def example_of(dialogue: Dialogue, voice: Voice, tokenizer: Tokenizer, labels: Labels) -> Example:
+    """A whole dialogue behind its prompt, laid out as the engine primes a row."""
+    assert dialogue.codes is not None
+    prompt = voice.layout.frames(tokenizer, dialogue.prompt)
+    said = voice.agent(dialogue.schedule)
+    call = np.concatenate((dialogue.text.astype(np.int64)[:, None], said, dialogue.codes.astype(np.int64)), 1)
+    start, index = len(prompt), {word: number for number, word in enumerate(labels.words)}
+    asked = tuple(
+        (start + event.frame, labels.intent(event.intent), _known(event.text.split(), index))
+        for event in dialogue.events
+        if event.kind == "question" and event.frame < dialogue.frames
+    )
+    heard = tuple(
+        (start + min(dialogue.frames - 1, int(span.end_s / FRAME_S)), index[spelt(span.label)])
+        for span in dialogue.heard
+        if spelt(span.label) in index
+    )
+    before = np.zeros(start, np.bool_)
+    return Example(
+        np.concatenate((prompt, call)),
+        start,
+        np.concatenate((before, _edges(dialogue.schedule))),
+        np.concatenate((before, _opening(dialogue.text))),
+        asked,
+        heard,
+    )
+
+
+def _known(words: Sequence[str], index: dict[str, int]) -> tuple[int, ...]:
+    return tuple(sorted({index[spelt(word)] for word in words if spelt(word) in index}))
+
+
+def _edges(schedule: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """EDGE_FRAMES from each change between silence and a clip, or between clips."""
+    clip = schedule[:, 0]
+    edges = np.zeros(len(clip), np.bool_)
+    for frame in (np.flatnonzero(np.diff(clip, prepend=SILENCE))).tolist():
+        edges[frame : frame + EDGE_FRAMES] = True
+    return edges
+
+
+def _opening(text: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """The first piece after a pause."""
+    opening = np.zeros(len(text), np.bool_)
+    last = -PAUSE_FRAMES - 1
+    for frame in np.flatnonzero(~np.isin(text, list(SILENT))).tolist():
+        opening[frame] = frame - last > PAUSE_FRAMES
+        last = frame
+    return opening
+
+
+def cut(example: Example, first: int) -> Example:
+    """The prompt, and the call from its frame `first` on: a fresh row opened with the last columns of a call."""
+    start = example.prompt
+    keep = np.r_[0:start, start + first : len(example)]
+    asked = tuple((frame - first, intent, words) for frame, intent, words in example.asked if frame >= start + first)
+    heard = tuple((frame - first, word) for frame, word in example.heard if frame > start + first)
+    return replace(
+        example,
+        frames=example.frames[keep],
+        edges=example.edges[keep],
+        opening=example.opening[keep],
+        asked=asked,
+        heard=heard,
+    )
+
+
+def told_before(events: Sequence[Event]) -> int:
+    """The first frame in which the caller told a fact that may be asked for later; a call is not cut behind it."""
+    return min((event.start if event.start >= 0 else event.frame for event in events if event.slot), default=1 << 30)
+
+
+def write_heard(heard: Sequence[Span], frames: int, tokenizer: Tokenizer, delay: int) -> NDArray[np.int64]:
+    """What the ear is to write [T]: a word's boundary `delay` frames after its begin, then its pieces, else PAD.
+
+    Where words crowd, a word waits for the one before it; what does not end before T is left out.
+    """
+    text = np.full(frames, PAD, np.int64)
+    free = 0
+    for span in heard:
+        pieces = [token for token in tokenizer.encode(re.sub(r"[^A-Za-z']", "", span.label)) if token not in SILENT]
+        at = max(free, int(span.start_s / FRAME_S) + delay)
+        if at + 1 + len(pieces) > frames or span.start_s < 0:
+            continue
+        text[at] = EPAD
+        text[at + 1 : at + 1 + len(pieces)] = pieces
+        free = at + 1 + len(pieces)
+    return text
+
+
+class Buckets:
+    """Draws examples of about the same length, as many as fill a budget of frames."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        if not lengths:
+            raise ValueError("there are no examples to draw from")
+        self._order = np.argsort(np.array(lengths), kind="stable")
+        self._lengths = np.array(lengths)[self._order]
+
+    def draw(self, random: np.random.Generator, budget: int) -> list[int]:
+        """Numbers of examples: one, as likely for each, and others that are hardly longer."""
+        centre = int(random.integers(len(self._order)))
+        length = int(self._lengths[centre])
+        count = max(1, budget // length)
+        reach = max(2 * count, len(self._order) // 8)
+        low, high = max(0, centre - reach), centre + reach + 1
+        near = self._order[low:high][self._lengths[low:high] <= 1.25 * length]
+        others = near[near != self._order[centre]]
+        drawn = random.choice(others, min(count - 1, len(others)), replace=False) if len(others) else others
+        return [int(self._order[centre]), *(int(number) for number in drawn)]

@@ -1,0 +1,83 @@
+"""The language model and the ear before training: sizes, and initial weights that let both hear from the first step.
+
+A code's embedding begins as the codec's own centroid: what sounds alike looks alike, which the model would need most of
+its training to find out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.model.mimi import Mimi
+from engine.model.moshi import Moshi
+from engine.model.quantizer import ResidualQuantizer
+
+LM: dict[str, Any] = {
+    "dim": 256,
+    "num_layers": 6,
+    "num_heads": 4,
+    "context": 500,
+    "n_q": 16,
+    "dep_q": 8,
+    "card": 512,
+    "text_card": 900,
+    "delays": [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1],
+    "depformer_dim": 128,
+    "depformer_num_heads": 4,
+    "depformer_num_layers": 2,
+    # Clips are learnt by heart; a wider one costs 2 MB and says them no better.
+    "depformer_dim_feedforward": 192,
+}
+"""The language model's arguments for config.json. Its window is 40 s."""
+
+EAR: dict[str, Any] = {
+    "dim": 176,
+    "num_layers": 4,
+    "num_heads": 4,
+    "context": 250,
+    "n_q": 8,
+    "dep_q": 0,
+    "card": 512,
+    "text_card": 900,
+    "delays": [0] * 9,
+}
+"""The ear's. It hears 20 s back."""
+
+CODE_SIZE = 0.6
+"""Of an embedded code, standard deviation."""
+
+
+@torch.no_grad()
+def draw(moshi: Moshi, mimi: Mimi, seed: int) -> None:
+    """Set all weights. Where the codec's latent is of another width, its centroids are projected at random."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = 2 * moshi.config.num_layers
+    for name, weight in moshi.named_parameters():
+        if weight.dim() == 2:
+            size = 1.0 if name.startswith(("text_emb", "depformer_text_emb")) else weight.shape[1] ** -0.5
+            if name.endswith(("out_proj.weight", "linear_out.weight")):
+                size *= layers**-0.5  # all layers' branches together weigh as much as what they are added to
+            if "emb" in name and not name.startswith("text_emb"):
+                size = CODE_SIZE
+            weight.copy_(torch.randn(weight.shape, generator=generator) * size)
+    sounds = centroids(mimi)
+    for stream, embedding in enumerate(moshi.emb):
+        assert isinstance(embedding, nn.Embedding)
+        vectors = _fitted(sounds[stream % len(sounds)], embedding.embedding_dim, generator)
+        if vectors.std() > 0:  # a codebook that nothing was left for tells nothing apart
+            embedding.weight[: len(vectors)] = vectors * (CODE_SIZE / vectors.std())
+
+
+def centroids(mimi: Mimi) -> list[Tensor]:
+    """Each codebook's centroids in the latent space, [bins, dimension]."""
+    branches: tuple[ResidualQuantizer, ...] = (mimi.quantizer.rvq_first, mimi.quantizer.rvq_rest)
+    return [book @ branch.output_proj.weight[:, :, 0].T for branch in branches for book in branch.centroids]
+
+
+def _fitted(vectors: Tensor, width: int, generator: torch.Generator) -> Tensor:
+    if vectors.shape[1] == width:
+        return vectors
+    return vectors @ torch.randn(vectors.shape[1], width, generator=generator)

@@ -1,0 +1,164 @@
+"""Dialogues become the frames that a row will live, with labels where training looks for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.model.text import EPAD, PAD, SILENT, Tokenizer
+from engine.pocket.recipe.corpus import (
+    EDGE_FRAMES,
+    IGNORED,
+    Buckets,
+    Example,
+    Labels,
+    cut,
+    example_of,
+    labels_of,
+    read_coded,
+    told_before,
+    write_heard,
+)
+from engine.pocket.recipe.encode import Voice, read_voice
+from engine.pocket.recipe.formats import SILENCE, Dialogue, Event, Span
+from tests.engine.pocket.work import ANSWERS, PROMPT, QUESTIONS
+
+
+@pytest.fixture
+def tokenizer(work: Path) -> Tokenizer:
+    return Tokenizer((work / "tokenizer.model").read_bytes())
+
+
+@pytest.fixture
+def voice(work: Path) -> Voice:
+    return read_voice(work / "coded" / "voice.npz", 128)
+
+
+@pytest.fixture
+def dialogue(work: Path) -> Dialogue:
+    return read_coded(work, "stage1")[0]
+
+
+@pytest.fixture
+def labels(work: Path) -> Labels:
+    return labels_of(read_coded(work, "stage1"), least=1)
+
+
+@pytest.fixture
+def example(dialogue: Dialogue, voice: Voice, tokenizer: Tokenizer, labels: Labels) -> Example:
+    return example_of(dialogue, voice, tokenizer, labels)
+
+
+def test_an_example_begins_with_the_prompt_as_the_engine_lays_it_out(
+    example: Example, voice: Voice, tokenizer: Tokenizer
+) -> None:
+    prompt = voice.layout.frames(tokenizer, PROMPT)
+    assert example.prompt == len(prompt) > 2 * voice.layout.gap_frames
+    assert np.array_equal(example.frames[: example.prompt], prompt)
+
+
+def test_the_agent_says_the_clip_that_is_scheduled_and_else_silence(
+    example: Example, dialogue: Dialogue, voice: Voice
+) -> None:
+    said = example.frames[example.prompt :, 1:9]
+    silent = dialogue.schedule[:, 0] == SILENCE
+    assert (said[silent] == voice.layout.silence).all()
+    clip, frame = dialogue.schedule[~silent].T
+    assert np.array_equal(said[~silent], voice.codes[voice.starts[clip] + frame])
+    assert dialogue.codes is not None
+    assert np.array_equal(example.frames[example.prompt :, 9:], dialogue.codes)
+
+
+def test_labels_stand_at_their_frames(example: Example, dialogue: Dialogue, labels: Labels) -> None:
+    question, answer = dialogue.events
+    assert labels.intents == tuple(sorted(QUESTIONS))
+    frame, intent, words = example.asked[0]
+    assert frame == example.prompt + question.frame
+    assert labels.intents[intent] == question.intent
+    assert {labels.words[word] for word in words} == set(question.text.split())
+    assert [labels.words[word] for _, word in example.heard] == question.text.split()
+    assert example.heard[-1][0] == example.prompt + question.frame
+    begins = np.flatnonzero(example.edges)
+    assert begins[0] == example.prompt + answer.frame
+    assert len(begins) == 2 * EDGE_FRAMES
+
+
+def test_one_piece_opens_an_answer(example: Example, dialogue: Dialogue) -> None:
+    (opening,) = np.flatnonzero(example.opening)
+    tokens = example.frames[:, 0]
+    assert tokens[opening] not in SILENT
+    assert set(tokens[example.prompt : opening]) <= {PAD, EPAD}
+
+
+def test_what_is_rare_has_no_label(work: Path) -> None:
+    labels = labels_of(read_coded(work, "stage1"), least=1_000)
+    assert labels.words == ()
+    assert labels.intent("never asked") == IGNORED
+
+
+def test_a_cut_keeps_the_prompt_and_moves_the_labels(example: Example) -> None:
+    first = example.asked[0][0] - example.prompt - 1
+    left = cut(example, first)
+    assert len(left) == len(example) - first
+    assert np.array_equal(left.frames[: left.prompt], example.frames[: left.prompt])
+    assert np.array_equal(left.frames[left.prompt :], example.frames[left.prompt + first :])
+    assert left.asked[0][0] == left.prompt + 1
+    assert cut(example, first + 3).asked == ()
+    assert np.flatnonzero(left.opening) == np.flatnonzero(example.opening) - first
+
+
+def test_a_call_is_not_cut_behind_what_the_caller_told() -> None:
+    asked = Event("question", 30, 20, "hours", "when open")
+    told = Event("question", 60, 50, "tell_name", "I am Anna", "Anna")
+    assert told_before([asked, told]) == 50
+    assert told_before([asked]) > 1 << 20
+
+
+def test_the_ear_writes_behind_the_sound(tokenizer: Tokenizer) -> None:
+    heard = (Span("when", 0.1, 0.3), Span("open,", 0.35, 0.6), Span("where", 4.7, 4.9))
+    text = write_heard(heard, 60, tokenizer, delay=8)
+    (first, second) = np.flatnonzero(text == EPAD)
+    assert first == 1 + 8
+    pieces = [token for token in tokenizer.encode("when")]
+    assert text[first + 1 : first + 1 + len(pieces)].tolist() == pieces
+    assert second == max(4 + 8, first + 1 + len(pieces))
+    written = "".join(str(tokenizer.piece(int(token))) for token in text)
+    assert written == " when open"  # the last word's text lies beyond the end
+
+
+def test_crowded_words_wait_for_each_other(tokenizer: Tokenizer) -> None:
+    heard = tuple(Span("exactly", 0.08 * n, 0.08 * n + 0.05) for n in range(3))
+    text = write_heard(heard, 60, tokenizer, delay=2)
+    assert "".join(str(tokenizer.piece(int(token))) for token in text) == " exactly" * 3
+
+
+def test_buckets_draw_alike_lengths_within_the_budget() -> None:
+    lengths = [10] * 50 + [40] * 50 + [200]
+    buckets, random = Buckets(lengths), np.random.default_rng(0)
+    drawn = [buckets.draw(random, 200) for _ in range(300)]
+    assert {number for batch in drawn for number in batch} == set(range(101))
+    for batch in drawn:
+        chosen = [lengths[number] for number in batch]
+        assert max(chosen) <= 1.25 * min(chosen) or sum(chosen) <= 250
+        assert len(set(batch)) == len(batch)
+
+
+def test_missing_data_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no stage2 dialogues"):
+        read_coded(tmp_path, "stage2")
+    with pytest.raises(ValueError, match="no examples"):
+        Buckets([])
+
+
+def test_an_event_behind_the_end_is_left_out(
+    dialogue: Dialogue, voice: Voice, tokenizer: Tokenizer, labels: Labels
+) -> None:
+    late = replace(dialogue, events=(Event("question", dialogue.frames, 3, "hours", "when"),))
+    assert example_of(late, voice, tokenizer, labels).asked == ()
+
+
+def test_every_answer_has_a_clip(voice: Voice) -> None:
+    assert len(voice.starts) == len(ANSWERS)

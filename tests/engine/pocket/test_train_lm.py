@@ -1,0 +1,213 @@
+"""Training reads the very columns that the engine's rows read, spoils what it may, learns, and goes on in slices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.batch import Batch as EngineBatch
+from engine.batch import RowStep
+from engine.model.checkpoint import Checkpoint
+from engine.model.moshi import Moshi, Step
+from engine.model.moshi_config import ZERO, MoshiConfig
+from engine.model.text import EPAD, PAD
+from engine.pocket.recipe import offline_lm
+from engine.pocket.recipe.init_lm import CODE_SIZE, centroids, draw
+from engine.pocket.recipe.train_lm import (
+    EPAD_WEIGHT,
+    OPENING_WEIGHT,
+    PAD_WEIGHT,
+    LmTask,
+    Material,
+    assemble,
+    lm_task,
+    spoil,
+    train_lm,
+)
+from engine.pocket.recipe.training import Plan, load, train
+from engine.slot import FRAME_SAMPLES, Sampling
+from tests.engine.pocket.work import LM, PROMPT
+
+PLAN = Plan(60, 5e-3, warm_up=5)
+BUDGET = 300
+
+
+@pytest.fixture
+def task(work: Path) -> LmTask:
+    return lm_task(work, LM, PLAN, BUDGET)
+
+
+class Serving:
+    """A row of the engine, and every column that its model was fed."""
+
+    def __init__(self, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.material = Material.read(work)
+        moshi = Moshi(MoshiConfig.from_kwargs(LM)).requires_grad_(False)
+        draw(moshi, self.material.mimi, 0)
+        self.config, self.fed = moshi.config, list[NDArray[np.int64]]()
+        parts = (self.material.mimi, moshi, self.material.tokenizer, self.material.voice.layout)
+        self.batch = EngineBatch(Checkpoint(*parts, (), "made"), 1)
+        step, prefill = moshi.step, moshi.prefill
+
+        def see_step(*args: Tensor) -> Step:
+            made = step(*args)  # type: ignore[arg-type]
+            self.fed.append(made.column[0].numpy().copy())
+            return made
+
+        def see_prefill(state: object, columns: Tensor, mask: Tensor) -> None:
+            self.fed.extend(columns[0, : columns.shape[1] - 1 - self.config.delay].numpy().copy())
+            prefill(state, columns, mask)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(moshi, "step", see_step)
+        monkeypatch.setattr(moshi, "prefill", see_prefill)
+
+    def prime(self, log: NDArray[np.uint16], keep: int) -> None:
+        self.fed.clear()
+        self.batch.open(0, log)
+        frames = self.batch.layout.frames(self.batch.tokenizer, PROMPT)
+        for chunk in self.batch.plan(0, frames, keep, Sampling(seed=3)):
+            self.batch.prefill(chunk)
+
+    def live(self, frames: int, seed: int) -> NDArray[np.uint16]:
+        """Talk at random; the log."""
+        noise = np.random.default_rng(seed).normal(0, 0.1, (frames, FRAME_SAMPLES)).astype(np.float32)
+        return np.stack([self.batch.step([RowStep(0, frame, None, Sampling(seed=3))])[0].tokens for frame in noise])
+
+    def learnt(self, log: NDArray[np.uint16], begun: NDArray[np.int64], first: int = 0) -> NDArray[np.int64]:
+        """The columns that training makes of the call from frame `first` on. `begun`: what was made before its log."""
+        made = self.config.made
+        columns = np.concatenate((begun[None, :made], log[:, :made].astype(np.int64)))  # what each column holds
+        frames = np.zeros((len(log), self.config.streams), np.int64)
+        for stream, delay in enumerate(self.config.delays):
+            if stream >= made:
+                frames[:, stream] = log[:, stream]
+            else:  # of the last frame what lags behind is not made yet, and not read
+                frames[: len(log) + 1 - delay, stream] = columns[delay : len(log) + delay, stream]
+        prompt = self.material.voice.layout.frames(self.material.tokenizer, PROMPT)
+        whole = np.concatenate((prompt, frames[first:]))
+        return offline_lm.lay_out(self.config, torch.from_numpy(whole)[None])[0].numpy()
+
+
+def test_a_live_row_reads_what_training_reads(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serving = Serving(work, monkeypatch)
+    serving.prime(np.zeros((0, 17), np.uint16), 0)
+    primed = len(serving.fed)
+    log = serving.live(20, seed=1)
+    assert np.array_equal(np.stack(serving.fed), serving.learnt(log, serving.fed[primed])[: len(serving.fed)])
+    assert serving.fed[primed][0] == PAD  # the first live column is made without a word
+
+
+def test_a_row_rebuilt_with_its_last_columns_reads_a_cut_call(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serving = Serving(work, monkeypatch)
+    serving.prime(np.zeros((0, 17), np.uint16), 0)
+    primed = len(serving.fed)
+    log = serving.live(30, seed=2)
+    begun = serving.fed[primed]
+    serving.prime(log, 12)
+    more = np.concatenate((log, serving.live(5, seed=4)))
+    learnt = serving.learnt(more, begun, first=len(log) - 12)
+    prompt = primed - 1
+    # The step that ends the prompt drew a column of its own, which the kept columns then replaced.
+    fed = np.stack(serving.fed[:prompt] + serving.fed[prompt : prompt + 1] + serving.fed[primed:])
+    assert np.array_equal(fed, learnt[: len(fed)])
+
+
+def test_spoiling_leaves_prompt_and_agent_alone(task: LmTask) -> None:
+    example, config = task.windows[0], task.moshi.config
+    for seed in range(20):
+        spoilt = spoil(example, config, np.random.default_rng(seed))
+        assert np.array_equal(spoilt[:, : config.made], example.frames[:, : config.made])
+        assert np.array_equal(spoilt[: example.prompt], example.frames[: example.prompt])
+        caller = spoilt[example.prompt :, config.made :]
+        assert ((caller >= 0) & (caller < config.card) | (caller == ZERO)).all()
+        assert 0 < (caller != example.frames[example.prompt :, config.made :]).mean() < 1
+
+
+def test_nothing_is_asked_of_prompt_and_padding(task: LmTask) -> None:
+    short, long = task.windows[0], task.calls[1]
+    grown: dict[str, Any] = {
+        name: np.concatenate((part := getattr(long, name), part[-5:])) for name in ("frames", "edges", "opening")
+    }
+    longer = replace(long, **grown)
+    batch = assemble([short, longer], task.moshi.config, task.labels, None, torch.device("cpu"))
+    assert batch.columns.shape == (2, 1 + len(longer), 17)
+    assert not batch.weight[0, : short.prompt].any() and not batch.weight[0, len(short) :].any()
+    assert not batch.live[0, : short.prompt].any() and not batch.live[0, len(short) :].any()
+    tokens = batch.columns[0, 1 : 1 + len(short), 0]
+    weight = batch.weight[0, : len(short)]
+    live = batch.live[0, : len(short)]
+    assert torch.allclose(weight[live & (tokens == PAD)], torch.tensor(PAD_WEIGHT))
+    assert torch.allclose(weight[live & (tokens == EPAD)], torch.tensor(EPAD_WEIGHT))
+    assert weight[batch.opening[0, : len(short)]].tolist() == [OPENING_WEIGHT]
+    assert batch.asked[:, 0].tolist() == [0, 1]
+
+
+def test_the_agents_own_codes_are_spoilt_where_they_are_read_only(task: LmTask) -> None:
+    batch = assemble(task.windows[:4], task.moshi.config, task.labels, None, torch.device("cpu"))
+    before = batch.columns.clone()
+    spoilt = task._own_noise(batch.columns, np.random.default_rng(0))
+    changed = spoilt != batch.columns
+    assert 0.005 < changed[:, :, 1:9].float().mean() < 0.04
+    assert not changed[:, :, 0].any() and not changed[:, :, 9:].any() and not changed[:, 0].any()
+    assert torch.equal(batch.columns, before)
+
+
+def test_embeddings_begin_as_the_codecs_centroids(work: Path) -> None:
+    material = Material.read(work)
+    moshi = Moshi(MoshiConfig.from_kwargs(LM))
+    draw(moshi, material.mimi, 0)
+    for stream in (0, 8):
+        table, sounds = moshi.emb[stream].weight, centroids(material.mimi)[0]
+        assert isinstance(table, Tensor)
+        near, far = (torch.cdist(each, each).flatten() for each in (table[:-1], sounds))
+        assert torch.corrcoef(torch.stack((near, far)))[0, 1] > 0.8
+        assert abs(table[:-1].std().item() - CODE_SIZE) < 0.02
+
+
+def test_it_learns_to_tell_what_was_asked(task: LmTask, tmp_path: Path) -> None:
+    before = task.hold()
+    assert train(task, PLAN, tmp_path / "lm.pt", minutes=5)
+    after = task.hold()
+    curve = load(tmp_path / "lm.pt")["curve"]
+    assert before["held_opening"] < 0.5
+    assert after["held_opening"] > 0.7 and after["held_intent"] > 0.7
+    assert curve[-1]["text"] < 2.5 and curve[-1]["code"] > 0.5
+
+
+def test_slices_give_the_same_weights(work: Path, tmp_path: Path) -> None:
+    plan = Plan(6, 1e-3, warm_up=2)
+    whole = lm_task(work, LM, plan, BUDGET)
+    train(whole, plan, tmp_path / "whole.pt", minutes=5)
+    for done in (False, True):
+        part = lm_task(work, LM, plan, BUDGET)
+        # The clock moves a minute each time it is looked at: three steps in the first slice.
+        clock = partial(next, count(0.0, 60.0))
+        finished = train(part, plan, tmp_path / "part.pt", minutes=8, clock=clock)
+        assert finished == done
+    for name, weight in whole.moshi.state_dict().items():
+        assert torch.equal(weight, part.moshi.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_other_data_is_refused(task: LmTask) -> None:
+    saved = task.save()
+    saved["labels"] = "other"
+    with pytest.raises(ValueError, match="other intents or words"):
+        task.restore(saved)
+
+
+def test_the_command_writes_what_export_reads(work: Path, tmp_path: Path) -> None:
+    for name in ("codec", "coded", "tokenizer.model"):
+        (tmp_path / name).symlink_to(work / name)
+    assert train_lm(tmp_path, LM, Plan(2, 1e-3), minutes=5, budget=BUDGET)
+    written = load(tmp_path / "lm" / "model.pt")
+    assert written["sizes"] == LM
+    assert written["weights"].keys() == Moshi(MoshiConfig.from_kwargs(LM)).state_dict().keys()
