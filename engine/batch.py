@@ -180,7 +180,10 @@ class Batch:
                 forced[row, 0] = step.forced
         said, made = self._run(
             # All of it before anything runs there: a copy waits for what the device was asked to do before.
-            *map(self._to_device, (audio, forced, noise, running)),
+            self._to_device(audio),
+            self._to_device(forced),
+            self._to_device(noise),
+            self._to_device(running),
             self._sampling(sampling),
         )
         return [self._stepped(step.row, said[step.row, 0], made[step.row]) for step in steps]
