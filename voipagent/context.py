@@ -40,14 +40,17 @@ class Transcript:
         self._pieces: list[str] = []
         self._start = self._end = 0.0
 
-    def hear(self, text: str, start: float, end: float) -> None:
-        """Take the text of one frame, "" where the model was silent; the frame lasts from `start` to `end`."""
+    def hear(self, text: str, start: float, end: float, *, saying: bool = False) -> None:
+        """Take the text of one frame, "" where the model was silent; the frame lasts from `start` to `end`.
+
+        `saying`: a given text is not over yet, so that no silence ends its line. A long word is one.
+        """
         if text:
             if not self._pieces:
                 self._start = start
             self._pieces.append(text)
             self._end = end
-        elif self._pieces and end - self._end > PAUSE_S:
+        elif self._pieces and not saying and end - self._end > PAUSE_S:
             self.end_line()
 
     def end_line(self) -> None:

@@ -30,6 +30,14 @@ def test_a_pause_ends_the_line_while_it_lasts() -> None:
     assert [line.text for line in lines(" one", *[""] * 14, end=False)] == ["one"]
 
 
+def test_no_pause_ends_a_text_that_is_being_said() -> None:
+    written: list[Line] = []
+    transcript = Transcript(written.append)
+    for number, text in enumerate(["one", *[""] * 30, " two", *[""] * 30]):
+        transcript.hear(text, number * FRAME_S, (number + 1) * FRAME_S, saying=number < 31)
+    assert [line.text for line in written] == ["one two"]
+
+
 def test_silence_writes_nothing() -> None:
     assert lines(*[""] * 100) == []
 
