@@ -66,7 +66,7 @@ class Agent:
         sampling = Sampling(seed=secrets.randbelow(2**31) if self._seed is None else self._seed)
         try:
             async with self._engine.open(sampling) as slot:
-                logger.info("< %s call from %s to %s (%s:%d)", offer.id, offer.caller, offer.callee, *offer.source)
+                logger.info("< %s call to %s from %s:%d", offer.id, offer.callee, *offer.source)
                 await self._session(call, slot, sampling.seed).run()
         except EngineFull as error:
             await self._refuse(call, Rejection.BUSY, str(error))
@@ -90,7 +90,7 @@ class Agent:
             model=self._engine.revision,
             seed=seed,
         )
-        folder = CallFolder(self._calls.dir, started, offer.id)
+        folder = CallFolder(self._recorder, self._calls.dir, started, offer.id)
         path = folder.path / f"recording.{self._calls.format}"
         recording = self._recorder.record(path, self._engine.sample_rate, self._calls.record)
         return Session(

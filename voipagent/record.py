@@ -11,14 +11,15 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from voipagent.context import Line
-from voipagent.recording import open_private
+from voipagent.recording import Recorder, open_private, settled
 
 logger = logging.getLogger(__name__)
 
@@ -69,37 +70,41 @@ class CallRecord:
 
 
 class CallFolder:
-    """One call's files. The disk may fail: it is logged and counted in the record, the call goes on."""
+    """One call's files, written by the disk's thread. The disk may fail: it is logged and counted, the call goes on."""
 
-    def __init__(self, root: Path, started: datetime, call_id: str) -> None:
+    def __init__(self, recorder: Recorder, root: Path, started: datetime, call_id: str) -> None:
         self.path = root / f"{started:%Y%m%dT%H%M%S.%fZ}-{_file_name(call_id)}"
         self.error = ""
-        try:
-            self.path.mkdir(mode=0o700)
-        except OSError as error:
-            self._failed("folder", error)
+        self._recorder = recorder
+        self._do("folder", lambda: self.path.mkdir(mode=0o700))
 
     def write_line(self, line: Line) -> None:
         """Append to the transcript."""
-        try:
-            descriptor = os.open(self.path / "transcript.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            with os.fdopen(descriptor, "a", encoding="utf-8") as file:
-                file.write(f"{line}\n")
-        except OSError as error:
-            self._failed("transcript.jsonl", error)
+        self._do("transcript.jsonl", self._append, f"{line}\n")
 
-    def write_record(self, record: CallRecord) -> None:
-        """Write call.json."""
-        try:
-            with open_private(self.path / "call.json") as file:
-                file.write(record.as_json().encode())
-        except OSError as error:
-            self._failed("call.json", error)
+    async def write_record(self, record: CallRecord) -> None:
+        """Write call.json, the last of a call's files."""
+        await settled(self._do("call.json", self._write, record.as_json()))
 
-    def _failed(self, what: str, error: OSError) -> None:
-        if not self.error:
-            logger.error("x call folder %s: %s: %s", self.path, what, error)
-        self.error = f"{what}: {error}"
+    def _append(self, text: str) -> None:
+        descriptor = os.open(self.path / "transcript.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+            file.write(text)
+
+    def _write(self, text: str) -> None:
+        with open_private(self.path / "call.json") as file:
+            file.write(text.encode())
+
+    def _do(self, what: str, act: Callable[..., object], *arguments: object) -> Future[object]:
+        return self._recorder.do(self._try, what, act, *arguments)
+
+    def _try(self, what: str, act: Callable[..., object], *arguments: object) -> None:
+        try:
+            act(*arguments)
+        except OSError as error:
+            if not self.error:
+                logger.error("x call folder %s: %s: %s", self.path, what, error)
+            self.error = f"{what}: {error}"
 
 
 def check_folder(root: Path) -> None:

@@ -1,8 +1,8 @@
 """A call's recording: stereo, caller left, agent right, from the answer to the end.
 
 It is written from `Exchange`, so both channels have the same length by construction. The disk has a thread of its own,
-one for all calls: a slow disk must not make anybody's frame late. A recording whose disk fails, or falls behind by
-MAX_BEHIND_S, stops and says so; the call goes on.
+one for all that is kept of all calls: a slow disk must not make anybody's frame late. A recording whose disk fails, or
+falls behind by MAX_BEHIND_S, stops and says so; the call goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import struct
 import wave
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -31,6 +32,10 @@ BLOCK_S = 1.0
 
 MAX_BEHIND_S = 30
 """Seconds of audio that may wait for the disk before the recording is given up."""
+
+CLOSE_S = 2.0
+"""Seconds that the end of a call waits for the disk. What is not written by then is written later, if ever: the call's
+row is not kept for it."""
 
 Stereo = NDArray[np.int16]
 """Shape (T, 2): caller, agent."""
@@ -104,7 +109,7 @@ FORMATS: dict[str, type[WavFile] | type[OggFile]] = {"wav": WavFile, "ogg": OggF
 
 
 class Recorder(AbstractContextManager["Recorder"]):
-    """The disk thread. Leaving it waits until everything is written."""
+    """The disk's thread, which does one thing after the other. Leaving it waits until everything is written."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
@@ -114,33 +119,43 @@ class Recorder(AbstractContextManager["Recorder"]):
     ) -> None:
         self._thread.shutdown(wait=True)
 
+    def do(self, act: Callable[..., object], *arguments: object) -> Future[object]:
+        """Do `act` after all that was asked before. It waits however long the disk takes; what it raises, it keeps."""
+        return self._thread.submit(act, *arguments)
+
     def record(self, path: Path, sample_rate: int, channels: Channels) -> Recording:
         """Begin a recording at `path`, whose suffix names the format."""
-        return Recording(self._thread, path, sample_rate, channels)
+        return Recording(self, path, sample_rate, channels)
 
 
 class Recording:
     """One call's file. `error` says why it stopped early, if it did."""
 
-    def __init__(self, thread: ThreadPoolExecutor, path: Path, sample_rate: int, channels: Channels) -> None:
+    def __init__(self, recorder: Recorder, path: Path, sample_rate: int, channels: Channels) -> None:
         self.path = path
         self.error = "" if channels != "none" else "off"
         self.samples = 0
-        self._thread, self._sample_rate, self._channels = thread, sample_rate, channels
-        self._file: AudioFile | None = None
-        self._block: list[Stereo] = []
-        self._behind: list[Future[None]] = []
+        self._recorder, self._sample_rate, self._channels = recorder, sample_rate, channels
+        self._block: list[Stereo] = []  # the loop's, as `_behind` is
+        self._behind: list[Future[object]] = []
+        self._file: AudioFile | None = None  # the disk thread's
 
     @property
     def seconds(self) -> float:
         """How long the call has lasted, recorded or not."""
         return self.samples / self._sample_rate
 
+    @property
+    def name(self) -> str:
+        """The file's, "" where there is none: nothing was to be recorded, or the disk refused."""
+        return self.path.name if self._file or (self._behind and not self.error) else ""
+
     def write(self, exchange: Exchange) -> None:
         """Append one frame's time, and before it silence for what was skipped."""
         block = _stereo(exchange, self._channels)
         self.samples += len(block)
         if self.error:
+            self._block.clear()
             return
         self._block.append(block)
         if sum(map(len, self._block)) >= BLOCK_S * self._sample_rate:
@@ -150,7 +165,7 @@ class Recording:
         """Write what is left and finish the file."""
         if self._block and not self.error:
             self._flush()
-        await asyncio.wrap_future(self._thread.submit(self._close))
+        await settled(self._recorder.do(self._close))
 
     def _flush(self) -> None:
         self._behind = [write for write in self._behind if not write.done()]
@@ -158,7 +173,7 @@ class Recording:
             self._stop(f"the disk is {MAX_BEHIND_S} s behind")
             return
         block, self._block = np.concatenate(self._block), []
-        self._behind.append(self._thread.submit(self._write, block))
+        self._behind.append(self._recorder.do(self._write, block))
 
     def _write(self, block: Stereo) -> None:
         if self.error:
@@ -167,7 +182,7 @@ class Recording:
             if self._file is None:
                 self._file = FORMATS[self.path.suffix[1:]](self.path, self._sample_rate)
             self._file.write(block)
-        except OSError as error:  # av's errors are OSErrors too where the system refused
+        except (OSError, av.FFmpegError) as error:
             self._stop(str(error))
 
     def _close(self) -> None:
@@ -175,14 +190,21 @@ class Recording:
             return
         try:
             self._file.close()
-        except OSError as error:
+        except (OSError, av.FFmpegError) as error:
             self._stop(str(error))
 
     def _stop(self, reason: str) -> None:
+        """On either thread."""
         if not self.error:
             self.error = reason
-            logger.error("recording %s stopped: %s", self.path, reason)
-        self._block = []
+            logger.error("x recording %s stopped: %s", self.path, reason)
+
+
+async def settled(done: Future[object]) -> None:
+    """Wait for the disk, but no longer than CLOSE_S."""
+    _, late = await asyncio.wait([asyncio.wrap_future(done)], timeout=CLOSE_S)
+    if late:
+        logger.warning("x the disk is more than %g s late; a call's end does not wait for it", CLOSE_S)
 
 
 def open_private(path: Path) -> IO[bytes]:

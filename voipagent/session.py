@@ -129,7 +129,7 @@ class Session:
             reply = await self.slot.step(exchange.heard)
             leg.play(reply.frame)
             self._count(reply)
-            self._transcript.hear(reply.text, started, self.recording.seconds)
+            self._transcript.hear(reply.text, started, self.recording.seconds, saying=self.slot.saying)
             if forced and not self.slot.saying:
                 self._transcript.end_line()
 
@@ -197,11 +197,11 @@ class Session:
         record.media = asdict(leg.stats)
         record.duration_s = round(self.recording.seconds, 3)
         record.step_s_mean = self._step_s / max(1, record.frames_stepped)
-        record.recording = self.recording.path.name if self.recording.path.exists() else ""
+        record.recording = self.recording.name
         record.recording_error = self.recording.error
         record.transcript_error = self.folder.error
         record.ended_by, record.reason = ended.by, ended.reason
-        self.folder.write_record(record)
+        await self.folder.write_record(record)
         logger.info("- %s over after %.1f s: %s: %s", record.id, record.duration_s, ended.by, ended.reason)
 
 

@@ -79,8 +79,22 @@ async def test_calls_beyond_the_rows_are_busy_and_a_freed_row_is_used_again(reco
         await ended(third)
         assert third.log == [("reject", Rejection.BUSY)]
         first.end()
-        await closed(tmp_path, "1")
+        async with asyncio.timeout(5):
+            while not engine.free:
+                await asyncio.sleep(0.001)  # a row cannot be awaited
         await accepted(await ring(source, "4"))
+
+
+async def test_who_called_is_in_the_record_and_not_in_the_log(
+    recorder: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        async with running(recorder, tmp_path, EchoEngine(rows=1)) as (_, source):
+            await accepted(await ring(source))
+    assert "call to agent from 192.0.2.7:5060" in caplog.text
+    assert "alice" not in caplog.text
+    (path,) = tmp_path.glob("*/call.json")
+    assert json.loads(path.read_text())["caller"] == "alice"
 
 
 async def test_a_refused_call_leaves_no_folder(recorder: Recorder, tmp_path: Path) -> None:

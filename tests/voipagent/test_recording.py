@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import resource
 import stat
 import threading
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -94,20 +96,56 @@ async def test_opus_in_ogg_is_as_long_and_as_loud(recorder: Recorder, tmp_path: 
     assert np.sqrt(np.mean(got[1] ** 2)) < 0.01
 
 
-class FullDisk(WavFile):
-    def write(self, samples: Stereo) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may grow beyond a megabyte, 11 s of WAV: to who writes, the same as a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 async def test_a_full_disk_stops_the_recording_and_is_logged(
-    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    recorder: Recorder, tmp_path: Path, small_disk: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(voipagent.recording.FORMATS, "wav", FullDisk)
     with caplog.at_level(logging.ERROR):
-        recording = await record(recorder, tmp_path / "r.wav", *[Exchange(level(0.5), level(0))] * 100)
-    assert "No space left on device" in recording.error
-    assert recording.seconds == pytest.approx(8.0)
+        recording = await record(recorder, tmp_path / "r.wav", *[Exchange(level(0.5), level(0))] * 200)
+    assert "File too large" in recording.error
+    assert recording.seconds == pytest.approx(16.0)
     assert len(caplog.records) == 1
+    assert 9 * RATE < len(samples(tmp_path / "r.wav")) < 11 * RATE  # what was written before plays
+
+
+async def test_a_disk_that_fails_while_a_block_is_handed_over_does_not_fail_the_call(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk's thread may stop the recording at any moment."""
+    recording = recorder.record(tmp_path / "r.wav", RATE, "both")
+    flush = recording._flush
+
+    def late() -> None:
+        recording._stop("disk full")
+        flush()
+
+    monkeypatch.setattr(recording, "_flush", late)
+    for _ in range(30):
+        recording.write(Exchange(level(0.5), level(0)))
+    await recording.close()
+    assert recording.error == "disk full"
+    assert recording.seconds == pytest.approx(2.4)
+
+
+class TornCodec(WavFile):
+    def write(self, samples: Stereo) -> None:
+        raise av.error.InvalidDataError(1, "Invalid data")
+
+
+async def test_a_codec_that_fails_stops_the_recording_too(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(voipagent.recording.FORMATS, "wav", TornCodec)
+    recording = await record(recorder, tmp_path / "r.wav", *[Exchange(level(0.5), level(0))] * 20)
+    assert "Invalid data" in recording.error
 
 
 async def test_a_folder_that_is_not_there_stops_the_recording(recorder: Recorder, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ async def stage(
     max_hold_s: float = 600,
 ) -> AsyncIterator[Stage]:
     call, leg = call or FakeCall(), leg or FakeLeg()
-    folder = CallFolder(tmp_path, utc_now(), "id")
+    folder = CallFolder(recorder, tmp_path, utc_now(), "id")
     record = CallRecord("id", "sip", "alice", "agent", "192.0.2.7:5060", "now")
     recording = recorder.record(folder.path / "recording.wav", 24_000, "both")
     persona = Persona(prompt="You are Ada.", greeting=greeting)
@@ -95,13 +96,17 @@ async def test_a_call_from_ring_to_bye(recorder: Recorder, tmp_path: Path) -> No
     assert on.record["answered"]
 
 
-async def test_the_greeting_comes_first_and_is_a_line_of_its_own(recorder: Recorder, tmp_path: Path) -> None:
-    async with stage(recorder, tmp_path, greeting=GREETING) as on:
+@pytest.mark.parametrize("greeting", [GREETING, "Welcome to the Donaudampfschifffahrtsgesellschaft, how can I help?"])
+async def test_the_greeting_comes_first_and_is_a_line_of_its_own(
+    recorder: Recorder, tmp_path: Path, greeting: str
+) -> None:
+    """However long its words are: while one lasts, the text stream is silent."""
+    async with stage(recorder, tmp_path, greeting=greeting) as on:
         on.leg.hear(*[SILENCE] * 100)
         await on.leg.heard(100)
         on.call.end()
         await on.over()
-    assert on.lines[0].text == GREETING
+    assert on.lines[0].text == greeting
     assert on.lines[0].start < 0.5
     assert not on.record["barged_in"]
 
@@ -273,3 +278,23 @@ async def test_shutting_down_while_the_record_is_being_closed_loses_nothing(
         with pytest.raises(asyncio.CancelledError):
             await on.task
     assert (on.record["ended_by"], on.record["frames_stepped"]) == ("caller", 1)
+
+
+async def test_a_stuck_disk_holds_up_neither_the_call_nor_its_row(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when it begins, not while it lasts, not when it ends; and once the disk is back, all is there."""
+    monkeypatch.setattr("voipagent.recording.CLOSE_S", 0.05)
+    unstuck = threading.Event()
+    recorder.do(unstuck.wait)
+    async with stage(recorder, tmp_path, greeting="Hello.") as on:
+        on.leg.hear(*[SILENCE] * 30)
+        await on.leg.heard(30)
+        on.call.end()
+        assert await on.over() == CallEnded("caller", "hung up")
+    assert list(tmp_path.iterdir()) == []
+    unstuck.set()
+    recorder.do(lambda: None).result(5)
+    assert on.record["frames_stepped"] == 30
+    assert on.lines[0].text == "Hello."
+    assert (on.folder.path / on.record["recording"]).exists()
