@@ -22,7 +22,7 @@ from voipagent.context import Line, Transcript
 from voipagent.record import check_folder
 from voipagent.recording import Recorder, open_private
 from voipagent.settings import EngineSettings, Settings
-from voipagent.talk import AudioFileError
+from voipagent.talk import check_distinct, writing
 from voipagent.talk import talk as talk_through
 from voipagent.web.api import create_api, serve_http
 
@@ -74,15 +74,12 @@ async def _serve(settings: Settings) -> None:
 async def talk(settings: Settings, source: Path, target: Path, transcript: Path | None) -> None:
     """Send a file through the engine. Raises AudioFileError, EngineError."""
     sampling = Sampling(seed=secrets.randbelow(2**31) if settings.engine.seed is None else settings.engine.seed)
-    with contextlib.ExitStack() as stack:
-        try:
-            lines = stack.enter_context(open_private(transcript)) if transcript else None
-        except OSError as error:
-            raise AudioFileError(f"cannot write {str(transcript)!r}: {error.strerror}") from None
+    check_distinct(source, target, *([transcript] if transcript else []))
+    spoken = transcript or Path(os.devnull)
+    with writing(spoken), open_private(spoken) as lines:
 
         def write(line: Line) -> None:
-            if lines is not None:
-                lines.write(f"{line}\n".encode())
+            lines.write(f"{line}\n".encode())
 
         async with open_engine(settings.engine.model_copy(update={"rows": 1})) as engine:
             await talk_through(engine, settings.persona, sampling, source, target, Transcript(write))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import wave
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, combinations, groupby
 from pathlib import Path
 
 import av
@@ -28,12 +30,9 @@ async def talk(
 
     Memory does not grow with the length. Raises AudioFileError, EngineError.
     """
+    check_distinct(source, target)
     frames = read_frames(source, engine.sample_rate, engine.frame_samples)
-    try:
-        handle = target.open("wb")
-    except OSError as error:
-        raise AudioFileError(f"cannot write {str(target)!r}: {error.strerror}") from None
-    with handle, wave.open(handle, "wb") as file:
+    with writing(target), target.open("wb") as handle, wave.open(handle, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(engine.sample_rate)
@@ -41,6 +40,22 @@ async def talk(
             await slot.prime(persona.engine_prompt())
             slot.say(persona.greeting)
             await _converse(slot, frames, file, transcript, engine)
+
+
+def check_distinct(*paths: Path) -> None:
+    """Raises AudioFileError if two are one file: what is to be read would be written over."""
+    for one, other in combinations(paths, 2):
+        if one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other)):
+            raise AudioFileError(f"{str(one)!r} and {str(other)!r} are the same; one file cannot be two of these")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the disk refuses in here becomes AudioFileError, with the file's name."""
+    try:
+        yield
+    except OSError as error:
+        raise AudioFileError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
 
 
 async def _converse(
@@ -52,7 +67,7 @@ async def _converse(
         reply = await slot.step(np.pad(samples, (0, engine.frame_samples - len(samples))))
         said = np.clip(reply.frame[: len(samples)], -1.0, 1.0)
         file.writeframes((said * 32767).astype("<i2").tobytes())
-        transcript.hear(reply.text, number * frame_s, (number + 1) * frame_s)
+        transcript.hear(reply.text, number * frame_s, (number + 1) * frame_s, saying=slot.saying)
         if forced and not slot.saying:
             transcript.end_line()
     transcript.end_line()
@@ -75,21 +90,24 @@ def read_frames(path: Path, sample_rate: int, frame_samples: int) -> Iterator[Sa
 
 def _pieces(path: Path, container: av.container.InputContainer, sample_rate: int) -> Iterator[Samples]:
     """Decoded, resampled pieces of whatever length the file has them in."""
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
     with container:
         try:
-            for frame in container.decode(audio=0):
-                for piece in resampler.resample(frame):
-                    yield _clean(piece)
-            for piece in resampler.resample(None):
-                yield _clean(piece)
+            for _, frames in groupby(container.decode(audio=0), _kind):  # it may change midway
+                resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+                for frame in chain(frames, [None]):
+                    yield from map(_clean, resampler.resample(frame))
         except av.FFmpegError as error:
             raise AudioFileError(f"{str(path)!r} is torn: {_reason(error)}") from None
 
 
+def _kind(frame: av.AudioFrame) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
 def _clean(piece: av.AudioFrame) -> Samples:
-    samples: Samples = piece.to_ndarray().reshape(-1).astype(np.float32)
-    return np.clip(np.nan_to_num(samples, posinf=1.0, neginf=-1.0), -1.0, 1.0)
+    samples: Samples = np.clip(piece.to_ndarray()[0], -1.0, 1.0)
+    samples[np.isnan(samples)] = 0.0
+    return samples
 
 
 def _frames(pieces: Iterator[Samples], frame_samples: int) -> Iterator[Samples]:

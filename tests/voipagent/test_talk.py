@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import tracemalloc
 import wave
 from pathlib import Path
 
@@ -112,9 +113,47 @@ def test_frames_are_whole_but_the_last(tmp_path: Path) -> None:
     assert [len(frame) for frame in read_frames(source, RATE, FRAME)] == [1920, 1920, 1920, 240]
 
 
-def test_an_hour_is_read_in_bounded_memory(tmp_path: Path) -> None:
-    silent_wav(tmp_path / "in.wav", seconds=3600)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    count = sum(len(frame) for frame in read_frames(tmp_path / "in.wav", RATE, FRAME))
-    assert abs(count - 3600 * RATE) < FRAME
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB; the hour is 350,000
+def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
+    """A minute is 5.8 MB of samples, an hour sixty times that."""
+
+    def peak(seconds: int) -> int:
+        silent_wav(tmp_path / "in.wav", seconds)
+        tracemalloc.start()
+        count = sum(len(frame) for frame in read_frames(tmp_path / "in.wav", RATE, FRAME))
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert abs(count - seconds * RATE) < FRAME
+        return used
+
+    assert peak(180) < 2 * peak(6) < 1_000_000
+
+
+def test_a_file_whose_kind_changes_midway_is_read_to_its_end(tmp_path: Path) -> None:
+    """As where two MPEG files were put end to end."""
+    mono = write(tmp_path / "mono.mp2", tone(48_000, 1), 48_000, codec="mp2")
+    stereo = write(tmp_path / "stereo.mp2", tone(44_100, 1, 2), 44_100, codec="mp2", layout="stereo")
+    (tmp_path / "in.mp2").write_bytes(mono.read_bytes() + stereo.read_bytes())
+    frames = list(read_frames(tmp_path / "in.mp2", RATE, FRAME))
+    assert sum(map(len, frames)) == pytest.approx(2 * RATE, rel=0.05)
+    assert np.sqrt(np.mean(frames[18] ** 2)) > 0.3
+
+
+async def test_the_input_is_never_written_over(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.wav", tone(RATE, 0.1), RATE)
+    (tmp_path / "link.wav").hardlink_to(source)
+    before = source.read_bytes()
+    for target in (source, tmp_path / "." / "in.wav", tmp_path / "link.wav"):
+        with pytest.raises(AudioFileError, match="one file cannot be two"):
+            await through_echo(source, target)
+    assert source.read_bytes() == before
+
+
+async def test_a_full_disk_is_told_by_name(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.wav", tone(RATE, 1), RATE)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(AudioFileError, match=r"cannot write .*out\.wav.*: File too large"):
+            await through_echo(source, tmp_path / "out.wav")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
