@@ -104,13 +104,15 @@ class SipEndpoint:
     def act(self, do: Callable[[UserAgent, float], None]) -> None:
         """Tell the user agent something, then send and deal with what it has for us."""
         now = asyncio.get_running_loop().time()
-        do(self._agent, now)
-        for data, flow in self._agent.take_outgoing():
-            self._send(data, flow)
-        for event in self._agent.take_events():
-            self._deal(event, now)
-        self._quiet.set()
-        self._arm()
+        try:
+            do(self._agent, now)
+        finally:  # whatever is wrong with one call, the others have their messages and their timers
+            for data, flow in self._agent.take_outgoing():
+                self._send(data, flow)
+            for event in self._agent.take_events():
+                self._deal(event, now)
+            self._quiet.set()
+            self._arm()
 
     def _arm(self) -> None:
         """One timer, for whatever comes next."""

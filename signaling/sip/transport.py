@@ -11,7 +11,7 @@ import errno
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 
@@ -42,6 +42,7 @@ class Gate:
 
     def __init__(self, allow: tuple[Network, ...]) -> None:
         self._allow = allow
+        self._listed = "".join(f"{network}," for network in allow)
         self._logged: dict[str, float] = {}
         self.turned_away = 0
 
@@ -60,17 +61,15 @@ class Gate:
         if self.allows(host):
             return True
         self.turned_away += 1
-        allow = ",".join([*(str(network) for network in self._allow), host])
-        self.log(host, now, "x %s is not allowed to call and hears nothing; VOIPAGENT_SIP__ALLOW=%s lets it in", allow)
+        text = "x %s is not allowed to call and hears nothing; VOIPAGENT_SIP__ALLOW=%s%s lets it in"
+        self.log(host, now, text, self._listed, host)
         return False
 
     def log(self, host: str, now: float, text: str, *arguments: object) -> None:
         """Warn about a source, once a minute."""
-        if host in self._logged and now - self._logged[host] < LOG_S:
-            return
-        if len(self._logged) >= MAX_LOGGED:
-            self._logged = {host: at for host, at in self._logged.items() if now - at < LOG_S}
-        if len(self._logged) < MAX_LOGGED:
+        while self._logged and now - next(iter(self._logged.values())) >= LOG_S:  # the oldest is the first
+            del self._logged[next(iter(self._logged))]
+        if host not in self._logged and len(self._logged) < MAX_LOGGED:
             self._logged[host] = now
             logger.warning(text, host, *arguments)
 
@@ -103,8 +102,8 @@ class Connections:
         self._serial = 0
         self._sources: Counter[str] = Counter()
 
-    def __len__(self) -> int:
-        return len(self._open)
+    def __iter__(self) -> Iterator[Tcp]:
+        return iter(self._open.values())
 
     def add(self, connection: Tcp, remote: tuple[str, int]) -> Flow | None:
         """A new connection's flow; None where it is not wanted."""
@@ -131,9 +130,9 @@ class Connections:
             connection.send(data)
 
     def close(self) -> None:
-        """Close them all."""
+        """Close them all, and wait for no peer to read what it was sent."""
         for connection in list(self._open.values()):
-            connection.close()
+            connection.abort()
 
 
 class Tcp(asyncio.Protocol):
@@ -183,12 +182,17 @@ class Tcp(asyncio.Protocol):
             return
         self._transport.write(data)
         if self._transport.get_write_buffer_size() > MAX_UNSENT:
-            self._transport.abort()
+            self.abort()
 
     def close(self) -> None:
         """Close the connection, once what was queued is sent."""
         if self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """Close it at once: a peer that reads nothing would keep it open for ever."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -203,9 +207,9 @@ class Tcp(asyncio.Protocol):
         now = loop.time()
         idle_at = self._heard_at + IDLE_S
         if self._begun_at is not None and now >= self._begun_at + HEADER_S:
-            self.close()
+            self.abort()
         elif now >= idle_at and not self._connections.in_use(self._flow):
-            self.close()
+            self.abort()
         else:
             at = idle_at if idle_at > now else now + IDLE_S
             if self._begun_at is not None:
@@ -226,12 +230,12 @@ def plain_host(host: str) -> str:
 def local_host(remote: str) -> str:
     """The address of ours from which packets to `remote`, a literal, would leave; nothing is sent."""
     family = socket.AF_INET6 if ":" in remote else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((remote, 9))
             return str(probe.getsockname()[0])
-        except OSError:
-            return "::1" if family == socket.AF_INET6 else "127.0.0.1"  # no route: nothing we say will reach it
+    except OSError:  # no route, so nothing we say will reach it; or no file descriptor left
+        return "::1" if family == socket.AF_INET6 else "127.0.0.1"
 
 
 def bind(host: str, port: int) -> tuple[socket.socket, socket.socket]:

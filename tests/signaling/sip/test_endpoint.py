@@ -338,6 +338,26 @@ async def test_a_flood_is_shed_and_logged_once(caplog: pytest.LogCaptureFixture)
     assert lines == ["x 127.0.0.1: request turned away, too many requests a second"]
 
 
+async def test_a_fault_in_one_call_leaves_the_others_their_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = [ZeroDivisionError("a bug")]
+    async with desk() as agent, udp_peer(agent.port) as peer:
+        calls = agent.sip._agent.calls
+        fire = calls.fire
+
+        def faulty(now: float) -> None:
+            if faults:
+                raise faults.pop()
+            fire(now)
+
+        peer.ask("INVITE", body=OFFER)
+        first = await peer.response(200, skip=(100, 180))
+        monkeypatch.setattr(calls, "fire", faulty)
+        assert await peer.response(200) == first
+        assert not faults
+        peer.ack(first)
+        await peer.hang_up()
+
+
 async def test_noise_hurts_nobody() -> None:
     async with desk() as agent, udp_peer(agent.port) as peer:
         for number in range(100):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import time
+from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
 import pytest
 
 from signaling.sip import transport
 from signaling.sip.transport import LOG_S, MAX_LOGGED, MAX_PER_SOURCE, Gate, bind, local_host, plain_host
-from tests.signaling.sip.answering import desk, leave
+from tests.signaling.sip.answering import Desk, desk, leave
 from tests.signaling.sip.peer import OFFER, tcp_peer
 
 # --- the gate ------------------------------------------------------------------------------------------------------
@@ -56,6 +59,14 @@ def test_a_thousand_strangers_are_remembered_and_no_more(gate: Gate, caplog: pyt
     assert len(caplog.records) == MAX_LOGGED
     gate.admit("192.1.0.1", LOG_S)
     assert len(caplog.records) == MAX_LOGGED + 1
+
+
+def test_a_flood_from_ever_new_strangers_costs_little(gate: Gate) -> None:
+    """Their addresses may be forged: what is remembered must not be searched for each of them."""
+    started = time.process_time()
+    for number in range(30_000):
+        gate.log(f"stranger {number}", 0.0, "x %s")
+    assert time.process_time() - started < 0.5
 
 
 # --- addresses -----------------------------------------------------------------------------------------------------
@@ -175,6 +186,47 @@ async def test_a_peer_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPa
                 with pytest.raises(ConnectionError):
                     while True:
                         await loop.sock_sendall(deaf, _options(next(numbers)))
+
+
+@contextlib.asynccontextmanager
+async def deaf_peer(agent: Desk, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[socket.socket]:
+    """A peer that asks until the agent has answers queued for it, none of which it reads."""
+    monkeypatch.setattr(transport, "MAX_UNSENT", 100_000_000)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.setblocking(False)
+        await loop.sock_connect(deaf, ("127.0.0.1", agent.port))
+        while not (opened := list(agent.sip._connections)):
+            await asyncio.sleep(0)
+        connection = opened[0]._transport
+        assert connection is not None
+        connection.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        number = 0
+        while not connection.get_write_buffer_size():
+            await loop.sock_sendall(deaf, _options(number := number + 1))
+            await asyncio.sleep(0)
+        yield deaf
+
+
+async def test_a_peer_that_reads_nothing_cannot_keep_a_connection_that_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "IDLE_S", 0.2)
+    async with asyncio.timeout(20), desk(leave, rate=1e6, burst=1e6) as agent:
+        async with deaf_peer(agent, monkeypatch) as deaf:
+            with pytest.raises(ConnectionError):
+                while True:
+                    await asyncio.get_running_loop().sock_sendall(deaf, b"GET / HTTP/1.1\r\n\r\n" + bytes(100_000))
+
+
+async def test_a_peer_that_reads_nothing_does_not_outlive_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asyncio.timeout(20), contextlib.AsyncExitStack() as stack:
+        agent = await stack.enter_async_context(desk(leave, rate=1e6, burst=1e6))
+        async with deaf_peer(agent, monkeypatch):
+            assert len(list(agent.sip._connections)) == 1
+            await stack.aclose()
+            assert list(agent.sip._connections) == []
 
 
 def _options(number: int) -> bytes:
