@@ -178,3 +178,58 @@ def test_every_invite_that_arrives_is_answered(script: list[tuple[str, int]]) ->
     assert asked == {branch for branch, method in chaos.finals if method == "INVITE"}
     assert len(chaos.ended) == len(chaos.invited)
     assert chaos.bench.agent.left_over() == 0
+
+
+FIELDS = st.sampled_from(
+    [
+        *("Via", "From", "To", "Call-ID", "CSeq", "Contact", "Record-Route", "Route", "Max-Forwards", "Content-Type"),
+        *("Content-Length", "Content-Encoding", "Require", "Supported", "Session-Expires", "Min-SE", "Reason", "X"),
+    ]
+)
+BEGINNINGS = ["", "*", "SIP/2.0/UDP h;branch=z9hG4bKf", "<sip:a@b", "sip:", "tel:", "9" * 20, "timer", "1 INVITE"]
+PIECES = [
+    *' ,;:=<>@"?\\[]%*#',
+    ";lr",
+    ";tag=t",
+    ";received=192.0.2.1",
+    ";rport",
+    ';x="y"',
+    "self",
+    "sip",
+    "1",
+    "\udcff",
+]
+VALUES = st.one_of(
+    st.builds(str.__add__, st.sampled_from(BEGINNINGS), st.lists(st.sampled_from(PIECES), max_size=6).map("".join)),
+    st.text(max_size=30),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(["INVITE", "ACK", "BYE", "CANCEL", "OPTIONS", "INFO", "UPDATE", "REFER"]),
+    st.lists(st.tuples(FIELDS, VALUES), max_size=3),
+    st.booleans(),
+    st.booleans(),
+)
+def test_no_field_of_any_request_is_an_exception(
+    method: str, odd: list[tuple[str, str]], inside: bool, first: bool
+) -> None:
+    """Whatever stands in it, in a call or outside: fields beside those that must be there, before or after them."""
+    bench = Bench()
+    peer = bench.peer()
+    if inside:
+        bench.call(peer, "Record-Route: <sip:192.0.2.1;lr>")
+    start, *fields = peer.build(method, cseq=7).decode().split("\r\n")[:-2]
+    extra = [f"{name}: {value}" for name, value in odd]
+    whole = {name for name, _ in odd}
+    kept = [field for field in fields if field.partition(":")[0] not in whole or field.startswith("Via")]
+    data = "\r\n".join([start, *(extra + kept if first else kept + extra), "", ""])
+    bench.agent.receive(data.encode(errors="surrogateescape"), peer.flow, bench.now)
+    for dialog in [event.dialog for event in bench.agent.take_events() if isinstance(event, Invited)]:
+        bench.agent.calls.accept(dialog, "answer", bench.now)
+        bench.agent.calls.close("over", bench.now)
+    for sent, _ in bench.agent.take_outgoing():
+        assert sent.count(b"\r\n\r\n") == 1
+    bench.receive(bench.peer().build("OPTIONS", cseq=1))
+    assert bench.heard()[-1:] == ["200"]
