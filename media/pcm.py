@@ -6,8 +6,9 @@ A *block* is 20 ms, the unit of the wire; a *frame* is what the user of a Leg wa
 from __future__ import annotations
 
 from collections import deque
+from functools import cache
+from math import ceil, gcd
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,11 +25,20 @@ QUIET_RMS = 0.01
 
 S16_PEAK = 32767
 
+FILTER_HALF = 16
+"""What a resampler looks ahead, in samples of the lower rate: 2 ms at 8 kHz."""
+
+CUTOFF, KAISER_BETA = 0.95, 7.0
+"""Where its filter is at half, as a share of what the lower rate can carry; and its window."""
+
+GROUP = 8
+"""The least number of samples that it makes at a time."""
+
 
 def to_s16(pcm: Pcm) -> NDArray[np.int16]:
     """Float to 16 bit: rounded, and limited to the range. Infinities are limited, NaN must have been removed."""
-    scaled: Pcm = np.clip(pcm, -1.0, 1.0) * np.float32(S16_PEAK)
-    return np.rint(scaled).astype(np.int16)
+    limited = np.minimum(np.maximum(pcm, np.float32(-1)), np.float32(1))  # np.clip takes three times as long
+    return np.rint(limited * np.float32(S16_PEAK)).astype(np.int16)
 
 
 def from_s16(samples: NDArray[np.int16]) -> Pcm:
@@ -71,49 +81,55 @@ def cut(pcm: Pcm, start: int, count: int, fade: int) -> Pcm:
 class Resampler:
     """Mono audio at another rate, in chunks of any length.
 
-    libswresample's filter holds the newest `delay_samples` back. They are put in front as zeros, so that after n
-    samples in there are floor(n * target_rate / source_rate) samples out, from the first block on (the filter gives
-    nothing at all until it has seen some 3 ms).
+    A sinc under a Kaiser window, FILTER_HALF samples of the lower rate on either side: flat within 0.2 dB to 85 % of
+    what that rate can carry, 70 dB down from 110 % on. It delays by one half, `delay_samples` at the target rate, but
+    holds nothing back: after n samples in there are floor(n * target_rate / source_rate) samples out, from the first.
 
-    PyAV's resampler is used without its `frame_size`, which would cost a whole block; soxr holds back 40 ms.
+    The places of samples in and out repeat every `down` in and `up` out. So one matrix makes each group of outputs
+    from the stretch of input under it: a quarter of the time that libswresample takes for 20 ms.
     """
 
     def __init__(self, source_rate: int, target_rate: int) -> None:
         self.source_rate, self.target_rate = source_rate, target_rate
-        self.delay_samples = 0
-        if source_rate != target_rate:
-            self._swr = self._make()
-            self.delay_samples = self._measure_delay()
-        self._rest = silence(self.delay_samples)
-        self._taken = self._given = 0
+        same = source_rate == target_rate
+        self.delay_samples = 0 if same else FILTER_HALF * max(source_rate, target_rate) // source_rate
+        self._down, self._up, self._matrix = _filter(source_rate, target_rate)
+        self._past = silence(len(self._matrix) - self._down)  # what the filter sees before the group at hand
+        self._taken = self._given = 0  # of that group and what came after it
 
     def __call__(self, pcm: Pcm) -> Pcm:
         """The next samples of the stream."""
         if self.source_rate == self.target_rate:
             return pcm
         self._taken += len(pcm)
-        ready = np.concatenate([self._rest, *self._run(self._swr, pcm)])
-        due = min(len(ready), self._taken * self.target_rate // self.source_rate - self._given)
-        self._given += due
-        self._rest = ready[due:]
-        return ready[:due]
+        due = self._taken * self._up // self._down
+        groups = -(-due // self._up)
+        source = np.concatenate([self._past, pcm, silence(self._down)], dtype=np.float32)
+        # Row by row the stretches of input, each `down` further on; they overlap.
+        stretches = np.ndarray(
+            (groups, len(self._matrix)), np.float32, source, strides=(self._down * source.itemsize, source.itemsize)
+        )
+        made: Pcm = np.dot(stretches, self._matrix).reshape(-1)[self._given : due]
+        done = due // self._up
+        self._past = source[done * self._down : len(source) - self._down]
+        self._taken -= done * self._down
+        self._given = due - done * self._up
+        return made
 
-    def _make(self) -> av.AudioResampler:
-        return av.AudioResampler(format="fltp", layout="mono", rate=self.target_rate)
 
-    def _measure_delay(self) -> int:
-        """What a fresh resampler holds back of a tenth of a second, in samples at the target rate."""
-        given = sum(map(len, self._run(self._make(), silence(self.source_rate // 10))))
-        return self.target_rate // 10 - given
-
-    def _run(self, swr: av.AudioResampler, pcm: Pcm) -> list[Pcm]:
-        if not len(pcm):
-            return []
-        # Half the price of AudioFrame.from_ndarray and to_ndarray, which check and copy.
-        frame = av.AudioFrame("fltp", "mono", len(pcm))
-        frame.sample_rate = self.source_rate
-        frame.planes[0].update(pcm.astype(np.float32, copy=False).tobytes())
-        return [np.frombuffer(bytes(out.planes[0]), np.float32, out.samples) for out in swr.resample(frame)]
+@cache
+def _filter(source_rate: int, target_rate: int) -> tuple[int, int, Pcm]:
+    """Samples in and out of a group, and the matrix that makes these of those [history + in, out]."""
+    common = gcd(source_rate, target_rate)
+    groups = -(-GROUP * common // target_rate)
+    down, up = groups * source_rate // common, groups * target_rate // common
+    lower = min(1.0, target_rate / source_rate)
+    half = FILTER_HALF / lower  # in samples of the source
+    history = ceil(2 * half)
+    age = np.arange(up) * down / up - (np.arange(history + down)[:, None] - history)  # of an input, at an output
+    window = np.i0(KAISER_BETA * np.sqrt(np.clip(1 - np.square(age / half - 1), 0, 1)))
+    matrix = np.where((age >= 0) & (age <= 2 * half), np.sinc(CUTOFF * lower * (age - half)) * window, 0.0)
+    return down, up, (matrix / matrix.sum(axis=0)).astype(np.float32)
 
 
 class SampleQueue:
