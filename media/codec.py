@@ -38,8 +38,10 @@ class Decoder(Protocol):
 class Codec:
     """What SDP and RTP need to know of a codec. `name` and `clock_rate` are those of its rtpmap (RFC 8866, s. 6.6).
 
-    `payload_type` is the static one (RFC 3551, table 4). `units_per_byte` says how far a byte of payload moves the
-    RTP clock.
+    `payload_type` is the static one (RFC 3551, table 4). A byte of payload moves the RTP clock by one.
+
+    `warm_up_bytes` is for codecs that adapt: after a loss the decoder is given so much of the next packet once more
+    in advance, its sound thrown away.
     """
 
     name: str
@@ -48,7 +50,7 @@ class Codec:
     sample_rate: int
     make_encoder: Callable[[], Encoder]
     make_decoder: Callable[[], Decoder]
-    units_per_byte: int = 1
+    warm_up_bytes: int = 0
 
     @property
     def block_samples(self) -> int:
@@ -62,7 +64,7 @@ class Codec:
 
     def duration(self, payload: bytes) -> int:
         """How long a packet lasts, on the RTP clock."""
-        return len(payload) * self.units_per_byte
+        return len(payload)
 
 
 def _mu_law() -> NDArray[np.int16]:
@@ -156,8 +158,12 @@ _MU_CODES, _A_CODES = _nearest(_MU_VALUES), _nearest(_A_VALUES)
 
 PCMU = Codec("PCMU", 0, 8_000, 8_000, lambda: G711Encoder(_MU_CODES), lambda: G711Decoder(_MU_VALUES))
 PCMA = Codec("PCMA", 8, 8_000, 8_000, lambda: G711Encoder(_A_CODES), lambda: G711Decoder(_A_VALUES))
-G722 = Codec("G722", 9, 8_000, 16_000, G722Encoder, G722Decoder)
-"""Its rtpmap says 8000 by an old mistake that RFC 3551, s. 4.5.2 keeps: samples are 16 kHz, the clock steps by 160."""
+G722 = Codec("G722", 9, 8_000, 16_000, G722Encoder, G722Decoder, warm_up_bytes=80)
+"""Its rtpmap says 8000 by an old mistake that RFC 3551, s. 4.5.2 keeps: samples are 16 kHz, the clock steps by 160.
+
+10 ms of warm-up: after a lost onset the next packet is 5 to 10 dB less quiet (of 17 to 27), and the error after any
+loss is about half; more of it leads the decoder further on than the far end is.
+"""
 
 CODECS = (G722, PCMU, PCMA)
 """In the order we prefer them."""

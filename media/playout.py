@@ -143,6 +143,7 @@ class Playout:
         self._timing = _Timing()
         self._packets: dict[int, _Packet] = {}
         self._done: deque[int] = deque(maxlen=MAX_PACKETS)  # timestamps that were played
+        self._torn = False  # something that should have been decoded was not
         self._stray_timestamp: int | None = None
         self._last_tick = 0.0
         self._stop()
@@ -316,6 +317,9 @@ class Playout:
         if packet.payload is None:
             return self._invent(max(0, samples - skip))
         try:
+            if self._torn and self._codec.warm_up_bytes:
+                self._decode(packet.payload[: self._codec.warm_up_bytes])
+            self._torn = False
             pcm = self._decode(packet.payload)
         except ValueError:
             self.dropped["undecodable"] += 1
@@ -325,6 +329,7 @@ class Playout:
     def _invent(self, count: int) -> Pcm:
         """Sound, or in the end silence, where there is no packet. It is counted where one was lost."""
         if not self._deliberate:
+            self._torn = True
             self._invented += max(0, min(count, self._conceal_samples - self._concealment.invented))
         return self._concealment.invent(count)
 

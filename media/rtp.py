@@ -415,7 +415,7 @@ class RtpLeg:
             self._pause()
             return replace(sent, played=self._user_block)
         payload = self._encode(sent.pcm)
-        packet_bytes = stream.ptime_ms * self._codec.clock_rate // 1000 // self._codec.units_per_byte
+        packet_bytes = stream.ptime_ms * self._codec.clock_rate // 1000
         for data in self._sender.audio(stream.payload_type, payload, packet_bytes):
             self._send_rtp(data)
         return sent

@@ -389,6 +389,23 @@ def test_a_wideband_stream_moves_by_160_and_gives_320() -> None:
     assert np.sqrt(np.mean(np.concatenate(heard[10:]) ** 2)) == pytest.approx(0.4 / np.sqrt(2), rel=0.02)
 
 
+def test_after_a_lost_onset_a_wideband_stream_is_soon_loud_again() -> None:
+    """A decoder that adapts missed the rise: the next packet would be 26 dB too quiet, the one after it 8."""
+    encode, playout = G722.make_encoder(), Playout(G722)
+    at = np.arange(320 * 60) / 16_000
+    pcm = np.where(at < 0.5, 0.0, 0.3 * np.sin(2000 * np.pi * at)).astype(np.float32).reshape(-1, 320)
+    heard = []
+    for number, block in enumerate(pcm):
+        body = encode(block)
+        if number != 25:
+            playout.receive((FIRST + 160 * number) % 2**32, body, number * TICK_S + 0.01)
+        heard.append(playout.tick((number + 1) * TICK_S).pcm)
+    onset = next(number for number, block in enumerate(heard) if np.abs(block).max() > 0.01)
+    levels = [20 * np.log10(np.sqrt(np.mean(np.square(block))) / (0.3 / np.sqrt(2))) for block in heard[onset:]]
+    assert levels[0] > -20 and levels[1] > -7 and levels[2] > -3
+    assert playout.concealed == 1
+
+
 def test_a_change_of_codec_keeps_the_counters() -> None:
     stream = settled()
     stream.run(1.0, [])
