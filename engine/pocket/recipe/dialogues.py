@@ -307,7 +307,7 @@ class Composer:
     def _wait(self, line: Timeline, call: _Call, until: int) -> int:
         """Ask into the silences that end before `until`; gives a frame at which the caller may begin."""
         start = 0
-        while not call.over and call.quiet + SILENCE_FRAMES < until:
+        while not call.over and call.quiet + SILENCE_FRAMES < min(until, line.frames):
             sound = call.quiet + SILENCE_FRAMES + LEAD + 1
             self._answer(line, call, (self.domain.silence,), sound, Event("silence", sound))
             start = call.quiet + 3

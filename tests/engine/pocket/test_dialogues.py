@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from engine.model.text import EPAD, PAD, SILENT, Tokenizer
+from engine.pocket.recipe import dialogues, standin, voices
+from engine.pocket.recipe.dialogues import (
+    FRAMES,
+    GREETING,
+    LEAD,
+    LISTEN_S,
+    SILENCE_FRAMES,
+    STOP,
+    WINDOW,
+    Composer,
+    Kind,
+    Pool,
+    Timeline,
+    paused,
+    turn_of,
+)
+from engine.pocket.recipe.domain import UNKNOWN, Wording, load_domain
+from engine.pocket.recipe.formats import SILENCE, Clip, Dialogue, Event, Span, Split, Utterance
+from engine.pocket.recipe.generate import nano_makers, spoken
+from engine.pocket.recipe.tokenizer import train_tokenizer
+from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
+
+DOMAIN = load_domain()
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    return Tokenizer(train_tokenizer(DOMAIN.texts()))
+
+
+@cache
+def encode(word: str) -> list[int]:
+    return tokenizer().encode(word)
+
+
+@cache
+def clips() -> tuple[Clip, ...]:
+    return tuple(standin.tone_clip(text) for text in DOMAIN.clips)
+
+
+@cache
+def said(split: Split) -> tuple[Utterance, ...]:
+    """Two voices, each with all intents, a story and every mutter."""
+    makers, random = nano_makers(), np.random.default_rng(4)
+    callers = [caller for caller in makers.callers if caller.split == split][:2]
+    wordings = [DOMAIN.wording(intent, random, split) for intent in (*DOMAIN.intents, UNKNOWN)]
+    wordings += [Wording(text, "") for text in (*DOMAIN.mutters, *(story[0] for story in DOMAIN.stories))]
+    return tuple(spoken(makers, caller, wording) for caller in callers for wording in wordings)
+
+
+def composer(split: Split = "train") -> Composer:
+    return Composer(DOMAIN, clips(), encode, Pool.of(said(split), DOMAIN), split)
+
+
+@cache
+def composed(kind: Kind, count: int) -> tuple[Dialogue, ...]:
+    """Without the telephone's and the echo's work, which the labels do not depend on."""
+    makes = composer("held-out" if kind == "probe" else "train")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dialogues, "telephone", lambda audio, random: audio)
+        patch.setattr(dialogues, "ECHO", 0.0)
+        return tuple(makes.compose(kind, np.random.default_rng(seed)) for seed in range(count))
+
+
+def told(dialogue: Dialogue, kind: str) -> list[Event]:
+    return [event for event in dialogue.events if event.kind == kind]
+
+
+def said_text(dialogue: Dialogue) -> str:
+    pieces = [tokenizer().piece(token) for token in dialogue.text.tolist()]
+    return "".join(piece for piece in pieces if isinstance(piece, str))
+
+
+def caller_sounds(dialogue: Dialogue) -> np.ndarray:
+    assert dialogue.audio is not None
+    return np.asarray(np.abs(dialogue.audio.reshape(-1, FRAME_SAMPLES)).max(axis=1) > 0.005)
+
+
+def test_a_window_is_one_question_and_the_beginning_of_its_answer() -> None:
+    for dialogue in composed("stage1", 40):
+        assert WINDOW[0] <= dialogue.frames <= WINDOW[1]
+        assert "Known:" in dialogue.prompt
+        (question,), (answer,) = told(dialogue, "question"), told(dialogue, "answer")
+        assert answer.intent == question.intent
+        assert answer.text.startswith(said_text(dialogue).strip()) and said_text(dialogue)
+        assert (dialogue.schedule[: answer.frame] == SILENCE).all()
+
+
+@pytest.mark.parametrize("kind", ["stage1", "stage2", "probe"])
+def test_shapes_are_a_dialogues(kind: Kind) -> None:
+    for dialogue in composed(kind, 8):
+        assert dialogue.audio is not None and dialogue.audio.dtype == np.float32
+        assert dialogue.audio.shape == (dialogue.frames * FRAME_SAMPLES,)
+        assert dialogue.schedule.shape == (dialogue.frames, 2)
+        assert 0 <= dialogue.text.min() and dialogue.text.max() < len(tokenizer())
+        number, within = dialogue.schedule.T
+        assert all(within[n] < clips()[number[n]].frames for n in np.flatnonzero(number != SILENCE))
+        assert dialogue.split == ("held-out" if kind == "probe" else "train")
+
+
+def test_a_calls_beginning_is_greeted_and_one_that_goes_on_is_not() -> None:
+    greeted = 0
+    for dialogue in composed("stage2", 40):
+        greetings = told(dialogue, "greeting")
+        assert bool(greetings) == ("Known:" not in dialogue.prompt)
+        if greetings:
+            greeted += 1
+            assert dialogue.schedule[GREETING - 1, 0] == SILENCE != dialogue.schedule[GREETING, 0]
+            assert said_text(dialogue).strip().startswith(greetings[0].text.split()[0])
+    assert 15 < greeted < 40
+
+
+def test_the_text_leads_the_sound() -> None:
+    """Each word's first piece stands up to LEAD frames before its sound, and never far behind it."""
+    line = Timeline(FRAMES, clips(), encode)
+    for clip in clips():
+        line.hush(0)
+        line.speak([DOMAIN.index[clip.id]], 10)
+        at = 0
+        for word in clip.words:
+            tokens = encode(word.word)
+            while line.text[at : at + len(tokens)].tolist() != tokens:
+                at += 1
+                assert at < FRAMES
+            lead = 10 + word.frame - at
+            assert lead <= LEAD
+            if word is clip.words[0]:
+                assert lead == LEAD and line.text[at - 1] == EPAD
+            at += len(tokens)
+
+
+def test_epad_stands_before_a_word_only() -> None:
+    for dialogue in composed("stage2", 10):
+        text = dialogue.text.tolist()
+        stops = {event.frame for event in told(dialogue, "stop")}
+        for frame, token in enumerate(text[:-1]):
+            if token == EPAD and frame + 1 not in stops:
+                assert text[frame + 1] not in SILENT
+
+
+def test_answers_follow_after_the_gap_and_never_before_the_end() -> None:
+    gaps: list[int] = []
+    for dialogue in composed("stage2", 40):
+        questions = {event.frame: event for event in told(dialogue, "question")}
+        for answer in told(dialogue, "answer"):
+            question = questions[answer.start]
+            gaps.append(answer.frame - question.frame)
+            between = slice(question.frame + 1, answer.frame)
+            assert (dialogue.schedule[between, 0] == SILENCE).all()
+            assert dialogue.schedule[answer.frame, 0] != SILENCE
+    low, high = 2 + LEAD + 1, 3 + LEAD + 1
+    short = [gap for gap in gaps if gap <= high]
+    assert min(gaps) == low and len(short) > 0.9 * len(gaps)  # the rest answer a short word that stopped the agent
+    assert 0.6 < short.count(low) / len(short) < 0.95
+
+
+def test_a_question_ends_where_its_sound_does() -> None:
+    for dialogue in composed("stage1", 30):
+        (question,) = told(dialogue, "question")
+        sounds = np.flatnonzero(caller_sounds(dialogue))
+        assert abs(int(sounds[0]) - question.start) <= 1 and abs(int(sounds[-1]) - question.frame) <= 1
+
+
+def test_an_interrupted_agent_falls_silent_after_the_onset() -> None:
+    stops = 0
+    for dialogue in composed("stage2", 60):
+        for stop in told(dialogue, "stop"):
+            stops += 1
+            assert stop.frame == stop.start + STOP
+            assert (dialogue.schedule[stop.start : stop.frame, 0] != SILENCE).any()
+            (question,) = (event for event in told(dialogue, "question") if event.start == stop.start)
+            until = max(question.frame, stop.frame) + 2
+            assert (dialogue.schedule[stop.frame : until, 0] == SILENCE).all() or told(dialogue, "backchannel")
+            assert dialogue.text[stop.frame] in (PAD, EPAD)
+    assert stops > 10
+
+
+def test_a_mutter_does_not_stop_the_agent() -> None:
+    mutters = 0
+    for dialogue in composed("stage2", 60):
+        for noise in told(dialogue, "noise"):
+            if noise.text in DOMAIN.mutters:
+                mutters += 1
+                assert (dialogue.schedule[noise.frame : noise.frame + STOP + 2, 0] != SILENCE).all()
+    assert mutters > 5
+
+
+def test_silence_is_asked_into_and_only_silence() -> None:
+    asked = 0
+    for dialogue in composed("stage2", 60):
+        over = next((event.frame for event in told(dialogue, "answer") if event.intent == "goodbye"), FRAMES)
+        busy = dialogue.schedule[:, 0] != SILENCE
+        for event in told(dialogue, "question"):
+            busy[event.start : event.frame + 1] = True
+        for event in told(dialogue, "silence"):
+            asked += 1
+            assert not busy[max(0, event.frame - SILENCE_FRAMES) : event.frame].any()
+        quiet = 0
+        for frame in range(min(over, FRAMES)):
+            quiet = 0 if busy[frame] else quiet + 1
+            assert quiet <= SILENCE_FRAMES + LEAD + 1
+    assert asked > 10
+
+
+def test_who_tells_a_story_is_listened_to() -> None:
+    heard = 0
+    for dialogue in composed("stage2", 60):
+        backs = told(dialogue, "backchannel")
+        for before, after in zip(backs, backs[1:], strict=False):
+            assert (after.frame - before.frame) * 0.08 >= LISTEN_S or before.start != after.start
+        for back in backs:
+            heard += 1
+            (question,) = (event for event in told(dialogue, "question") if event.start == back.start)
+            assert (back.frame - question.start) * 0.08 >= LISTEN_S
+            assert back.frame + clips()[DOMAIN.index[DOMAIN.backchannel]].frames <= question.frame
+    assert heard > 5
+
+
+def test_the_text_is_what_the_events_say() -> None:
+    """Where nobody interrupts, the text stream is the answers in order."""
+    whole = 0
+    for dialogue in composed("stage2", 60):
+        if not told(dialogue, "stop"):
+            parts = [
+                event.text
+                for event in dialogue.events
+                if event.kind in ("greeting", "answer", "silence", "backchannel")
+            ]
+            assert "".join(" " + part for part in parts).startswith(said_text(dialogue))
+            whole += 1
+    assert whole > 10
+
+
+def test_what_was_told_is_recalled() -> None:
+    recalled = 0
+    for dialogue in composed("stage2", 150):
+        told_now = dict(
+            part.split("=") for part in dialogue.prompt.partition("Known: ")[2].strip(".").split("; ") if "=" in part
+        )
+        for event in dialogue.events:
+            if event.kind == "question" and event.intent in ("tell_name", "tell_number"):
+                told_now[event.intent.removeprefix("tell_")] = event.slot
+            if event.kind == "answer" and event.intent in ("ask_name", "ask_number"):
+                fact = told_now.get(event.intent.removeprefix("ask_"))
+                recalled += fact is not None
+                assert (fact or "did not tell") in event.text
+    assert recalled > 10
+
+
+def test_the_callers_words_stand_where_they_sound() -> None:
+    for dialogue in composed("stage1", 20):
+        (question,) = told(dialogue, "question")
+        assert [word.label for word in dialogue.heard] == question.text.split()
+        assert all(
+            before.start_s <= after.start_s for before, after in zip(dialogue.heard, dialogue.heard[1:], strict=False)
+        )
+        assert abs(dialogue.heard[0].start_s - question.start * 0.08) < 0.15
+        assert abs(dialogue.heard[-1].end_s - (question.frame + 1) * 0.08) < 0.2
+
+
+def test_a_pause_moves_what_is_behind_it_and_nothing_else() -> None:
+    one = next(each for each in said("train") if len(each.words) > 4)
+    turn = paused(one, 2, 0.5)
+    assert len(turn.audio) == len(one.audio) + SAMPLE_RATE // 2
+    assert turn.words[:2] == one.words[:2]
+    for before, after in zip(one.words[2:], turn.words[2:], strict=True):
+        assert after.start_s == pytest.approx(before.start_s + 0.5, abs=0.001)
+    cut = int(one.words[2].start_s * SAMPLE_RATE)
+    assert not turn.audio[cut + 1 : cut + SAMPLE_RATE // 2 - 1].any()
+    assert turn.end_s == pytest.approx(turn_of((one, 0.0)).end_s + 0.5, abs=0.02)
+
+
+def test_pauses_do_not_come_where_a_question_could_end() -> None:
+    makes = composer()
+    one = said("train")[0]
+
+    def whole(text: str, intent: str, words: int) -> bool:
+        spans = tuple(Span(word, n, n + 1) for n, word in enumerate(text.split()))
+        return makes._whole(replace(one, text=text, intent=intent, words=spans), words)
+
+    assert whole("are you there hello", "hello", 3)
+    assert not whole("could you tell me when you open", "hours", 4)
+    assert whole("it is three five two", "tell_number", 4)
+    assert not whole("it is three five two", "tell_number", 2)
+    assert whole("one two", "tell_number", 1)
+
+
+def test_training_hears_no_held_out_wording_persona_or_voice() -> None:
+    held = {text for intent in DOMAIN.intents.values() for text in intent.wordings["held-out"]}
+    assert not {each.text for each in said("train")} & held
+    assert {each.voice for each in said("train")} & {each.voice for each in said("held-out")} == set()
+    trained = [event.text for dialogue in composed("stage2", 20) for event in told(dialogue, "question")]
+    probed = [event.text for dialogue in composed("probe", 8) for event in told(dialogue, "question")]
+    assert trained and probed and not set(trained) & set(probed)
+
+
+def test_the_same_seed_makes_the_same_dialogue() -> None:
+    makes = composer()
+    first, again, other = (makes.compose("stage1", np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert first.audio is not None and again.audio is not None
+    np.testing.assert_array_equal(first.audio, again.audio)
+    np.testing.assert_array_equal(first.text, again.text)
+    assert first.events == again.events != other.events
+
+
+def test_a_pool_without_questions_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match="generate callers first"):
+        Pool.of([each for each in said("train") if not each.intent], DOMAIN)
+
+
+def test_callers_to_train_with_and_to_test_with_are_apart() -> None:
+    made = voices.callers(0)
+    assert made == voices.callers(0)
+    assert len({caller.name for caller in made}) == len(made)
+    trained = {caller.base for caller in made if caller.split == "train"}
+    held = {caller.base for caller in made if caller.split == "held-out"}
+    assert sum(caller.split == "train" for caller in made) >= 150
+    variants = {base.partition("+")[2] or base for base in trained} & {base.partition("+")[2] or base for base in held}
+    assert variants == set() and "awb" in held
