@@ -279,7 +279,8 @@ def _fill(build: Callable[[], M], stored: Stored, device: torch.device | str, dt
         module = build()
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     stored.check(wanted)
-    tensors = {name: stored.read(name, shape).to(device, dtype) for name, shape in wanted.items()}
+    # Copied in any case: what is read lies in the file itself, which somebody may write anew while we serve.
+    tensors = {name: stored.read(name, shape).to(device, dtype, copy=True) for name, shape in wanted.items()}
     module.load_state_dict(tensors, strict=True, assign=True)
     return module.eval().requires_grad_(False)
 

@@ -65,6 +65,15 @@ def test_weights_are_those_of_the_file_in_the_type_asked_for(nano: Path) -> None
         assert {tensor.dtype for tensor in checkpoint.mimi.state_dict().values()} == {torch.float32}
 
 
+def test_weights_do_not_change_with_the_file_once_they_are_loaded(nano: Path, folder: Path) -> None:
+    """Whoever trains writes a newer file over it, while the agent is in a call."""
+    checkpoint = load_checkpoint(str(folder))
+    for name in ("model.safetensors", "mimi.safetensors"):
+        with (folder / name).open("r+b") as file:
+            file.write(bytes((folder / name).stat().st_size))
+    assert equal(checkpoint, load_checkpoint(str(nano)))
+
+
 def test_no_weight_is_left_without_values_nor_asks_for_gradients(nano: Path) -> None:
     checkpoint = load_checkpoint(str(nano))
     for module in (checkpoint.mimi, checkpoint.moshi):
