@@ -1,10 +1,11 @@
-"""What all tests share: a peer that is missing is a failure in CI, and elsewhere a skip with its reason."""
+"""What all tests share: the nano checkpoint, and that a missing peer is a failure in CI, and elsewhere a skip."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -16,3 +17,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if shutil.which(name) is None and importlib.util.find_spec(name) is None:
                 missing = f"the peer {name!r} is not installed; .ci/run shows how"
                 pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nano checkpoint that no test changes."""
+    from engine.nano import write_nano  # torch takes seconds to import
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "nano"
+    write_nano(folder, seed=0)
+    return folder

@@ -19,6 +19,7 @@ from media.leg import AudioFormat
 from signaling.sip.endpoint import SipEndpoint
 from voipagent.agent import Agent
 from voipagent.context import Line, Transcript
+from voipagent.persona import Persona
 from voipagent.record import check_folder
 from voipagent.recording import Recorder, open_private
 from voipagent.settings import EngineSettings, Settings
@@ -63,12 +64,19 @@ async def _serve(settings: Settings) -> None:
                 advertised=settings.sip.advertised or None,
             ) as sip,
         ):
+            await check_persona(engine, settings.persona)
             agent = Agent(engine, legs.open_leg, settings.persona, recorder, settings.calls, settings.engine.seed)
             api = create_api(lambda: agent.ready)
             async with serve_http(api, settings.http.host, settings.http.port) as http_port:
                 logger.info("- model %s, %d rows", engine.revision, engine.free)
                 logger.info("- answering at sip:%s:%d, HTTP on port %d", settings.sip.host, sip.port, http_port)
                 await agent.run(sip)
+
+
+async def check_persona(engine: Engine, persona: Persona) -> None:
+    """Prime a row with it once, so that what no call could have is found at the start. Raises PromptError."""
+    async with engine.open(Sampling()) as slot:
+        await slot.prime(persona.engine_prompt())
 
 
 async def talk(settings: Settings, source: Path, target: Path, transcript: Path | None) -> None:

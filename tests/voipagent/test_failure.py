@@ -12,7 +12,6 @@ import pytest
 
 from engine.batch import Batch, RowStep, Stepped, load_batch
 from engine.local import LocalEngine
-from engine.nano import write_nano
 from engine.slot import EngineState
 from media.answer import Legs
 from media.leg import AudioFormat
@@ -30,11 +29,10 @@ SILENCE = [b"\xff" * 160]
 
 
 async def test_each_call_gets_bye_with_a_reason_and_new_ones_503(
-    tmp_path: Path, recorder: Recorder, caplog: pytest.LogCaptureFixture
+    nano: Path, tmp_path: Path, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_nano(tmp_path / "nano", seed=0)
     broken = threading.Event()
-    engine = LocalEngine("nano", load=lambda: _breakable(tmp_path / "nano", broken))
+    engine = LocalEngine("nano", load=lambda: _breakable(nano, broken))
     calls = CallsSettings(dir=tmp_path / "calls")
     calls.dir.mkdir()
     async with (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -15,12 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from engine.nano import write_nano
+from engine.slot import PromptError
 from tests.peers.folders import read
+from voipagent.app import serve
 from voipagent.lab.demo import SENTENCE
 from voipagent.lab.latency import Echo, Report, measure_call
 from voipagent.lab.phone import Codec, PhoneError, Target, call
 from voipagent.lab.serving import serving_agent
+from voipagent.persona import Persona
+from voipagent.settings import CallsSettings, EngineSettings, HttpSettings, Settings, SipSettings
 
 ECHO = {"VOIPAGENT_ENGINE__MODEL": "echo"}
 PCMU = Codec(0, "PCMU")
@@ -152,13 +156,25 @@ async def test_a_wrong_setting_is_no_start() -> None:
     assert "VOIPAGENT_SIP__PROT is not a setting; did you mean VOIPAGENT_SIP__PORT?" in line
 
 
-async def test_talk_names_a_torn_checkpoint(tmp_path: Path) -> None:
-    write_nano(tmp_path / "nano", seed=0)
-    weights = tmp_path / "nano" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    line = await refused(
-        {"VOIPAGENT_ENGINE__MODEL": str(tmp_path / "nano")}, "talk", str(SENTENCE), str(tmp_path / "o")
+async def test_a_persona_that_no_call_could_have_is_no_start(nano: Path, tmp_path: Path) -> None:
+    """Not a fault that each caller finds anew."""
+    settings = Settings(
+        sip=SipSettings(host="127.0.0.1", port=0),
+        http=HttpSettings(port=0),
+        engine=EngineSettings(model=str(nano), rows=1, device="cpu"),
+        persona=Persona(voice="bob"),
+        calls=CallsSettings(dir=tmp_path),
     )
+    async with asyncio.timeout(60):
+        with pytest.raises(PromptError, match="no voice 'bob' lies beside the weights"):
+            await serve(settings)
+
+
+async def test_talk_names_a_torn_checkpoint(nano: Path, tmp_path: Path) -> None:
+    torn = shutil.copytree(nano, tmp_path / "torn")
+    weights = torn / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    line = await refused({"VOIPAGENT_ENGINE__MODEL": str(torn)}, "talk", str(SENTENCE), str(tmp_path / "o"))
     assert "model.safetensors" in line
 
 
