@@ -298,9 +298,10 @@ class Calls:
             return flow
         host = uri.host.strip("[]").lower()
         in_reach = (":" in host) == (":" in flow.remote[0])  # of the socket that heard the peer
-        if flow.reliable or dialog.natted or not in_reach or not (host == flow.remote[0] or self._trusted(host)):
+        if dialog.natted or not in_reach or not (host == flow.remote[0] or self._trusted(host)):
             return flow
-        return replace(flow, remote=(host, uri.port or 5060))
+        named = (host, uri.port or 5060)
+        return replace(flow, spare=named) if flow.reliable else replace(flow, remote=named)
 
     # --- time ---
 

@@ -147,7 +147,8 @@ class SipEndpoint:
     def _send(self, data: bytes, flow: Flow) -> None:
         _trace(">", data, flow)
         if flow.reliable:
-            self._connections.send(data, flow)
+            if not self._connections.send(data, flow) and flow.spare is not None:
+                self._group.create_task(self._connections.dial(data, flow.spare))
         elif self._udp is not None and not self._udp.is_closing():
             host, port = flow.remote
             mapped = ":" in self._bound and ":" not in host  # IPv4 through an IPv6 socket

@@ -23,13 +23,15 @@ T1, T2, T4 = 0.5, 4.0, 5.0
 class Flow:
     """A way to a peer: a connection (its `serial` tells two apart), or a pair of UDP addresses. Hosts are literals.
 
-    `local` is the address by which that peer reaches us.
+    `local` is the address by which that peer reaches us, `spare` one to connect to for a request of ours, should the
+    connection be gone.
     """
 
     protocol: str
     remote: tuple[str, int]
     local: tuple[str, int]
     serial: int = 0
+    spare: tuple[str, int] | None = None
 
     @property
     def reliable(self) -> bool:

@@ -25,6 +25,8 @@ HEADER_S = 10.0
 """Seconds within which a message that has begun on a connection must be complete."""
 IDLE_S = 120.0
 """Seconds that a connection may be silent while no call goes by it."""
+DIAL_S = 2.0
+"""Seconds within which a peer must take a connection of ours."""
 MAX_PER_SOURCE, MAX_CONNECTIONS = 20, 1000
 MAX_UNSENT = 256 * 1024
 """Bytes a peer may leave unread; then its connection is closed."""
@@ -88,7 +90,7 @@ class Udp(asyncio.DatagramProtocol):
 
 
 class Connections:
-    """The TCP connections that peers opened, and their limits."""
+    """The TCP connections with peers, and their limits."""
 
     def __init__(
         self,
@@ -98,7 +100,8 @@ class Connections:
         local: Callable[[str], tuple[str, int]],
     ) -> None:
         self.admit, self.received, self.in_use, self.local = admit, received, in_use, local
-        self._open: dict[Flow, Tcp] = {}
+        self._open: dict[int, Tcp] = {}  # by the serial of its flow
+        self._closed = False
         self._serial = 0
         self._sources: Counter[str] = Counter()
 
@@ -107,30 +110,44 @@ class Connections:
 
     def add(self, connection: Tcp, remote: tuple[str, int]) -> Flow | None:
         """A new connection's flow; None where it is not wanted."""
-        if not self.admit(remote[0]):
+        if self._closed or not self.admit(remote[0]):
             return None
         if len(self._open) >= MAX_CONNECTIONS or self._sources[remote[0]] >= MAX_PER_SOURCE:
             logger.debug("x %s has too many connections", remote[0])
             return None
         self._serial += 1
         flow = Flow("TCP", remote, self.local(remote[0]), self._serial)
-        self._open[flow] = connection
+        self._open[flow.serial] = connection
         self._sources[remote[0]] += 1
         return flow
 
     def remove(self, flow: Flow) -> None:
         """It is closed."""
-        if self._open.pop(flow, None) is not None:
+        if self._open.pop(flow.serial, None) is not None:
             self._sources[flow.remote[0]] -= 1
             self._sources += Counter()  # forgets the zeros
 
-    def send(self, data: bytes, flow: Flow) -> None:
-        """Send by a connection; without effect once it is gone."""
-        if (connection := self._open.get(flow)) is not None:
+    def send(self, data: bytes, flow: Flow) -> bool:
+        """Send by a connection; False once it is gone."""
+        connection = self._open.get(flow.serial)
+        if connection is not None:
             connection.send(data)
+        return connection is not None
+
+    async def dial(self, data: bytes, remote: tuple[str, int]) -> None:
+        """Send by a new connection."""
+        try:
+            async with asyncio.timeout(DIAL_S):
+                loop = asyncio.get_running_loop()
+                _, connection = await loop.create_connection(lambda: Tcp(self), *remote)
+        except OSError as error:  # a TimeoutError is one
+            logger.warning("x %s:%d cannot be reached over TCP: %s", *remote, error or "no answer")
+            return
+        connection.send(data)
 
     def close(self) -> None:
-        """Close them all, and wait for no peer to read what it was sent."""
+        """Close them all for good, and wait for no peer to read what it was sent."""
+        self._closed = True
         for connection in list(self._open.values()):
             connection.abort()
 

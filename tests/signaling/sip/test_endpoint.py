@@ -6,12 +6,15 @@ import asyncio
 import logging
 import socket
 from ipaddress import ip_network
+from typing import cast
 
 import pytest
 
 from signaling.call import CallEnded, Rejection, Renegotiate, SignalingError
 from signaling.sip import endpoint, sipcall
 from signaling.sip.endpoint import SipEndpoint
+from signaling.sip.message import Request, respond
+from signaling.sip.wire import parse
 from tests.signaling.sip.answering import ANSWER, LOOPBACK, desk, leave
 from tests.signaling.sip.peer import OFFER, tcp_peer, udp_peer
 
@@ -46,6 +49,49 @@ async def test_we_hang_up() -> None:
         peer.answer(bye)
         await call.hang_up("again")
         await peer.silence()
+
+
+async def test_a_bye_finds_the_peer_though_its_connection_is_gone() -> None:
+    """Proxies close a connection that was silent for some minutes; the call goes on."""
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    closed = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        bye = await reader.readuntil(b"\r\n\r\n")
+        writer.write(bytes(respond(cast(Request, parse(bye)), 200)))
+        heard.put_nowait(bye)
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        closed.set()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with asyncio.timeout(5), server:
+        async with desk() as agent:
+            async with tcp_peer(agent.port) as peer:
+                await peer.call(Contact=f"<sip:peer@127.0.0.1:{port};transport=tcp>")
+            while list(agent.sip._connections):
+                await asyncio.sleep(0)
+            await (await agent.next_call()).hang_up("bored")
+            assert (await heard.get()).startswith(f"BYE sip:peer@127.0.0.1:{port};transport=tcp SIP/2.0\r\n".encode())
+            while not agent.sip._agent.idle:
+                await asyncio.sleep(0)
+        await closed.wait()
+
+
+async def test_a_bye_that_finds_nobody_is_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "CLOSE_S", 0.1)
+    async with desk() as agent:
+        async with tcp_peer(agent.port) as peer:
+            await peer.call(Contact="<sip:peer@127.0.0.1:1>")
+        while list(agent.sip._connections):
+            await asyncio.sleep(0)
+        call = await agent.next_call()
+    assert (await call.wait_ended()).by == "agent"
+    assert "x 127.0.0.1:1 cannot be reached over TCP" in caplog.text
 
 
 async def test_a_busy_port_is_one_clear_line() -> None:
