@@ -122,7 +122,7 @@ def _coloured(samples: int, kind: Noise, random: np.random.Generator) -> NDArray
     frequencies = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
     shape = 1 / np.sqrt(np.maximum(frequencies, 20))
     if kind == "babble":
-        shape = np.maximum(frequencies, 20) / 200 / (1 + (np.maximum(frequencies, 20) / 500) ** 2)
+        shape = np.maximum(frequencies, 20) / 200 / (1 + (np.maximum(frequencies, 20) / 500) ** 2) ** 1.5
     made = np.fft.irfft(np.fft.rfft(random.standard_normal(samples)) * shape, samples)
     if kind == "babble":
         steps = random.uniform(0.3, 1, samples // 3_000 + 3)
