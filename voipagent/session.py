@@ -186,8 +186,10 @@ class Session:
     async def _end(self, leg: Leg) -> None:
         """Leave call and leg, and close the record."""
         await self.call.hang_up("the session failed")  # without effect once it is over; else a bug, on its way up
-        await leg.close()
-        await self._close(leg, await self.call.wait_ended())
+        try:
+            await leg.close()
+        finally:
+            await self._close(leg, await self.call.wait_ended())
 
     async def _close(self, leg: Leg, ended: CallEnded) -> None:
         """Finish transcript and recording, and write the record."""

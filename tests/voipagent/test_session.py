@@ -246,6 +246,20 @@ async def test_a_bug_ends_the_call_and_is_not_swallowed(recorder: Recorder, tmp_
     assert on.record["reason"] == "the session failed"
 
 
+async def test_a_leg_that_fails_to_close_does_not_cost_the_record(recorder: Recorder, tmp_path: Path) -> None:
+    class Stuck(FakeLeg):
+        async def close(self) -> None:
+            raise ZeroDivisionError
+
+    async with stage(recorder, tmp_path, leg=Stuck()) as on:
+        on.leg.hear(SPEECH)
+        await on.leg.heard(1)
+        on.call.end()
+        with pytest.raises(ZeroDivisionError):
+            await on.over()
+    assert (on.record["ended_by"], on.record["frames_stepped"]) == ("caller", 1)
+
+
 async def test_shutting_down_hangs_up_and_closes_the_record(recorder: Recorder, tmp_path: Path) -> None:
     async with stage(recorder, tmp_path) as on:
         on.leg.hear(SPEECH)
