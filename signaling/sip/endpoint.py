@@ -168,7 +168,7 @@ class SipEndpoint:
                 pressed.press(event.key)
         elif isinstance(event, Changed):
             call = self._calls[event.dialog]
-            call.keep(self._group.create_task(self._renegotiate(call, event)))
+            call.change(lambda: self._group.create_task(self._renegotiate(call, event)))
         else:
             call = self._calls[event.dialog]
             call.keep(self._group.create_task(self._answered(call, event.answer)))

@@ -39,6 +39,7 @@ class SipCall:
         self._ended: asyncio.Future[CallEnded] = asyncio.get_running_loop().create_future()
         self._digits: asyncio.Queue[str] = asyncio.Queue(MAX_DIGITS)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._change: asyncio.Task[None] | None = None
 
     @property
     def offer(self) -> CallOffer:
@@ -76,6 +77,13 @@ class SipCall:
         if self._digits.full():
             self._digits.get_nowait()
         self._digits.put_nowait(key)
+
+    def change(self, negotiate: Callable[[], asyncio.Task[None]]) -> None:
+        """Negotiate a change; the one before, if that still goes on, was taken back by the peer."""
+        if self._change is not None:
+            self._change.cancel()  # and feels it before the next one begins
+        self._change = negotiate()
+        self.keep(self._change)
 
     def keep(self, task: asyncio.Task[None]) -> None:
         """A task that is done for this call, and cancelled with it."""

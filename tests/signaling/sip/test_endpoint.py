@@ -248,6 +248,33 @@ async def test_a_change_that_fails_leaves_the_call(
         await peer.hang_up()
 
 
+async def test_a_change_that_was_cancelled_does_not_outlast_the_next() -> None:
+    """Or the media would be left as an offer says that the peer took back."""
+    log: asyncio.Queue[str] = asyncio.Queue()
+
+    async def renegotiate(offer: str | None) -> str:
+        log.put_nowait(f"begun {offer}")
+        try:
+            if offer == "slow":
+                await asyncio.Event().wait()
+        finally:
+            log.put_nowait(f"over {offer}")
+        return "answer"
+
+    async with asyncio.timeout(5), desk() as agent, udp_peer(agent.port) as peer:
+        await peer.call()
+        (await agent.next_call()).renegotiate = renegotiate
+        peer.ask("INVITE", body="slow")
+        assert await log.get() == "begun slow"
+        peer.cancel()
+        await peer.response(200)
+        peer.ack(await peer.response(487))
+        peer.ask("INVITE", body="quick")
+        peer.ack(await peer.response(200))
+        assert [log.get_nowait() for _ in range(3)] == ["over slow", "begun quick", "over quick"]
+        await peer.hang_up()
+
+
 async def test_what_is_negotiated_when_the_call_ends_is_cancelled() -> None:
     begun, cancelled = asyncio.Event(), asyncio.Event()
 

@@ -886,7 +886,7 @@ def test_requests_within_a_call_are_no_flood() -> None:
 
 
 def test_20_calls_a_second_from_one_trunk_are_no_flood(bench: Bench) -> None:
-    for _ in range(400):
+    for _ in range(150):
         peer = bench.peer()
         bench.call(peer)
         peer.ask("BYE")
