@@ -20,6 +20,14 @@ from media.sdp import parse
 
 FORMAT = AudioFormat(24_000, 1_920)
 FRAME_S = 0.08
+THERE = "198.51.100.7"
+
+
+def sdp(*media: str, host: str = THERE, session: tuple[str, ...] = ()) -> str:
+    """A peer's description; `media` are its lines from the first m= on."""
+    version = 6 if ":" in host else 4
+    head = ["v=0", f"o=- 1 1 IN IP{version} {host}", "s=-", f"c=IN IP{version} {host}", "t=0 0", *session]
+    return "\r\n".join([*head, *media, ""])
 
 
 class Timers:

@@ -28,7 +28,9 @@ from media.codec import CODECS, G722, PCMA, PCMU, Codec
 from media.dtmf import Event
 from media.incoming import MAX_WAITING
 from media.leg import Digit, Exchange, Leg, LegError, Pcm
-from media.rtp import FIRST_PACKET_S, KEEP_ALIVE_S, MAX_MISSED_TICKS, MAX_READS, SILENT_S, UNCONFIRMED_S, Sender
+from media.receiver import FIRST_PACKET_S, SILENT_S, UNCONFIRMED_S
+from media.rtp import KEEP_ALIVE_S, MAX_MISSED_TICKS
+from media.transport import MAX_READS
 from tests.media.line import FORMAT, FRAME_S, Line, Phone, drain, loudness, tone
 
 QUIET = 0.01
@@ -213,24 +215,6 @@ async def test_packets_are_numbered_and_timed_without_a_gap_and_marked_once() ->
             assert (packet.payload_type, len(packet.payload)) == (0, 160)
 
 
-async def test_two_legs_begin_at_different_places() -> None:
-    senders = [Sender() for _ in range(4)]
-    for field in ("ssrc", "sequence", "timestamp"):
-        assert len({getattr(sender, field) for sender in senders}) > 1
-
-
-def test_numbers_and_times_wrap() -> None:
-    sender = Sender()
-    sender.sequence, sender.timestamp = 0xFFFF, 0xFFFFFFFF - 159
-    packets = []
-    for _ in range(3):
-        packets += [RtpPacket.parse(data) for data in sender.audio(0, bytes(160), 160)]
-        sender.advance(160)
-    assert [packet.sequence_number for packet in packets] == [0xFFFF, 0, 1]
-    assert [packet.timestamp for packet in packets] == [0xFFFFFFFF - 159, 0, 160]
-    assert (sender.packets, sender.octets) == (3, 480)
-
-
 @pytest.mark.parametrize(("ptime_ms", "count"), [(10, 48), (20, 24), (30, 16), (40, 12), (60, 8)])
 async def test_packets_are_as_long_as_the_far_end_wants(ptime_ms: int, count: int) -> None:
     async with Line() as line:
@@ -370,7 +354,8 @@ async def test_a_network_that_takes_nothing_is_counted_and_nothing_else(monkeypa
     async with Line() as line:
         await line.connect()
         await line.frame()
-        assert line.leg._pair is not None
+        pair = line.leg._transport._pair
+        assert pair is not None
 
         class Unreachable(socket.socket):
             def sendto(self, *args: object) -> int:
@@ -378,7 +363,7 @@ async def test_a_network_that_takes_nothing_is_counted_and_nothing_else(monkeypa
 
         with monkeypatch.context() as patch, Unreachable(socket.AF_INET, socket.SOCK_DGRAM) as broken:
             broken.setblocking(False)
-            patch.setattr(line.leg, "_pair", replace(line.leg._pair, rtp=broken))
+            patch.setattr(line.leg._transport, "_pair", replace(pair, rtp=broken))
             await line.frames(2)
         await line.frame()
         assert line.leg.stats.dropped_by_reason == {"not sent": 8}
@@ -548,7 +533,7 @@ async def test_digits_come_in_once_each_and_are_not_concealed_speech() -> None:
         assert await keys(line, 3) == [Digit("1", 0.1), Digit("1", 0.1), Digit("#", 0.1)]
         line.hush()
         exchanges = await line.frames(12)
-        assert line.leg._digits.empty()
+        assert line.leg._keypad._heard.empty()
         assert line.leg.stats.packets_lost == 0
         assert exchanges[-1].concealed == 0
 
@@ -561,7 +546,7 @@ async def test_a_digit_survives_the_loss_of_its_first_or_last_packets(lost: set[
         await press(line, 7, lose=lambda step: step in lost)
         line.run(15)
         assert [digit.key for digit in await keys(line, 1)] == ["7"]
-        assert line.leg._digits.empty()
+        assert line.leg._keypad._heard.empty()
 
 
 async def test_digits_nobody_reads_are_not_kept_for_ever() -> None:
@@ -572,7 +557,7 @@ async def test_digits_nobody_reads_are_not_kept_for_ever() -> None:
             line.phone.timestamp = (line.phone.timestamp + 1000) & 0xFFFFFFFF
             line.phone.send(bytes(Event(number % 10, True, 800)), kind=101, advance=False)
             line.run(1)
-        assert line.leg._digits.qsize() == 64
+        assert line.leg._keypad._heard.qsize() == 64
         assert line.leg.stats.dropped_by_reason == {"digit nobody read": 6}
         assert (await keys(line, 1))[0].key == "6"
 
@@ -951,7 +936,7 @@ async def test_a_refused_offer_opens_no_port() -> None:
     async with Line() as line:
         with pytest.raises(LegError):
             await line.leg.answer("nonsense")
-        assert line.leg._pair is None and len(line.clock) == 0
+        assert line.leg._transport._pair is None and len(line.clock) == 0
 
 
 @pytest.mark.parametrize("ssrc", [0xABCD, 0x1234])
@@ -1239,7 +1224,7 @@ async def test_a_leg_that_fails_is_lost_alone(
             def break_(*args: object) -> None:
                 raise RuntimeError("a bug")
 
-            monkeypatch.setattr(line.leg._playout, verb, break_)
+            monkeypatch.setattr(line.leg._receiver.playout, verb, break_)
             pressing = asyncio.ensure_future(line.leg.send_digits("123"))
             line.phone.say(next(tone(PCMU)))  # it is the loop that reads this one, not the wheel
             await until(lambda: line.leg.stats.packets_received == 1)
@@ -1249,7 +1234,7 @@ async def test_a_leg_that_fails_is_lost_alone(
                 await asyncio.wait_for(pressing, 2)
             assert line.clock.failures == 1
             assert "a leg failed" in caplog.text
-            assert len(line.clock) == 1 and line.leg._pair is None
+            assert len(line.clock) == 1 and line.leg._transport._pair is None
 
 
 async def test_closed_it_gives_everything_back_and_says_so() -> None:
@@ -1258,7 +1243,7 @@ async def test_closed_it_gives_everything_back_and_says_so() -> None:
         await line.frame()
         waiting = asyncio.ensure_future(line.leg.exchange())
         await asyncio.sleep(0)
-        pair = line.leg._pair
+        pair = line.leg._transport._pair
         assert pair is not None
         await line.leg.close()
         await line.leg.close()

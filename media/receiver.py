@@ -1,0 +1,214 @@
+"""The receiving half of a stream: what comes is checked, counted, and handed to playout and digits. Pure.
+
+It also knows what only the far end's packets tell: where it really is, whether it is there at all, and so whether and
+where we may send.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections import Counter
+
+from aiortc.rtp import RtpPacket
+
+from media.codec import PCMU, Codec
+from media.dtmf import DigitReceiver
+from media.latch import Address, Latch
+from media.leg import Digit
+from media.negotiation import COMFORT_NOISE, Stream
+from media.playout import Heard, Playout
+from media.rtcp import Reports
+
+logger = logging.getLogger(__name__)
+
+FIRST_PACKET_S = 30.0
+"""No packet for so long from the beginning: there is no way through."""
+
+SILENT_S = 15.0
+"""Neither audio nor reports for so long after there was audio: the far end has gone."""
+
+UNCONFIRMED_S = 10.0
+"""Media goes to a described address for so long; then only once something came from there. Anybody could be named."""
+
+
+class Receiver:
+    """`host` is where the far end's signalling comes from. `codec` is that of what is heard.
+
+    `packets` and `dropped` count what came in; what the playout does not play is counted there.
+    """
+
+    def __init__(self, host: str, reports: Reports) -> None:
+        self.codec: Codec = PCMU
+        self.playout = Playout(PCMU)
+        self.packets = 0
+        self.dropped: Counter[str] = Counter()
+        self._host, self._reports = host, reports
+        self._stream: Stream | None = None
+        self._agreed: Codec = PCMU
+        self._types: frozenset[int] = frozenset()  # payload types of `codec`
+        self._playing = False
+        self._latch = Latch()
+        self._rtcp_source: Address | None = None
+        self._keys = DigitReceiver()
+        self._event_timestamp: int | None = None
+        self._confirmed = False  # something came from where we send
+        self._described_at = self._silent_since = 0.0
+
+    # What was agreed
+
+    def adopt(self, stream: Stream, codec: Codec, now: float) -> None:
+        """From now on this is agreed. What comes in the codec of before is heard until the first in the new one."""
+        before, self._stream, self._agreed = self._stream, stream, codec
+        if before is None or stream.held:
+            self._switch(stream)
+        if not stream.is_hole:  # old-style hold says nothing about where the far end is
+            target = self._latch.target
+            self._latch.arm(stream.remote, {self._host}, now)
+            self._confirmed = self._confirmed and target == self._latch.target
+        if before is not None and before.held != stream.held:
+            self.playout.change(self.codec)
+        if before is not None and before.remote_rtcp != stream.remote_rtcp:
+            self._rtcp_source = None
+        self._silent_since = self._described_at = now
+
+    def begin(self, now: float) -> None:
+        """The call's time begins; nothing was kept until now."""
+        self._playing = True
+        self._silent_since = self._described_at = now
+        self.playout.reset()
+
+    def _switch(self, stream: Stream) -> None:
+        self._types = stream.payload_types
+        if self.codec is not self._agreed:
+            self.codec = self._agreed
+            self.playout.change(self.codec)
+
+    # What comes
+
+    def tick(self, now: float) -> Heard:
+        """The next 20 ms of sound."""
+        return self.playout.tick(now)
+
+    def poll(self, now: float) -> list[Digit]:
+        """The digit whose packets have stopped coming."""
+        return self._keys.poll(now)
+
+    def receive_rtp(self, data: bytes, source: Address, now: float) -> list[Digit]:
+        """Take a datagram; the digits that it ends."""
+        stream = self._stream
+        if stream is None:
+            self.dropped["before the answer"] += 1
+            return []
+        try:
+            packet = RtpPacket.parse(data)
+        except (ValueError, struct.error):
+            self.dropped["not RTP"] += 1
+            return []
+        kind = packet.payload_type
+        if not (kind in stream.payload_types or kind in self._types or kind in stream.event_types):
+            if kind != COMFORT_NOISE:
+                self.dropped["unknown payload type"] += 1
+                return []
+        if not self._latch.admit(source, packet.ssrc, packet.sequence_number, now):
+            self.dropped["foreign source"] += 1
+            return []
+        self.packets += 1
+        self._silent_since, self._confirmed = now, True
+        if kind in stream.event_types:
+            return self._take_event(packet, now)
+        self._count(packet, packet.timestamp, now)
+        self._take_audio(stream, packet, now)
+        return []
+
+    def _take_audio(self, stream: Stream, packet: RtpPacket, now: float) -> None:
+        if stream.held or not self._playing:
+            return
+        if packet.payload_type in stream.payload_types and packet.payload_type not in self._types:
+            self._switch(stream)
+        silent = packet.payload_type == COMFORT_NOISE
+        self.playout.receive(packet.timestamp, None if silent else packet.payload, now)
+
+    def _take_event(self, packet: RtpPacket, now: float) -> list[Digit]:
+        """A key. In the audio's own stream it also says that no audio is to come; some have a source for it alone."""
+        if self._reports.source in (None, packet.ssrc):
+            self._count(packet, None, now)  # its timestamp does not tell when it was sent
+            if packet.timestamp != self._event_timestamp and self._playing:
+                self.playout.receive(packet.timestamp, None, now)
+            self._event_timestamp = packet.timestamp
+        try:
+            return self._keys.receive(packet.payload, packet.timestamp, packet.ssrc, now)
+        except ValueError:
+            self.dropped["torn telephone-event"] += 1
+            return []
+
+    def _count(self, packet: RtpPacket, timestamp: int | None, now: float) -> None:
+        """For the reports. Another source ends everything about the old one: a transfer, or music on hold."""
+        if self._reports.heard(packet.ssrc, packet.sequence_number, timestamp, now):
+            logger.info("- RTP from %s has a new source", self.remote)
+            self.playout.reset()
+            self._event_timestamp = None
+
+    def receive_rtcp(self, data: bytes, source: Address, now: float) -> None:
+        """Take a report."""
+        stream = self._stream
+        if stream is None or source[0] not in (self._latch.target[0], self._host, stream.remote_rtcp[0]):
+            self.dropped["foreign RTCP"] += 1
+            return
+        try:
+            self._reports.read(data, now)
+        except ValueError:
+            self.dropped["not RTCP"] += 1
+            return
+        self._rtcp_source = source
+        self._confirmed = self._confirmed or source[0] == self._latch.target[0]
+        if self._reports.source is not None:
+            self._silent_since = now  # a far end that sends no silence is there all the same
+
+    # What it tells
+
+    @property
+    def target(self) -> Address:
+        """Where audio is to go."""
+        return self._latch.target
+
+    @property
+    def rtcp_target(self) -> Address:
+        """Where reports came from; else, behind address translation, the described port where the audio comes from."""
+        assert self._stream is not None
+        if self._stream.mux:
+            return self._latch.target
+        if self._rtcp_source is not None:
+            return self._rtcp_source
+        host, port = self._stream.remote_rtcp
+        return (self._latch.target[0] if host == self._stream.remote[0] else host), port
+
+    @property
+    def remote(self) -> str:
+        """Where the far end is; "" while nobody said."""
+        return _shown(self._latch.target) if self._latch.target[0] else ""
+
+    def may_send(self, now: float) -> bool:
+        """Whether there is reason to believe that the far end wants what we send."""
+        return self._confirmed or now - self._described_at < UNCONFIRMED_S
+
+    def why_lost(self, now: float) -> str | None:
+        """Why the far end can no longer be heard; None while it can, or while nothing is expected from it."""
+        stream = self._stream
+        if stream is None or stream.held or not stream.receives:
+            self._silent_since = now
+            return None
+        limit = FIRST_PACKET_S if self._reports.source is None else SILENT_S
+        if now - self._silent_since < limit:
+            return None
+        foreign = self.dropped["foreign source"]
+        return (
+            f"signalling is fine, but no RTP came from {self.remote} in {limit:g} s; "
+            f"the far end's SDP said {_shown(stream.remote)}, its signalling comes from {self._host}"
+            + (f"; {foreign} packets from other addresses were dropped" if foreign else "")
+        )
+
+
+def _shown(address: Address) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
