@@ -23,7 +23,8 @@ from engine.pocket.recipe.spectra import WaveLoss, snr_db
 from engine.pocket.recipe.training import Average, Plan, fast_type
 from engine.slot import FRAME_SAMPLES
 
-ROWS, FRAMES = 4, 30
+ROWS, FRAMES = 2, 30
+"""Of a step. Few rows stay within a CPU's cache, and it is the number of steps that a clip is learnt by."""
 
 LONG_ROWS, LONG_FRAMES = 1, 130
 """More than ten seconds, the attention's whole window, for the last LONG_SHARE of the steps."""
@@ -39,6 +40,9 @@ JOINED_SHARE = 0.15
 
 CUT_SHARE = 0.2
 """Clips that a barge-in ends: from a random frame on the codes are silence, and the sound fades within that frame."""
+
+SOFT = 0.2
+"""Of the clips' loudness: where an untrained decoder begins."""
 
 SLIP_SHARE = 0.005
 """Of the codes, replaced at random: the language model will not always choose the right one."""
@@ -98,12 +102,12 @@ class DecoderTask:
         self.measure = WaveLoss(torch.from_numpy(script.samples.reshape(-1)).to(self.device))
 
     def level(self) -> None:
-        """A decoder that has not been trained yet: every layer at unit size on a batch, the sound as loud as the clips.
+        """A decoder that has not been trained yet: every layer at unit size on a batch, the sound soft.
 
-        The average starts anew from there.
+        What is as loud as the clips, but wrong, would first have to be unlearnt. The average starts anew from there.
         """
-        codes, target = self._batch(np.random.default_rng(self.plan.seed), ROWS, FRAMES)
-        level_decoder(self.mimi, self.mimi.quantizer.decode(codes), target.square().mean().sqrt().item())
+        codes, target = self._batch(np.random.default_rng(self.plan.seed), 2 * ROWS, FRAMES)
+        level_decoder(self.mimi, self.mimi.quantizer.decode(codes), SOFT * target.square().mean().sqrt().item())
         self.average = Average(self.parts, self.average.decay)
 
     def weights(self) -> list[nn.Parameter]:
