@@ -57,11 +57,11 @@ async def accepted(call: FakeCall) -> None:
         await call.accepted.wait()
 
 
-async def closed(folder: Path, call_id: str) -> None:
-    """Wait until the record of a call is written, the last thing its session does."""
+async def freed(engine: EchoEngine, rows: int) -> None:
+    """Wait until so many rows are free: a session gives its row back last of all."""
     async with asyncio.timeout(5):
-        while not list(folder.glob(f"*-{call_id}/call.json")):
-            await asyncio.sleep(0.01)  # a file cannot be awaited
+        while engine.free != rows:
+            await asyncio.sleep(0.001)
 
 
 async def ended(call: FakeCall) -> CallEnded:
@@ -79,9 +79,7 @@ async def test_calls_beyond_the_rows_are_busy_and_a_freed_row_is_used_again(reco
         await ended(third)
         assert third.log == [("reject", Rejection.BUSY)]
         first.end()
-        async with asyncio.timeout(5):
-            while not engine.free:
-                await asyncio.sleep(0.001)  # a row cannot be awaited
+        await freed(engine, 1)
         await accepted(await ring(source, "4"))
 
 
@@ -153,13 +151,14 @@ async def test_it_takes_no_more_calls_while_records_are_closed(recorder: Recorde
 async def test_a_bug_in_one_session_leaves_the_others(
     recorder: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(recorder, tmp_path, EchoEngine(rows=2)) as (_, source):
+    engine = EchoEngine(rows=2)
+    async with running(recorder, tmp_path, engine) as (_, source):
         good = await ring(source, "good")
         await accepted(good)
         with caplog.at_level(logging.ERROR):
             bad = await ring(source, "bad", media="buggy")
             assert (await ended(bad)).reason == "the session failed"
-            await closed(tmp_path, "bad")
+            await freed(engine, 1)
         assert not any(entry == ("hang_up", "the session failed") for entry in good.log)
         assert "ZeroDivisionError" in caplog.text
         await accepted(await ring(source, "next"))
