@@ -22,8 +22,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nano checkpoint that no test changes."""
-    from engine.nano import write_nano  # torch takes seconds to import
+    import torch  # takes seconds, which other tests need not spend
 
+    from engine.nano import write_nano
+
+    torch.set_num_threads(1)  # more would get in each other's way on a machine that is shared
     folder = tmp_path_factory.mktemp("checkpoints") / "nano"
     write_nano(folder, seed=0)
     return folder
