@@ -4,10 +4,8 @@ Packets are kept encoded under their RTP timestamp, not their sequence number: p
 sender and gaps for digits are then nothing special. What is due is decoded at its tick. What is lost is concealed for
 120 ms at most; after that it is silence, and a stream that comes back with another timing starts anew.
 
-The delay follows the network. A packet waits from its arrival to its tick; that is kept, smoothed, between a floor,
-two times the jitter above nothing, and one block more, for ticks and packets are whole blocks. A step is one block:
-into a stretch of quiet if there is one soon, else where the seam is least heard. A clock that drifts by 200 ppm needs
-one step in 100 s.
+The delay follows the network, as `delay` says: a step of it is one block, into a stretch of quiet if there is one
+soon, else where the seam is least heard.
 """
 
 from __future__ import annotations
@@ -20,19 +18,12 @@ import numpy as np
 
 from media.codec import Codec, Decoder
 from media.concealment import Concealment
+from media.delay import BLOCK_S, Delay, Step
 from media.leg import Pcm
-from media.pcm import BLOCKS_PER_S, FADE_S, best_cut, cut, is_quiet, silence
-
-BLOCK_S = 1 / BLOCKS_PER_S
+from media.pcm import FADE_S, best_cut, cut, is_quiet, silence
 
 CONCEAL_S = 0.12
 """Seconds without a packet after which nothing more is invented."""
-
-GUARD_S = 0.004
-"""What a packet should wait at least in a network without jitter: as late as our own tick often is."""
-
-MAX_DELAY_S = 0.2
-"""Ceiling of the delay; a network worse than that loses packets."""
 
 MAX_AHEAD_S = 0.3
 """A packet that is due later than this belongs to a stream that jumped, or our ticks stood still."""
@@ -42,15 +33,6 @@ MAX_BEHIND_S = 1.0
 
 MAX_PACKETS = 128
 """What may wait: more than MAX_AHEAD_S in packets of 10 ms. Full: the oldest goes and is counted as overflow."""
-
-STEP_S, SETTLING_STEP_S = 1.0, 0.2
-"""Least time between two steps of the delay; the shorter one at the start, or while it is far off."""
-
-SETTLING_S = 5.0
-"""How long the start lasts."""
-
-PATIENCE_S = 3.0
-"""How long a step waits for quiet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,43 +50,6 @@ class _Packet:
     payload: bytes | None
     units: int
     arrival: float
-
-
-class _Timing:
-    """Smoothed measures of how the packets of a stream arrive. Seconds."""
-
-    def __init__(self) -> None:
-        self.jitter = 0.0
-        self.spread = 0.0  # the jitter's upper envelope: follows it up at once, down over 3 s
-        self.wait = 0.0
-        self._last: tuple[float, float] | None = None
-        self._last_wait = MAX_DELAY_S
-
-    def arrived(self, media_time: float, now: float) -> None:
-        """RFC 3550, s. 6.4.1: deviation of arrival spacing from media spacing, gain 1/16; one outlier is limited."""
-        if self._last is not None:
-            deviation = abs((now - self._last[0]) - (media_time - self._last[1]))
-            self.jitter += (min(deviation, MAX_DELAY_S / 2) - self.jitter) / 16
-            self.spread += (self.jitter - self.spread) / (4 if self.jitter > self.spread else 128)
-        self._last = now, media_time
-
-    def waits(self, seconds: float) -> None:
-        """A packet will have waited so long at its tick; negative if it is late.
-
-        The lesser of two counts: of packets of 10, 30 or 50 ms every other one falls on the middle of a block.
-        """
-        lesser, self._last_wait = min(seconds, self._last_wait), seconds
-        self.wait += (max(lesser, -MAX_DELAY_S) - self.wait) / 32
-
-    @property
-    def least(self) -> float:
-        """Below this wait the delay grows."""
-        return min(GUARD_S + 2 * self.spread, MAX_DELAY_S - BLOCK_S)
-
-    @property
-    def most(self) -> float:
-        """Above this wait it shrinks, and after the step is still safely above the least."""
-        return self.least + BLOCK_S + GUARD_S + self.spread / 2
 
 
 class Playout:
@@ -125,7 +70,7 @@ class Playout:
     @property
     def delay_s(self) -> float:
         """Seconds from a packet's arrival to its tick, smoothed."""
-        return self._timing.wait
+        return self._delay.wait
 
     def change(self, codec: Codec) -> None:
         """Forget everything but the counters; the packets to come are of this codec."""
@@ -140,7 +85,7 @@ class Playout:
     def reset(self) -> None:
         """Another source begins: forget stream and timing. What was played fades out meanwhile."""
         self._decode: Decoder = self._codec.make_decoder()
-        self._timing = _Timing()
+        self._delay = Delay()
         self._packets: dict[int, _Packet] = {}
         self._done: deque[int] = deque(maxlen=MAX_PACKETS)  # timestamps that were played
         self._torn = False  # something that should have been decoded was not
@@ -154,8 +99,6 @@ class Playout:
         self._starved = 0  # how far the ticks went on without moving the head, on the RTP clock
         self._ready = silence(0)  # decoded, not yet played; its first sample is at the head
         self._deliberate = True  # no packets, no loss
-        self._wanted_since: float | None = None
-        self._stepped = self._started = 0.0
 
     # Packets in
 
@@ -181,10 +124,10 @@ class Playout:
 
     def _place(self, at: int, packet: _Packet) -> None:
         """Measure when a packet came, and keep it until its time."""
-        self._timing.arrived(at / self._codec.clock_rate, packet.arrival)
+        self._delay.arrived(at / self._codec.clock_rate, packet.arrival)
         if self._head is not None:
             blocks = (at - self._due) // self._step
-            self._timing.waits(self._last_tick + (1 + blocks) * BLOCK_S - packet.arrival)
+            self._delay.waits(self._last_tick + (1 + blocks) * BLOCK_S - packet.arrival)
         if self._is_late(at, packet.units):
             self.late += 1
             return
@@ -255,25 +198,23 @@ class Playout:
             return
         newest = max(self._packets)
         packet = self._packets[newest]
-        ready_units = self._step * (1 + max(1, ceil(self._timing.least / BLOCK_S)))
+        ready_units = self._step * (1 + max(1, ceil(self._delay.least / BLOCK_S)))
         starts = [at for at in self._packets if newest + packet.units - at >= ready_units]
         if not starts:
             return
         self._head = max(starts)
         if backlog := self._drop_before(self._head):
             self.dropped["backlog"] += backlog
-        self._started = self._stepped = now
-        self._timing.wait = now + (newest - self._head) // self._step * BLOCK_S - packet.arrival
+        self._delay.begin(now + (newest - self._head) // self._step * BLOCK_S - packet.arrival, now)
 
     def _resume(self, now: float) -> None:
         """Packets again, after ticks without. The head moves on to where it should be by now, or one block less."""
         assert self._head is not None
         late = self._due - min(self._packets)
         kept = 0
-        if late > 0 and self._timing.wait < self._timing.least and now - self._stepped >= self._step_interval(now):
+        if late > 0 and self._delay.wanted(now) is Step.LONGER:
             kept = min(late, self._step)
-            self._stepped_by(BLOCK_S, now)
-            self.grown += 1
+            self._grown(now)
         self._head += self._starved - kept
         self._starved = 0
         self.late += self._drop_before(self._head)
@@ -337,56 +278,37 @@ class Playout:
 
     def _adapt(self, now: float) -> None:
         """Make one step towards the right delay, if it is time for one and a good place."""
-        timing = self._timing
-        grow = timing.wait < timing.least
-        if not grow and timing.wait <= timing.most:
-            self._wanted_since = None
-            return
-        if self._wanted_since is None:
-            self._wanted_since = now
-        if now - self._stepped < self._step_interval(now):
-            return
-        patient = now - self._wanted_since < PATIENCE_S and not self._far
-        if grow:
-            self._grow(now, patient and timing.wait > timing.least - GUARD_S)
-        else:
-            self._shrink(now, patient)
+        step = self._delay.wanted(now)
+        if step is Step.LONGER:
+            self._grow(now)
+        elif step is Step.SHORTER:
+            self._shrink(now)
 
-    def _step_interval(self, now: float) -> float:
-        """Least time between two steps."""
-        return SETTLING_STEP_S if self._far or now - self._started < SETTLING_S else STEP_S
-
-    @property
-    def _far(self) -> bool:
-        """Whether the delay is more than a small step from where it should be, as after ticks that were skipped."""
-        return abs(self._timing.wait - self._timing.least) > 3 * BLOCK_S
-
-    def _stepped_by(self, seconds: float, now: float) -> None:
-        self._stepped, self._wanted_since = now, None
-        self._timing.wait += seconds
-
-    def _grow(self, now: float, patient: bool) -> None:
+    def _grow(self, now: float) -> None:
         """Put a block more in front of what is decoded next."""
         assert self._head is not None
-        if patient and not is_quiet(self._concealment.recent):
+        if self._delay.is_patient(now) and not is_quiet(self._concealment.recent):
             return
         self._ready = np.concatenate([self._ready, self._concealment.invent(self._codec.block_samples)])
         self._head -= self._step
-        self.grown += 1
-        self._stepped_by(BLOCK_S, now)
+        self._grown(now)
 
-    def _shrink(self, now: float, patient: bool) -> None:
+    def _grown(self, now: float) -> None:
+        self.grown += 1
+        self._delay.stepped(Step.LONGER, now)
+
+    def _shrink(self, now: float) -> None:
         """Take a block out of the next two, if they are there."""
         assert self._head is not None
         count = self._codec.block_samples
         while len(self._ready) < 2 * count and self._packets and min(self._packets) <= self._cursor:
             self._extend(2 * count)
-        if len(self._ready) < 2 * count or (patient and not is_quiet(self._ready[: 2 * count])):
+        if len(self._ready) < 2 * count or (self._delay.is_patient(now) and not is_quiet(self._ready[: 2 * count])):
             return
         self._ready = cut(self._ready, best_cut(self._ready[: 2 * count], count, self._fade), count, self._fade)
         self._head += self._step
         self.shrunk += 1
-        self._stepped_by(-BLOCK_S, now)
+        self._delay.stepped(Step.SHORTER, now)
 
 
 def _signed(difference: int) -> int:

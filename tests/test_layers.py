@@ -23,7 +23,7 @@ PURE = {
     *("signaling/sip/transactions.py", "signaling/sip/dialog.py", "signaling/sip/calls.py"),
     *("signaling/sip/useragent.py", "signaling/sip/digest.py"),
     *("media/sdp.py", "media/negotiation.py", "media/dtmf.py", "media/latch.py", "media/rtcp.py"),
-    *("media/sender.py", "media/receiver.py"),
+    *("media/sender.py", "media/receiver.py", "media/delay.py"),
     *("media/pcm.py", "media/codec.py", "media/concealment.py"),
     *("media/playout.py", "media/incoming.py", "media/outgoing.py"),
     *("engine/scheduler.py", "voipagent/context.py", "voipagent/bargein.py"),
