@@ -124,6 +124,11 @@ class Bench:
         return dialog
 
 
+def is_empty(bench: Bench) -> bool:
+    """Whether nothing is kept and nothing is awaited."""
+    return bench.agent.left_over() == 0 and bench.agent.next_at is None
+
+
 def _short(event: Event) -> str:
     if isinstance(event, Ended):
         return f"ended by {event.by}: {event.reason}"
