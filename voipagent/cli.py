@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -78,12 +79,12 @@ def talk(
 def config(
     env_example: Annotated[bool, typer.Option("--example", help="print deploy/env.example instead")] = False,
 ) -> None:
-    """Print the effective settings, secrets masked; the output can be pasted into an environment file."""
+    """Print the effective settings, secrets masked, as a shell reads them."""
     if env_example:
         print(example(), end="")
         return
     for name, value in effective(Settings.load(os.environ)):
-        print(f"{name}={value}")
+        print(f"{name}={shlex.quote(value) if value else ''}")
 
 
 @checkpoint.command()

@@ -139,8 +139,12 @@ def _since(timestamp: int, base: int) -> int:
 
 
 def write_csv(report: Report, path: Path) -> None:
-    """One line a burst."""
-    with path.open("w", newline="") as file:
+    """One line a burst. Raises PhoneError where the file cannot be written."""
+    try:
+        file = path.open("w", newline="")
+    except OSError as error:
+        raise PhoneError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    with file:
         rows = csv.writer(file)
         rows.writerow(["codec", "loss", "sent_s", "round_trip_s"])
         for echo in report.echoes:

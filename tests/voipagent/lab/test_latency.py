@@ -73,6 +73,11 @@ def test_the_report_counts_and_writes_each_burst(tmp_path: Path) -> None:
     ]
 
 
+def test_a_report_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PhoneError, match="cannot write .*gone"):
+        write_csv(Report("pcmu", 0.0, ()), tmp_path / "gone" / "trips.csv")
+
+
 @pytest.mark.parametrize(
     ("text", "target"),
     [
