@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from engine.model.checkpoint import measured_layout
 from engine.model.mimi import Mimi, MimiConfig
 from engine.pocket.recipe.formats import Audio
 from engine.pocket.recipe.offline_codec import OfflineCodec
@@ -33,7 +31,7 @@ MIMI: dict[str, Any] = {
 }
 """The embedded codec, in the published package's form. What is not said is as published."""
 
-WEIGHTS, CONFIG, PROMPT = "mimi.safetensors", "mimi.json", "prompt.json"
+WEIGHTS, CONFIG = "mimi.safetensors", "mimi.json"
 
 UNTRAINED = "tokens final, decoder untrained"
 """The note of a codec that can only listen yet."""
@@ -60,7 +58,7 @@ def round_encoder(mimi: Mimi) -> None:
 
 
 def write_codec(mimi: Mimi, folder: Path, config: dict[str, Any], note: str) -> None:
-    """The weights, `note` within them, their config, and the codes of silence and of a tone for config.json.
+    """The weights, `note` within them, and their config.
 
     Raises ValueError where the encoder is not rounded yet: the file would make other tokens.
     """
@@ -74,8 +72,7 @@ def write_codec(mimi: Mimi, folder: Path, config: dict[str, Any], note: str) -> 
     part = folder / f".{WEIGHTS}.part"
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, {"note": note})
     part.rename(folder / WEIGHTS)
-    _write_json(folder / CONFIG, config)
-    _write_json(folder / PROMPT, asdict(measured_layout("system", mimi, mimi.codebooks, mimi.codebooks)))
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def read_codec(folder: Path) -> Mimi:
@@ -115,7 +112,3 @@ def silence_codes(mimi: Mimi) -> NDArray[np.int64]:
     """Of steady silence, [codebooks]: what the agent's stream holds while it says nothing."""
     codes = encode_clip(mimi, np.zeros(FRAME_SAMPLES, np.float32))
     return np.asarray(codes[0])
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from engine.model.checkpoint import Stored, measured_layout
 from engine.model.mimi import Mimi
 from engine.pocket.recipe import train_decoder, training
 from engine.pocket.recipe.export_codec import (
@@ -276,13 +277,15 @@ def test_finished_tokens_survive_the_file(mimi: Mimi, tmp_path: Path) -> None:
     assert np.array_equal(encode_clip(read, clip), encode_clip(mimi, clip))
     assert len(np.unique(encode_clip(read, clip))) > 4
     assert note_of(tmp_path) == UNTRAINED
-    prompt = json.loads((tmp_path / "prompt.json").read_text())
-    assert prompt["silence"] == silence_codes(mimi).tolist() and prompt["style"] == "system"
+    assert json.loads((tmp_path / "mimi.json").read_text()) == NANO
+
+
+def test_silence_is_what_the_checkpoint_measures(mimi: Mimi) -> None:
+    layout = measured_layout("system", mimi, mimi.codebooks, mimi.codebooks)
+    assert layout.silence == tuple(silence_codes(mimi).tolist())
 
 
 def test_the_file_is_what_the_checkpoint_loader_reads(mimi: Mimi, tmp_path: Path) -> None:
-    from engine.model.checkpoint import Stored
-
     write_codec(mimi, tmp_path, NANO, UNTRAINED)
     Stored(tmp_path / "mimi.safetensors").check({name: tuple(t.shape) for name, t in mimi.state_dict().items()})
 
