@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from engine.model.mimi import Mimi
 from engine.model.moshi import Moshi
 from engine.model.quantizer import ResidualQuantizer
+from engine.pocket.recipe.tokenizer import PIECES
 
 LM: dict[str, Any] = {
     "dim": 256,
@@ -23,7 +24,7 @@ LM: dict[str, Any] = {
     "n_q": 16,
     "dep_q": 8,
     "card": 512,
-    "text_card": 900,
+    "text_card": PIECES,
     "delays": [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1],
     "depformer_dim": 128,
     "depformer_num_heads": 4,
@@ -34,14 +35,14 @@ LM: dict[str, Any] = {
 """The language model's arguments for config.json. Its window is 40 s."""
 
 EAR: dict[str, Any] = {
-    "dim": 176,
+    "dim": 160,
     "num_layers": 4,
     "num_heads": 4,
     "context": 250,
     "n_q": 8,
     "dep_q": 0,
     "card": 512,
-    "text_card": 900,
+    "text_card": PIECES,
     "delays": [0] * 9,
 }
 """The ear's. It hears 20 s back."""

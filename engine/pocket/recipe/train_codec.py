@@ -9,8 +9,10 @@ Each stops after --minutes and goes on when called again. WORK/codec/{encoder,de
 from __future__ import annotations
 
 import argparse
+import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ import torch
 from engine.model.mimi import Mimi
 from engine.pocket.recipe.channel import telephone
 from engine.pocket.recipe.export_codec import (
+    CONFIG,
     MIMI,
     UNTRAINED,
     WEIGHTS,
@@ -36,6 +39,9 @@ from engine.pocket.recipe.train_encoder import SHORT, EncoderTask
 from engine.pocket.recipe.training import Plan, train, use_device
 
 HELD_ROWS = 24
+
+ROWS, FREE_STEPS, SETTLING = 8, 200, 100
+"""Of the encoder's training: windows a step, steps before anything is quantised, batches to settle on at the end."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,13 +64,15 @@ def main(arguments: list[str] | None = None) -> None:
         train_decoder(options.work, plan, options.minutes, options.again)
 
 
-def train_encoder(work: Path, plan: Plan, minutes: float, freeze: bool = False) -> bool:
+def train_encoder(
+    work: Path, plan: Plan, minutes: float, freeze: bool = False, config: dict[str, Any] = MIMI, rows: int = ROWS
+) -> bool:
     """True once the tokens are final; they are not touched again. Raises ValueError where there is nothing to hear."""
     folder = work / "codec"
     if (folder / WEIGHTS).exists():
         print(f"{folder / WEIGHTS} is there: its tokens are final")
         return True
-    mimi = build(MIMI).to(use_device())
+    mimi = build(config).to(use_device())
     draw(mimi, plan.seed)
     callers = _utterances(work / "callers", "train")
     sounds = Sounds(
@@ -73,11 +81,12 @@ def train_encoder(work: Path, plan: Plan, minutes: float, freeze: bool = False) 
         [voice_of(said) for said in _utterances(work / "agent", "train")],
         telephone,
     )
-    task = EncoderTask(mimi, sounds, _held(work), seed=plan.seed)
+    free_steps = min(FREE_STEPS, plan.steps // 4)
+    task = EncoderTask(mimi, sounds, _held(work), seed=plan.seed, rows=rows, free_steps=free_steps)
     finished = train(task, plan, folder / "encoder.pt", minutes)
     if finished or freeze:
-        task.finish()
-        write_codec(mimi, folder, MIMI, UNTRAINED)
+        task.finish(min(SETTLING, plan.steps))
+        write_codec(mimi, folder, config, UNTRAINED)
         print(f"the tokens are final: {folder / WEIGHTS}")
     return finished or freeze
 
@@ -99,10 +108,11 @@ def train_decoder(work: Path, plan: Plan, minutes: float, again: bool = False) -
 
 def _write_averaged(task: DecoderTask, folder: Path, clips: list[Audio]) -> None:
     """The codec with the decoder as it stands, averaged; says how near it comes in the streaming engine."""
-    shipped = build(MIMI)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    shipped = build(config)
     shipped.load_state_dict({name: tensor.cpu() for name, tensor in task.mimi.state_dict().items()})
     shipped.load_state_dict({name: tensor.cpu() for name, tensor in task.averaged().items()}, strict=False)
-    write_codec(shipped, folder, MIMI, f"decoder after {task.average.steps} steps; it says the agent's clips only")
+    write_codec(shipped, folder, config, f"decoder after {task.average.steps} steps; it says the agent's clips only")
     some = clips[:: max(1, len(clips) // 6)]
     print(
         f"written; streamed, {len(some)} clips come with {streamed_snr_db(read_codec(folder), some):.1f} dB", flush=True

@@ -44,7 +44,7 @@ from engine.pocket.recipe.encode import Voice, read_voice
 from engine.pocket.recipe.export_codec import read_codec
 from engine.pocket.recipe.formats import Dialogue
 from engine.pocket.recipe.init_lm import LM, draw
-from engine.pocket.recipe.training import Plan, fast_type, store, train, use_device
+from engine.pocket.recipe.training import Plan, fast_type, load, store, train, use_device
 
 STEPS, RATE, BUDGET = 3_000, 1e-3, 1_500
 """Frames of a step; on one core about a second."""
@@ -208,9 +208,9 @@ class LmTask:
         return {"moshi": self.moshi.state_dict(), "heads": self.heads.state_dict(), "labels": self.labels}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Raises ValueError where the data has other intents or words than those that the heads were begun with."""
+        """Raises ValueError where the heads tell other intents or words apart."""
         if saved["labels"] != self.labels:
-            raise ValueError("the dialogues have other intents or words than this training began with; start it anew")
+            raise ValueError("the task has other intents or words than this training began with; start it anew")
         self.moshi.load_state_dict(saved["moshi"])
         self.heads.load_state_dict(saved["heads"])
 
@@ -331,7 +331,7 @@ def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET)
     material = Material.read(work)
     windows, calls = read_coded(work, "stage1"), read_coded(work, "stage2")
     held = read_coded(work, "probe") if list((work / "coded").glob("probe-*.npz")) else []
-    labels = labels_of([*windows, *calls])
+    labels = _begun_with(work) or labels_of([*windows, *calls])
     moshi = Moshi(MoshiConfig.from_kwargs(sizes))
     draw(moshi, material.mimi, plan.seed)
 
@@ -341,6 +341,13 @@ def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET)
     cuts = [told_before(each.events) for each in calls]
     task = partial(LmTask, moshi.to(use_device()), labels, examples(windows), examples(calls), cuts)
     return task(examples(held), plan, budget)
+
+
+def _begun_with(work: Path) -> Labels | None:
+    """What the heads tell apart, if the training has begun: dialogues that were coded since are simply more data."""
+    begun = work / "lm" / "lm.pt"
+    labels: Labels | None = load(begun)["task"]["labels"] if begun.exists() else None
+    return labels
 
 
 def train_lm(work: Path, sizes: dict[str, Any], plan: Plan, minutes: float, budget: int = BUDGET) -> bool:
