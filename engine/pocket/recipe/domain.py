@@ -346,7 +346,7 @@ def _filled_lines(lines: Sequence[str], lists: Mapping[str, Sequence[str]]) -> l
 
 
 def _clips(content: Mapping[str, Any], lists: Mapping[str, tuple[str, ...]]) -> tuple[ClipText, ...]:
-    """Whole answers first, then the parts, each with a sentence to be cut from."""
+    """Whole answers and the beginnings of others, then what those end on."""
     greeting = content["greeting"]
     clips = [ClipText(text, text) for text in (greeting["offer"], content["silence"], content["backchannel"])]
     clips += [ClipText(text, text) for text in content["fallbacks"]]
@@ -357,18 +357,19 @@ def _clips(content: Mapping[str, Any], lists: Mapping[str, tuple[str, ...]]) -> 
                     clips.append(ClipText(part, f"{part} {_example(parts[1], lists)}.", 0, len(part.split())))
                 elif len(parts) == 1 and part != REPEAT:
                     clips.append(ClipText(part, part))
-    clips += [ClipText(f"{each},", f"{each}, this is Emma.", 0, len(each.split())) for each in lists["greeting"]]
-    who = [greeting["agent"].format(agent=each) for each in lists["agent"]]
-    clips += [ClipText(each, f"Hello, {each} at Blue Harbor.", 1, 1 + len(each.split())) for each in who]
-    clips.append(ClipText(greeting["nobody"], f"Hello, {greeting['nobody']} at Blue Harbor.", 1, 6))
-    where = [greeting["company"].format(company=each) for each in lists["company"]]
-    clips += [ClipText(each, f"Hello, this is Emma {each}", 4) for each in where]
-    clips += [ClipText(f"{each}.", f"My name is {each}.", 3) for each in lists["agent"]]
-    clips += [ClipText(f"{each}.", f"You have reached {each}.", 3) for each in lists["company"]]
-    clips += [ClipText(f"{each}.", f"Thank you, {each}.", 2) for each in lists["name"]]
-    clips += [ClipText(each, f"You said {each}, {each}, {each}.", 3, 4) for each in lists["digit"]]
+    # A word cut out of a sentence lacks its beginning, which sounds in the end of the word before: so said alone.
+    parts = [f"{each}," for each in lists["greeting"]]
+    parts += [greeting["nobody"], *(greeting["agent"].format(agent=each) for each in lists["agent"])]
+    parts += [greeting["company"].format(company=each) for each in lists["company"]]
+    parts += [f"{each}." for kind in ("agent", "company", "name") for each in lists[kind]]
+    parts += lists["digit"]
+    clips += [ClipText(each, f"{each[0].upper()}{each[1:].rstrip('.,')}.") for each in parts]
     return tuple({clip.id: clip for clip in clips}.values())
 
 
 def _example(part: str, lists: Mapping[str, tuple[str, ...]]) -> str:
-    return "five five two" if part == "{digits}" else lists[part.strip("{}")][0]
+    """What stands behind the beginning of an answer while it is spoken: a breath leaves the least of itself in it."""
+    if part == "{digits}":
+        return "five five two"
+    values = lists[part.strip("{}")]
+    return next((value for value in values if value[0] in "HAEIOU"), values[0])

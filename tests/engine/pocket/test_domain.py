@@ -108,7 +108,7 @@ def test_a_told_fact_is_read_back_and_remembered() -> None:
     told = Wording("my name is Rosa", "tell_name", "Rosa")
     assert DOMAIN.clip_text(DOMAIN.answer(told, state)) == "Thank you, Rosa."
     state = State(KNOWN, state.facts.told(told))
-    assert DOMAIN.clip_text(DOMAIN.answer(Wording("", "ask_name"), state)) == "You are Rosa."
+    assert DOMAIN.clip_text(DOMAIN.answer(Wording("", "ask_name"), state)) == "Your name is Rosa."
     number = Wording("", "tell_number", "three five two")
     assert DOMAIN.answer(number, state) == ("You said", "three", "five", "two")
     state = State(KNOWN, state.facts.told(number))
