@@ -367,13 +367,13 @@ def listening(exam: Exam) -> list[Result]:
     long = [turn for turn in turns if turn.end_s - turn.start_s > 4]
     given, crowded = [], []
     for turn, record in zip(long, exam.play([Scene(START, (Turn(g711(turn.audio)),)) for turn in long]), strict=True):
-        frames = _backchannels(record, material.domain, record.starts[-1], int(turn.end_s * 1000 / FRAME_MS))
+        frames = backchannels(record, material.domain, record.starts[-1], int(turn.end_s * 1000 / FRAME_MS))
         given.append(bool(frames))
         crowded.append(bool(np.any(np.diff(frames) * FRAME_MS < 3000)))
     short = [each for each in questions if each.seconds < 2][: exam.most]
     for each, record in zip(short, exam.ask(short), strict=True):
         crowded.append(
-            bool(_backchannels(record, material.domain, record.starts[-1], int(each.seconds * 1000 / FRAME_MS)))
+            bool(backchannels(record, material.domain, record.starts[-1], int(each.seconds * 1000 / FRAME_MS)))
         )
     return [
         Result(MEASURES[11].name, percent(given), len(given)),
@@ -381,7 +381,7 @@ def listening(exam: Exam) -> list[Result]:
     ]
 
 
-def _backchannels(record: Record, domain: Domain, start: int, frames: int) -> list[int]:
+def backchannels(record: Record, domain: Domain, start: int, frames: int) -> list[int]:
     """Frames of a turn in which the agent's "mm-hm" began."""
     text, found = "", []
     for frame in range(start, min(len(record.text), start + frames)):
@@ -451,10 +451,7 @@ def recall(exam: Exam) -> list[Result]:
     right = []
     telling = material.asked(exam.most, "train", lambda intent: intent in TELLING)
     others = material.asked(2 * exam.most, "train", lambda intent: intent not in {"", UNKNOWN, *TELLING, "goodbye"})
-    asking = {
-        kind: material.asked(exam.most, "train", lambda intent, kind=kind: intent == f"ask_{kind}")  # type: ignore[misc]
-        for kind in TELLING.values()
-    }
+    asking = {kind: material.asked(exam.most, "train", f"ask_{kind}".__eq__) for kind in TELLING.values()}
     if not others or not all(asking.values()):
         return [Result(MEASURES[16].name, why="no held-out voice asks for a fact")]
     first = exam.play(

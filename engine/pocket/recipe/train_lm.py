@@ -46,11 +46,11 @@ from engine.pocket.recipe.formats import Dialogue
 from engine.pocket.recipe.init_lm import LM, draw
 from engine.pocket.recipe.training import Plan, fast_type, load, store, train, use_device
 
-STEPS, RATE, BUDGET = 3_000, 1e-3, 1_500
-"""Frames of a step; on one core about a second."""
+STEPS, RATE, BUDGET = 3_000, 1e-3, 800
+"""Frames of a step; on one core somewhat more than half a second."""
 
-STAGE_1_SHARE = 0.4
-WINDOWS_LATER = 0.25
+STAGE_1_SHARE = 0.5
+WINDOWS_LATER = 0.3
 """Of the steps after stage 1, those that see windows again."""
 
 DEPTH_SHARE = 0.2

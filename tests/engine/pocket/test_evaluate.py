@@ -16,8 +16,8 @@ from engine.pocket.recipe.evaluate import (
     Material,
     Measure,
     Result,
-    _backchannels,
     answered,
+    backchannels,
     onset,
     percent,
     sampling_of,
@@ -55,11 +55,11 @@ def test_an_answer_is_what_is_said_until_the_next_turn() -> None:
     assert answered(said, 0) == "We are" and answered(said, 1) == "You" and answered(said) == "You"
 
 
-def test_backchannels_are_found_within_the_turn() -> None:
+def testbackchannels_are_found_within_the_turn() -> None:
     domain = load_domain()
     text = {3: " Mm", 4: "-", 5: "hm", 6: ".", 20: " Mm-hm.", 40: " Mm-hm."}
-    assert _backchannels(record("." * 50, text), domain, 0, 30) == [6, 20]
-    assert _backchannels(record("." * 50, text), domain, 10, 5) == []
+    assert backchannels(record("." * 50, text), domain, 0, 30) == [6, 20]
+    assert backchannels(record("." * 50, text), domain, 10, 5) == []
 
 
 def test_verdicts() -> None:
