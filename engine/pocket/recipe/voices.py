@@ -410,7 +410,8 @@ class _Espeak:
         """An event may stand for several words that are spoken as one: they share its time by their letters."""
         starts = {match.start() for match in re.finditer(r"[^\s.,?!]+", text)}
         events = [(position - 1, sample) for kind, position, _, sample, _ in self._events if kind == _WORD]
-        found = [event for event in events if event[0] in starts]  # one more may stand at a sentence's end
+        # One more may stand at a sentence's end; and "mm-hm" alone has none.
+        found = [event for event in events if event[0] in starts] or [(0, 0)]
         pauses = [
             sample
             for kind, _, _, sample, name in self._events
