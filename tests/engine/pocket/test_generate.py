@@ -1,0 +1,82 @@
+"""The data's commands, with the voices of tones: all of them in a few seconds, and again from where they stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.model.text import Tokenizer
+from engine.pocket.recipe.domain import load_domain
+from engine.pocket.recipe.formats import read_clips, read_dialogues, read_utterances, shards
+from engine.pocket.recipe.generate import caller_jobs, main, nano_makers, said
+
+DOMAIN = load_domain()
+
+
+def generate(work: Path, part: str, *more: str) -> None:
+    main([part, "--nano", "--shards", "1", "--work", str(work), *more])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("made")
+    for part in ("clips", "callers", "agent", "stage1", "stage2", "probe"):
+        generate(work, part)
+    return work
+
+
+def test_everything_lies_where_it_is_looked_for(made: Path) -> None:
+    assert [clip.id for clip in read_clips(made / "clips.npz")] == [clip.id for clip in DOMAIN.clips]
+    assert len(Tokenizer((made / "tokenizer.model").read_bytes())) > 400
+    for folder, kinds in (("callers", ("train", "held-out")), ("agent", ("train",))):
+        for kind in kinds:
+            assert [len(read_utterances(path)) for path in shards(made / folder, kind)] == [40]
+    for kind in ("stage1", "stage2", "probe"):
+        assert [len(read_dialogues(path)) for path in shards(made / "dialogues", kind)] == [4]
+
+
+def test_what_is_trained_on_has_neither_held_out_voices_nor_wordings(made: Path) -> None:
+    (train,), (held,) = (shards(made / "callers", kind) for kind in ("train", "held-out"))
+    assert all(each.split == each.wording == "train" for each in read_utterances(train))
+    assert all("held-out" in (each.split, each.wording) for each in read_utterances(held))
+    assert {each.wording for each in read_utterances(held)} == {"train", "held-out"}
+
+
+def test_a_second_run_makes_nothing_anew_and_another_folder_the_same(made: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*-0*.npz")}
+    generate(made, "callers")
+    generate(made, "stage1")
+    assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*-0*.npz")}
+    generate(tmp_path, "callers")
+    for path in shards(made / "callers", "train"):
+        for one, other in zip(read_utterances(path), read_utterances(tmp_path / "callers" / path.name), strict=True):
+            assert (one.text, one.voice) == (other.text, other.voice)
+            np.testing.assert_array_equal(one.audio, other.audio)
+
+
+def test_it_stops_when_its_time_is_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generate(tmp_path, "callers", "--minutes", "0")
+    assert shards(tmp_path / "callers", "train") == []
+    assert "stopped in time, call again to go on" in capsys.readouterr().out
+
+
+def test_dialogues_without_callers_or_with_other_clips_say_so(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"clips\.npz cannot be read.*engine\.pocket\.recipe\.generate"):
+        generate(tmp_path, "stage1")
+    (tmp_path / "clips.npz").write_bytes((made / "clips.npz").read_bytes())
+    (tmp_path / "tokenizer.model").write_bytes((made / "tokenizer.model").read_bytes())
+    with pytest.raises(ValueError, match="generate callers first"):
+        generate(tmp_path, "stage1")
+
+
+def test_callers_take_turns_and_say_some_of_everything() -> None:
+    makers, random = nano_makers(), np.random.default_rng(1)
+    jobs = [caller_jobs(DOMAIN, makers.callers, "train", number, 40, random) for number in range(3)]
+    assert {caller.name for shard in jobs for caller, _ in shard} == {
+        caller.name for caller in makers.callers if caller.split == "train"
+    }
+    intents = [said(DOMAIN, random, "train").intent for _ in range(2_000)]
+    assert set(intents) == {*DOMAIN.intents, "unknown", ""}
+    assert 0.12 < intents.count("unknown") / len(intents) < 0.2

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from engine.pocket.recipe.formats import Span
+from engine.pocket.recipe.phones import FLITE, IPA, PAUSE, PHONES, divided, from_flite, from_ipa
+from engine.pocket.recipe.standin import tones
+from engine.pocket.recipe.voices import (
+    EDGE_S,
+    LEVEL,
+    Caller,
+    Spoken,
+    SynthesisError,
+    _graph_output,
+    _phones_of,
+    _words_of,
+    audible,
+    say,
+    speech_level,
+)
+from engine.slot import SAMPLE_RATE
+
+TONES = Caller("tones", "tones", "tones", "train")
+
+
+def spans(*parts: tuple[str, float]) -> list[Span]:
+    """Labels with their lengths, one after the other."""
+    made, at = [], 0.0
+    for label, length in parts:
+        made.append(Span(label, at, at + length))
+        at += length
+    return made
+
+
+def test_there_are_forty_phones_and_every_alphabet_maps_to_them() -> None:
+    assert len(PHONES) == len(set(PHONES)) == 40 and PHONES[0] == PAUSE
+    assert {phone for names in IPA.values() for phone in names.split()} | set(FLITE.values()) <= set(PHONES)
+    reached = {phone for names in IPA.values() for phone in names.split()}
+    assert reached == set(PHONES) - {PAUSE}
+
+
+@pytest.mark.parametrize(
+    ("symbol", "phones"),
+    [
+        ("oʊ", ("ow",)),
+        ("ʧ", ("ch",)),
+        ("tʃ", ("ch",)),
+        ("ˈaɪ", ("ay",)),
+        ("iː", ("iy",)),
+        ("ɜː", ("er",)),
+        ("ɪə", ("ih", "r")),
+        ("ɾ", ("t",)),
+        ("ˌ", ()),
+        ("", ()),
+        ("θɹ", ("th", "r")),
+    ],
+)
+def test_ipa_is_read_longest_first(symbol: str, phones: tuple[str, ...]) -> None:
+    assert from_ipa(symbol) == phones
+
+
+def test_flites_phones_are_ours_but_for_the_schwa() -> None:
+    assert [from_flite(name) for name in ("ax", "pau", "k", "h#")] == ["ah", PAUSE, "k", PAUSE]
+    with pytest.raises(KeyError, match="'qq' is not a phone"):
+        from_flite("qq")
+
+
+def test_phones_that_share_a_span_divide_it() -> None:
+    assert divided(("uh", "r"), 1.0, 2.0) == [Span("uh", 1.0, 1.5), Span("r", 1.5, 2.0)]
+    assert divided((), 1.0, 2.0) == []
+
+
+def test_marks_give_their_time_to_the_phones_beside_them() -> None:
+    symbols = spans(("h", 0.05), ("ˈ", 0.05), ("ɛ", 0.1), ("l", 0.05), ("ː", 0.02), (" ", 0.07), ("p", 0.1))
+    made = _phones_of(symbols, 1.0)
+    assert [span.label for span in made] == ["hh", "eh", "l", "p"]
+    lengths = [span.end_s - span.start_s for span in made]
+    assert lengths == pytest.approx([0.05, 0.15, 0.14, 0.1])
+    assert made[0].start_s == 1.0
+    assert [span.label for span in _phones_of(spans(("h", 0.1), (",", 0.3), ("h", 0.1)), 0)] == ["hh", PAUSE, "hh"]
+
+
+def test_words_are_the_runs_between_spaces_and_marks() -> None:
+    symbols = "hˈI, ju?"
+    assert _words_of(symbols, spans(*((symbol, 1.0) for symbol in symbols))) == [(0.0, 3.0), (5.0, 7.0)]
+
+
+def test_a_graphs_output_is_a_message_that_merges_into_a_model() -> None:
+    """ModelProto.graph (field 7) { GraphProto.output (12) { ValueInfoProto.name (1) } }, each with its length."""
+    made = _graph_output("/Round_output_0")
+    assert made[0] == 7 << 3 | 2 and made[1] == len(made) - 2
+    assert made[2] == 12 << 3 | 2 and made[3] == len(made) - 4
+    assert made[4] == 1 << 3 | 2 and made[6:] == b"/Round_output_0" and made[5] == 15
+
+
+def test_what_is_said_is_cut_close_and_levelled() -> None:
+    def late(text: str, caller: Caller) -> Spoken:
+        one = tones(text, caller)
+        pad = SAMPLE_RATE // 2
+        return Spoken(
+            0.1 * np.pad(one.audio, (pad, pad)),
+            SAMPLE_RATE,
+            [Span(word.label, word.start_s + 0.5, word.end_s + 0.5) for word in one.words],
+            [Span(phone.label, phone.start_s + 0.5, phone.end_s + 0.5) for phone in one.phones],
+        )
+
+    made = say(TONES, "good day", late)
+    assert made.seconds == pytest.approx(7 * 0.06 + 0.05 + sum(EDGE_S), abs=0.03)
+    assert speech_level(made.audio) == pytest.approx(LEVEL, rel=0.02)
+    assert [word.label for word in made.words] == ["good", "day"]
+    assert made.words[0].start_s == pytest.approx(EDGE_S[0], abs=0.011)
+    assert made.words[1].start_s - made.words[0].end_s == pytest.approx(0.05, abs=1e-6)
+    assert all(0 <= span.start_s < span.end_s <= made.seconds + 1e-9 for span in (*made.words, *made.phones))
+    first, last = audible(made.audio)
+    assert first <= EDGE_S[0] + 0.01 and last >= made.seconds - EDGE_S[1] - 0.01
+
+
+def test_a_voice_that_says_nothing_is_an_error() -> None:
+    with pytest.raises(SynthesisError, match=re.escape("nothing is said by tones in '...'")):
+        say(TONES, "...", lambda text, caller: Spoken(np.zeros(2_400, np.float32), SAMPLE_RATE, [], []))
+
+
+def test_stand_ins_say_letters_for_their_length_and_are_told_apart() -> None:
+    slow = Caller("slow", "tones", "tones", "train", stretch=1.5)
+    one, other = say(TONES, "abc", tones), say(slow, "abc", tones)
+    assert [span.label for span in one.phones if span.label != PAUSE] == [
+        span.label for span in other.phones if span.label != PAUSE
+    ]
+    assert other.words[0].end_s - other.words[0].start_s == pytest.approx(1.5 * 3 * 0.06, abs=0.01)
+    assert not np.allclose(tones("a", TONES).audio, tones("o", TONES).audio, atol=0.01)
