@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.model.text import EPAD, PAD, SILENT, Tokenizer
+from engine.pocket.prompt import render
+from engine.pocket.recipe.domain import TELLING
 from engine.pocket.recipe.encode import Voice
-from engine.pocket.recipe.formats import SILENCE, Dialogue, Event, Span, read_dialogues, shards
+from engine.pocket.recipe.formats import SILENCE, Dialogue, Span, read_dialogues, shards
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
 
 FRAME_S = FRAME_SAMPLES / SAMPLE_RATE
@@ -27,6 +29,9 @@ PAUSE_FRAMES = 6
 
 EDGE_FRAMES = 4
 """From the first sound of a turn, and from the first silence after it: what makes a turn begin and end well."""
+
+LEAST_FRAMES = 100
+"""Of a call that goes on in a fresh row."""
 
 IGNORED = -100
 """A label that no loss counts."""
@@ -138,25 +143,44 @@ def _opening(text: NDArray[np.int16]) -> NDArray[np.bool_]:
     return opening
 
 
-def cut(example: Example, first: int) -> Example:
-    """The prompt, and the call from its frame `first` on: a fresh row opened with the last columns of a call."""
-    start = example.prompt
-    keep = np.r_[0:start, start + first : len(example)]
-    asked = tuple((frame - first, intent, words) for frame, intent, words in example.asked if frame >= start + first)
-    heard = tuple((frame - first, word) for frame, word in example.heard if frame > start + first)
+def cut_frame(dialogue: Dialogue, random: np.random.Generator) -> int:
+    """Where a call may go on in a fresh row: not within a question, nor so late that nothing follows. 0: nowhere."""
+    first = int(random.integers(0, max(1, dialogue.frames - LEAST_FRAMES)))
+    asked = [event for event in dialogue.events if event.kind == "question"]
+    if not _is_begun(dialogue):  # what its prompt knows already is not taken apart here
+        first = min([first, *(event.start for event in asked if event.intent in TELLING)])
+    inside = [event.start for event in asked if event.start < first <= event.frame + PAUSE_FRAMES]
+    return max(0, min([first, *inside]))
+
+
+def cut(dialogue: Dialogue, first: int) -> Dialogue:
+    """The call from frame `first` on, as it goes on in a fresh row: the prompt says what the caller has told so far."""
+    assert dialogue.codes is not None
+    before = [event for event in dialogue.events if event.kind == "question" and event.start < first]
+    known = {TELLING[event.intent]: event.slot for event in before if event.intent in TELLING}
+    seconds = first * FRAME_S
     return replace(
-        example,
-        frames=example.frames[keep],
-        edges=example.edges[keep],
-        opening=example.opening[keep],
-        asked=asked,
-        heard=heard,
+        dialogue,
+        prompt=render(dialogue.prompt, known) if _is_begun(dialogue) else dialogue.prompt,
+        schedule=dialogue.schedule[first:],
+        text=dialogue.text[first:],
+        codes=dialogue.codes[first:],
+        heard=tuple(
+            replace(span, start_s=span.start_s - seconds, end_s=span.end_s - seconds)
+            for span in dialogue.heard
+            if span.start_s >= seconds
+        ),
+        events=tuple(
+            replace(event, frame=event.frame - first, start=max(-1, event.start - first))
+            for event in dialogue.events
+            if event.frame >= first
+        ),
     )
 
 
-def told_before(events: Sequence[Event]) -> int:
-    """The first frame in which the caller told a fact that may be asked for later; a call is not cut behind it."""
-    return min((event.start if event.start >= 0 else event.frame for event in events if event.slot), default=1 << 30)
+def _is_begun(dialogue: Dialogue) -> bool:
+    """Whether it is a call from its beginning on, with a prompt that knows nothing."""
+    return any(event.kind == "greeting" for event in dialogue.events)
 
 
 def write_heard(heard: Sequence[Span], frames: int, tokenizer: Tokenizer, delay: int) -> NDArray[np.int64]:

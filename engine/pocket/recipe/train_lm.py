@@ -13,9 +13,8 @@ It stops after --minutes and goes on when called again.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,10 @@ from engine.pocket.recipe.corpus import (
     Example,
     Labels,
     cut,
+    cut_frame,
     example_of,
     labels_of,
     read_coded,
-    told_before,
 )
 from engine.pocket.recipe.encode import Voice, read_voice
 from engine.pocket.recipe.export_codec import read_codec
@@ -109,14 +108,14 @@ class LmTask:
         labels: Labels,
         windows: Sequence[Example],
         calls: Sequence[Example],
-        cuts: Sequence[int],
+        part: Callable[[int, np.random.Generator], Example],
         held: Sequence[Example],
         plan: Plan,
         budget: int = BUDGET,
     ) -> None:
-        """`cuts`: per call, the frame that it may begin at at the latest."""
+        """`part`: the call of a number as it goes on, from somewhere on, in a fresh row."""
         self.moshi, self.labels, self.plan, self.budget = moshi, labels, plan, budget
-        self.windows, self.calls, self.cuts, self.held = windows, calls, cuts, held
+        self.windows, self.calls, self.part, self.held = windows, calls, part, held
         self.device = next(moshi.parameters()).device
         torch.manual_seed(plan.seed)
         self.heads = Heads(moshi.config.dim, labels).to(self.device)
@@ -215,12 +214,8 @@ class LmTask:
         self.heads.load_state_dict(saved["heads"])
 
     def _call(self, number: int, random: np.random.Generator) -> Example:
-        """A whole call, or from somewhere on, but never behind a fact that the caller told."""
-        example, latest = self.calls[number], self.cuts[number]
-        latest = min(latest, (len(example) - example.prompt) // 2)
-        if latest > 1 and random.random() < CUT_SHARE:
-            return cut(example, int(random.integers(1, latest)))
-        return example
+        """A whole call, or a part."""
+        return self.part(number, random) if random.random() < CUT_SHARE else self.calls[number]
 
     def _batch(self, examples: Sequence[Example], random: np.random.Generator | None) -> Batch:
         return assemble(examples, self.moshi.config, self.labels, random, self.device)
@@ -335,12 +330,15 @@ def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET)
     moshi = Moshi(MoshiConfig.from_kwargs(sizes))
     draw(moshi, material.mimi, plan.seed)
 
-    def examples(dialogues: Sequence[Dialogue]) -> list[Example]:
-        return [example_of(each, material.voice, material.tokenizer, labels) for each in dialogues]
+    def example(dialogue: Dialogue) -> Example:
+        return example_of(dialogue, material.voice, material.tokenizer, labels)
 
-    cuts = [told_before(each.events) for each in calls]
-    task = partial(LmTask, moshi.to(use_device()), labels, examples(windows), examples(calls), cuts)
-    return task(examples(held), plan, budget)
+    def part(number: int, random: np.random.Generator) -> Example:
+        return example(cut(calls[number], cut_frame(calls[number], random)))
+
+    examples = ([example(each) for each in group] for group in (windows, calls, held))
+    of_windows, of_calls, of_held = examples
+    return LmTask(moshi.to(use_device()), labels, of_windows, of_calls, part, of_held, plan, budget)
 
 
 def _begun_with(work: Path) -> Labels | None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.model.text import EPAD, PAD, SILENT, Tokenizer
+from engine.pocket.prompt import render
 from engine.pocket.recipe.corpus import (
     EDGE_FRAMES,
     IGNORED,
@@ -16,10 +17,10 @@ from engine.pocket.recipe.corpus import (
     Example,
     Labels,
     cut,
+    cut_frame,
     example_of,
     labels_of,
     read_coded,
-    told_before,
     write_heard,
 )
 from engine.pocket.recipe.encode import Voice, read_voice
@@ -99,22 +100,39 @@ def test_what_is_rare_has_no_label(work: Path) -> None:
     assert labels.intent("never asked") == IGNORED
 
 
-def test_a_cut_keeps_the_prompt_and_moves_the_labels(example: Example) -> None:
-    first = example.asked[0][0] - example.prompt - 1
-    left = cut(example, first)
-    assert len(left) == len(example) - first
-    assert np.array_equal(left.frames[: left.prompt], example.frames[: left.prompt])
-    assert np.array_equal(left.frames[left.prompt :], example.frames[left.prompt + first :])
-    assert left.asked[0][0] == left.prompt + 1
-    assert cut(example, first + 3).asked == ()
-    assert np.flatnonzero(left.opening) == np.flatnonzero(example.opening) - first
+@pytest.fixture
+def call(dialogue: Dialogue) -> Dialogue:
+    """A call from its greeting on, in which the caller tells a name and then asks something."""
+    told = Event("question", 12, 9, "tell_name", "I am Peter", "Peter")
+    asked = Event("question", 30, 26, "hours", "when open")
+    return replace(dialogue, events=(Event("greeting", 4), told, asked))
 
 
-def test_a_call_is_not_cut_behind_what_the_caller_told() -> None:
-    asked = Event("question", 30, 20, "hours", "when open")
-    told = Event("question", 60, 50, "tell_name", "I am Anna", "Anna")
-    assert told_before([asked, told]) == 50
-    assert told_before([asked]) > 1 << 20
+def test_a_cut_call_goes_on_in_a_fresh_row(call: Dialogue) -> None:
+    left = cut(call, 20)
+    assert left.prompt == render(PROMPT, {"name": "Peter"}) and "Peter" in left.prompt
+    assert left.codes is not None and call.codes is not None
+    assert np.array_equal(left.codes, call.codes[20:])
+    assert np.array_equal(left.schedule, call.schedule[20:]) and np.array_equal(left.text, call.text[20:])
+    (asked,) = left.events
+    assert (asked.frame, asked.start, asked.intent) == (10, 6, "hours")
+    assert all(span.start_s >= 0 for span in left.heard)
+    assert cut(call, 5).prompt == render(PROMPT, {})
+
+
+def test_what_a_prompt_knows_already_is_kept(call: Dialogue) -> None:
+    going_on = replace(call, events=call.events[1:])
+    assert cut(going_on, 3).prompt == going_on.prompt
+    longer = replace(going_on, text=np.zeros(400, np.int16))
+    assert all(cut_frame(longer, np.random.default_rng(seed)) <= 9 for seed in range(50))
+
+
+def test_a_call_is_not_cut_within_a_question(call: Dialogue) -> None:
+    longer = replace(call, text=np.zeros(160, np.int16))
+    frames = {cut_frame(longer, np.random.default_rng(seed)) for seed in range(300)}
+    assert not frames & {*range(10, 19), *range(27, 37)}
+    assert {9, 26, 50} <= frames and max(frames) < 60
+    assert cut_frame(call, np.random.default_rng(0)) == 0  # too short
 
 
 def test_the_ear_writes_behind_the_sound(tokenizer: Tokenizer) -> None:
