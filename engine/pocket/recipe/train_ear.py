@@ -27,7 +27,7 @@ from engine.pocket.recipe.corpus import read_coded, write_heard
 from engine.pocket.recipe.formats import CODEBOOKS, Dialogue
 from engine.pocket.recipe.init_lm import EAR, draw
 from engine.pocket.recipe.train_lm import CODE_NOISE, DEAF_SHARE, DEAF_SPANS, Material
-from engine.pocket.recipe.training import Plan, fast_type, store, train, use_device
+from engine.pocket.recipe.training import Plan, begin_again, fast_type, store, train, use_device
 
 STEPS, RATE = 3_000, 1.5e-3
 
@@ -147,11 +147,19 @@ def ear_task(work: Path, sizes: dict[str, Any], plan: Plan, rows: int = ROWS, wi
 
 
 def train_ear(
-    work: Path, sizes: dict[str, Any], plan: Plan, minutes: float, rows: int = ROWS, window: int = WINDOW
+    work: Path,
+    sizes: dict[str, Any],
+    plan: Plan,
+    minutes: float,
+    rows: int = ROWS,
+    window: int = WINDOW,
+    again: bool = False,
 ) -> bool:
-    """True once the plan is done."""
+    """True once the plan is done. `again`: from the weights that there are, with a new plan."""
     task = ear_task(work, sizes, plan, rows, window)
     folder = work / "ear"
+    if again:
+        begin_again(task, folder / "ear.pt")
 
     def write() -> None:
         store(folder / "model.pt", {"sizes": sizes, "weights": task.moshi.state_dict()})
@@ -168,8 +176,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of the whole training ({STEPS})")
     parser.add_argument("--rate", type=float, default=RATE, help=f"of learning ({RATE})")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="a new cosine from the weights that there are")
     options = parser.parse_args(arguments)
-    train_ear(options.work, EAR, Plan(options.steps, options.rate, warm_up=100, seed=options.seed), options.minutes)
+    plan = Plan(options.steps, options.rate, warm_up=100, seed=options.seed)
+    train_ear(options.work, EAR, plan, options.minutes, again=options.again)
 
 
 if __name__ == "__main__":

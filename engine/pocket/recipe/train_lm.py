@@ -43,7 +43,7 @@ from engine.pocket.recipe.encode import Voice, read_voice
 from engine.pocket.recipe.export_codec import read_codec
 from engine.pocket.recipe.formats import Dialogue
 from engine.pocket.recipe.init_lm import LM, draw
-from engine.pocket.recipe.training import Plan, fast_type, load, store, train, use_device
+from engine.pocket.recipe.training import Plan, begin_again, fast_type, load, store, train, use_device
 
 STEPS, RATE, BUDGET = 3_000, 1e-3, 800
 """Frames of a step; on one core somewhat more than half a second."""
@@ -348,10 +348,14 @@ def _begun_with(work: Path) -> Labels | None:
     return labels
 
 
-def train_lm(work: Path, sizes: dict[str, Any], plan: Plan, minutes: float, budget: int = BUDGET) -> bool:
-    """True once the plan is done."""
+def train_lm(
+    work: Path, sizes: dict[str, Any], plan: Plan, minutes: float, budget: int = BUDGET, again: bool = False
+) -> bool:
+    """True once the plan is done. `again`: from the weights that there are, with a new plan."""
     task = lm_task(work, sizes, plan, budget)
     folder = work / "lm"
+    if again:
+        begin_again(task, folder / "lm.pt")
 
     def write() -> None:
         store(folder / "model.pt", {"sizes": sizes, "weights": task.moshi.state_dict()})
@@ -368,8 +372,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of the whole training ({STEPS})")
     parser.add_argument("--rate", type=float, default=RATE, help=f"of learning ({RATE})")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="a new cosine from the weights that there are")
     options = parser.parse_args(arguments)
-    train_lm(options.work, LM, Plan(options.steps, options.rate, warm_up=100, seed=options.seed), options.minutes)
+    plan = Plan(options.steps, options.rate, warm_up=100, seed=options.seed)
+    train_lm(options.work, LM, plan, options.minutes, again=options.again)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,13 @@ def train(
     return step >= plan.steps
 
 
+def begin_again(task: Task, checkpoint: Path) -> None:
+    """Take the weights of a checkpoint and put it aside, so that `train` begins a plan with them."""
+    if checkpoint.exists():
+        task.restore(load(checkpoint)["task"])
+        checkpoint.replace(checkpoint.with_suffix(".before.pt"))
+
+
 def _step(task: Task, plan: Plan, step: int, optimiser: torch.optim.Optimizer) -> dict[str, float]:
     for group in optimiser.param_groups:
         group["lr"] = plan.rate_at(step)

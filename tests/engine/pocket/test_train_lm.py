@@ -197,6 +197,17 @@ def test_slices_give_the_same_weights(work: Path, tmp_path: Path) -> None:
         assert torch.equal(weight, part.moshi.state_dict()[name]), name
 
 
+def test_a_new_plan_begins_with_the_old_weights(work: Path, tmp_path: Path) -> None:
+    for name in ("codec", "coded", "tokenizer.model"):
+        (tmp_path / name).symlink_to(work / name)
+    train_lm(tmp_path, LM, Plan(4, 1e-3), minutes=5, budget=BUDGET)
+    before = load(tmp_path / "lm" / "model.pt")["weights"]
+    assert train_lm(tmp_path, LM, Plan(1, 0.0), minutes=5, budget=BUDGET, again=True)
+    after = load(tmp_path / "lm" / "model.pt")["weights"]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert load(tmp_path / "lm" / "lm.pt")["step"] == 1
+
+
 def test_a_checkpoint_of_other_data_is_refused(task: LmTask) -> None:
     saved = task.save()
     saved["labels"] = "other"
