@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from engine.model.text import EPAD, PAD
 from engine.pocket.prompt import render
 from engine.pocket.recipe.channel import echo, telephone
-from engine.pocket.recipe.domain import ASKING, UNKNOWN, Domain, Facts, State, Wording
+from engine.pocket.recipe.domain import ASKING, TELLING, UNKNOWN, Domain, Facts, State, Wording
 from engine.pocket.recipe.formats import (
     SILENCE,
     Audio,
@@ -44,6 +44,10 @@ Kind: TypeAlias = Literal["stage1", "stage2", "probe"]
 
 FRAMES = 400
 WINDOW = (44, 64)
+"""Frames of a window; more where a question is long."""
+
+ANSWERED = 16
+"""Frames of a window behind the question: its answer's first words, all that is decided."""
 
 LEAD = 2
 GREETING = 4
@@ -224,9 +228,8 @@ class _Call:
     voice: str
     spoke: tuple[int, int]
     quiet: int
-    asked: int = 0
+    turns: int = 0
     over: bool = False
-    recent: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -246,14 +249,12 @@ class Composer:
     def _window(self, random: np.random.Generator) -> Dialogue:
         """One question, in a call that goes on."""
         persona, facts = self.domain.persona(random, self.split), self._facts(random)
-        line = Timeline(int(random.integers(WINDOW[0], WINDOW[1] + 1)), self.clips, self.encode)
-        call = _Call(State(persona, facts), self._voice(random), (0, 0), 0)
-        for _ in range(20):
-            turn = self._turn(random, call, story=False)
-            room = line.frames - int(turn.end_s * SAMPLE_RATE) // FRAME_SAMPLES - 16
-            if room >= 2:
-                self._ask(random, line, call, turn, int(random.integers(1, min(room, 14) + 1)))
-                break
+        call = _Call(State(persona, facts), self._voice(random), (0, 0), 0, turns=2)
+        turn = self._turn(random, call, story=False)
+        asked = int(turn.end_s * SAMPLE_RATE) // FRAME_SAMPLES + ANSWERED
+        frames = max(int(random.integers(WINDOW[0], WINDOW[1] + 1)), asked + 2)
+        line = Timeline(frames, self.clips, self.encode)
+        self._ask(random, line, call, turn, int(random.integers(1, min(frames - asked, 14) + 1)))
         return self._finished(random, line, render(persona.text, _known(facts)))
 
     def _call(self, random: np.random.Generator) -> Dialogue:
@@ -383,20 +384,18 @@ class Composer:
 
     def _intent(self, random: np.random.Generator, call: _Call) -> str:
         """What the caller wants: to be remembered more often where there is something to remember."""
-        draw = random.random()
-        facts = call.state.facts
-        if draw < 0.12:
-            wanted = str(random.choice(["tell_name", "tell_number"]))
-        elif draw < (0.3 if facts.name or facts.number else 0.14):
-            told = [name for name, fact in ASKING.items() if getattr(facts, fact)]
+        told = [name for name, fact in ASKING.items() if getattr(call.state.facts, fact)]
+        tell, ask = 0.1, 0.13 if told else 0.02
+        kind = str(random.choice(["tell", "ask", UNKNOWN, ""], p=[tell, ask, 0.14, 0.86 - tell - ask]))
+        if kind == "tell":
+            wanted = str(random.choice(list(TELLING)))
+        elif kind == "ask":
             wanted = str(random.choice(told if told and random.random() < 0.85 else list(ASKING)))
-        elif draw < 0.42:
-            wanted = UNKNOWN
         else:
-            wanted = str(random.choice([name for name in self.domain.intents if name not in ASKING]))
-        if wanted == "goodbye" and len(call.recent) < 2:
+            wanted = kind or str(random.choice([name for name in self.domain.intents if name not in ASKING]))
+        if wanted == "goodbye" and call.turns < 2:
             wanted = "hello"  # nobody says goodbye first thing
-        call.recent.append(wanted)
+        call.turns += 1
         return wanted if wanted in self.pool.by_intent else str(random.choice(list(self.pool.by_intent)))
 
     def _voice(self, random: np.random.Generator) -> str:
