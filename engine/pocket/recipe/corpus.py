@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.model.text import EPAD, PAD, SILENT, Tokenizer
 from engine.pocket.prompt import render
-from engine.pocket.recipe.domain import TELLING
+from engine.pocket.recipe.domain import TELLING, Domain
 from engine.pocket.recipe.encode import Voice
 from engine.pocket.recipe.formats import SILENCE, Dialogue, Span, read_dialogues, shards
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
@@ -141,6 +141,25 @@ def _opening(text: NDArray[np.int16]) -> NDArray[np.bool_]:
         opening[frame] = frame - last > PAUSE_FRAMES
         last = frame
     return opening
+
+
+def bare(example: Example) -> Example:
+    """Without the prompt."""
+    start = example.prompt
+    return Example(
+        example.frames[start:],
+        0,
+        example.edges[start:],
+        example.opening[start:],
+        tuple((frame - start, intent, words) for frame, intent, words in example.asked),
+        tuple((frame - start, word) for frame, word in example.heard),
+    )
+
+
+def is_told(dialogue: Dialogue, domain: Domain) -> bool:
+    """Whether an answer in it depends on what the prompt says."""
+    told = {name for name, intent in domain.intents.items() if any("{" in part for part in intent.answer)}
+    return any(event.intent in told - TELLING.keys() for event in dialogue.events)
 
 
 def cut_frame(dialogue: Dialogue, random: np.random.Generator) -> int:

@@ -33,12 +33,15 @@ from engine.pocket.recipe.corpus import (
     Buckets,
     Example,
     Labels,
+    bare,
     cut,
     cut_frame,
     example_of,
+    is_told,
     labels_of,
     read_coded,
 )
+from engine.pocket.recipe.domain import load_domain
 from engine.pocket.recipe.encode import Voice, read_voice
 from engine.pocket.recipe.export_codec import read_codec
 from engine.pocket.recipe.formats import Dialogue
@@ -52,7 +55,10 @@ STAGE_1_SHARE = 0.5
 WINDOWS_LATER = 0.3
 """Of the steps after stage 1, those that see windows again."""
 
-DEPTH_SHARE = 0.2
+BARE_SHARE = 0.7
+"""Windows without a prompt, of those whose answer does not depend on it: it is two fifths of what is computed."""
+
+DEPTH_SHARE = 0.1
 """Of the frames, those whose codes are asked for; turns' edges always are."""
 
 PAD_WEIGHT, EPAD_WEIGHT, OPENING_WEIGHT = 0.3, 0.6, 4.0
@@ -336,8 +342,13 @@ def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET)
     def part(number: int, random: np.random.Generator) -> Example:
         return example(cut(calls[number], cut_frame(calls[number], random)))
 
-    examples = ([example(each) for each in group] for group in (windows, calls, held))
-    of_windows, of_calls, of_held = examples
+    def window(number: int, dialogue: Dialogue) -> Example:
+        with_prompt = number % 100 >= 100 * BARE_SHARE or is_told(dialogue, domain)
+        return example(dialogue) if with_prompt else bare(example(dialogue))
+
+    domain = load_domain()
+    of_windows = [window(number, each) for number, each in enumerate(windows)]
+    of_calls, of_held = ([example(each) for each in group] for group in (calls, held))
     return LmTask(moshi.to(use_device()), labels, of_windows, of_calls, part, of_held, plan, budget)
 
 

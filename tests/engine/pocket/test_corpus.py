@@ -16,13 +16,16 @@ from engine.pocket.recipe.corpus import (
     Buckets,
     Example,
     Labels,
+    bare,
     cut,
     cut_frame,
     example_of,
+    is_told,
     labels_of,
     read_coded,
     write_heard,
 )
+from engine.pocket.recipe.domain import load_domain
 from engine.pocket.recipe.encode import Voice, read_voice
 from engine.pocket.recipe.formats import SILENCE, Dialogue, Event, Span
 from tests.engine.pocket.work import ANSWERS, PROMPT, QUESTIONS
@@ -118,6 +121,22 @@ def test_a_cut_call_goes_on_in_a_fresh_row(call: Dialogue) -> None:
     assert (asked.frame, asked.start, asked.intent) == (10, 6, "hours")
     assert all(span.start_s >= 0 for span in left.heard)
     assert cut(call, 5).prompt == render(PROMPT, {})
+
+
+def test_a_bare_window_is_the_call_alone(example: Example) -> None:
+    alone, start = bare(example), example.prompt
+    assert alone.prompt == 0 and np.array_equal(alone.frames, example.frames[start:])
+    assert alone.asked[0][0] == example.asked[0][0] - start and len(alone.heard) == len(example.heard)
+    assert np.array_equal(alone.edges, example.edges[start:])
+
+
+def test_some_answers_depend_on_the_prompt(dialogue: Dialogue) -> None:
+    domain = load_domain()
+    asking = {
+        name: is_told(replace(dialogue, events=(Event("question", 3, 0, name),)), domain)
+        for name in ("ask_name", "ask_number", "tell_name", "hours", "unknown")
+    }
+    assert asking == {"ask_name": True, "ask_number": True, "tell_name": False, "hours": False, "unknown": False}
 
 
 def test_what_a_prompt_knows_already_is_kept(call: Dialogue) -> None:
