@@ -71,6 +71,9 @@ IDLE = 0.05
 """Of the calls, those in which nobody says anything to the agent."""
 LONG_WAIT = 0.1
 
+SPEED = 0.1
+"""Callers to train with play this much faster or slower, log-uniformly: more voices than there are."""
+
 LATEST = 40
 """Frames before the end after which no turn begins."""
 
@@ -215,6 +218,19 @@ def paused(said: Utterance, word: int, pause_s: float) -> Turn:
     return turn_of((before, 0), (replace(said, audio=_faded(said.audio[cut:], first=True), words=moved), pause_s))
 
 
+def played(turn: Turn, speed: float) -> Turn:
+    """A turn faster and higher, or slower and deeper."""
+    samples = np.arange(int(len(turn.audio) / speed)) * speed
+    return Turn(
+        turn.wording,
+        np.interp(samples, np.arange(len(turn.audio)), turn.audio).astype(np.float32),
+        tuple(Span(word.label, word.start_s / speed, word.end_s / speed) for word in turn.words),
+        turn.start_s / speed,
+        turn.end_s / speed,
+        tuple(end_s / speed for end_s in turn.phrase_ends_s),
+    )
+
+
 def _faded(audio: Audio, first: bool = False) -> Audio:
     ramp = np.minimum(1, np.arange(len(audio), dtype=np.float32) / 120)
     return audio * (ramp if first else ramp[::-1])
@@ -226,8 +242,9 @@ class _Call:
 
     state: State
     voice: str
-    spoke: tuple[int, int]
-    quiet: int
+    speed: float = 1.0
+    spoke: tuple[int, int] = (0, 0)
+    quiet: int = 0
     turns: int = 0
     over: bool = False
 
@@ -249,7 +266,7 @@ class Composer:
     def _window(self, random: np.random.Generator) -> Dialogue:
         """One question, in a call that goes on."""
         persona, facts = self.domain.persona(random, self.split), self._facts(random)
-        call = _Call(State(persona, facts), self._voice(random), (0, 0), 0, turns=2)
+        call = _Call(State(persona, facts), *self._caller(random), turns=2)
         turn = self._turn(random, call, story=False)
         asked = int(turn.end_s * SAMPLE_RATE) // FRAME_SAMPLES + ANSWERED
         frames = max(int(random.integers(WINDOW[0], WINDOW[1] + 1)), asked + 2)
@@ -263,7 +280,7 @@ class Composer:
         persona = self.domain.persona(random, self.split)
         resumed = random.random() < RESUMED
         facts = self._facts(random) if resumed else Facts()
-        call = _Call(State(persona, facts), self._voice(random), (0, 0), 0)
+        call = _Call(State(persona, facts), *self._caller(random))
         if not resumed:
             self._answer(line, call, self.domain.greeting(persona), GREETING, Event("greeting", GREETING))
             call.state = replace(call.state, last=())
@@ -356,6 +373,9 @@ class Composer:
         call.spoke, call.quiet = (min(sound, line.frames), end), end
 
     def _turn(self, random: np.random.Generator, call: _Call, story: bool) -> Turn:
+        return played(self._said(random, call, story), call.speed)
+
+    def _said(self, random: np.random.Generator, call: _Call, story: bool) -> Turn:
         intent = self._intent(random, call)
         said = self.pool.pick(random, call.voice, intent)
         if story and (phrases := self._phrases(random, call.voice)):
@@ -398,8 +418,10 @@ class Composer:
         call.turns += 1
         return wanted if wanted in self.pool.by_intent else str(random.choice(list(self.pool.by_intent)))
 
-    def _voice(self, random: np.random.Generator) -> str:
-        return str(random.choice(self.pool.voices))
+    def _caller(self, random: np.random.Generator) -> tuple[str, float]:
+        """Whose voice, and how fast it is played."""
+        speed = float(np.exp(random.uniform(-SPEED, SPEED))) if self.split == "train" else 1.0
+        return str(random.choice(self.pool.voices)), speed
 
     def _facts(self, random: np.random.Generator) -> Facts:
         name = str(random.choice(self.domain.lists["name"])) if random.random() < 0.5 else ""
