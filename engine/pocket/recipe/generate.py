@@ -47,6 +47,7 @@ SHARD = 200
 """Utterances in a shard."""
 
 CALLERS = 120
+HELD_OUT = 16
 AGENT = 2
 DIALOGUES: Mapping[Kind, tuple[int, int]] = {"stage1": (40, 500), "stage2": (50, 60), "probe": (4, 60)}
 """Shards, and dialogues in each."""
@@ -147,10 +148,10 @@ def make_dialogues(work: Path, domain: Domain, kind: Kind, seed: int, count: int
 
 
 def make_callers(work: Path, domain: Domain, makers: Makers, seed: int, count: int, size: int, until: float) -> bool:
-    """Shards to train on and, one for ten of them and two at first, shards to test with."""
+    """Shards to train on and, beside the first of them, shards to test with."""
     for number in range(count):
         plan: list[tuple[Split, int]] = [("train", number)]
-        if number % 10 in (0, 1) and number < 20:
+        if number < HELD_OUT:
             plan.append(("held-out", number))
         for split, its_number in plan:
             path = shard(work / "callers", split, its_number)
