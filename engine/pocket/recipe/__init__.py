@@ -1,1 +1,14 @@
-"""How the embedded model is made: data, codec, language model, ear, evaluation. Run from a checkout; not installed."""
+"""How the embedded model is made: data, codec, language model, ear, evaluation. Run from a checkout; not installed.
+
+Each step is a command, `python -m engine.pocket.recipe.STEP --work DIR`, with --help; in this order:
+
+    generate clips, callers, agent      the agent's voice, and callers
+    train_codec encoder                 what is heard becomes tokens; from then on they are final
+    generate stage1, stage2, probe      calls
+    encode                              calls as tokens
+    train_codec decoder                 tokens become the agent's voice
+    train_lm, train_ear                 what is answered, and what the caller said
+    export, evaluate                    the checkpoint, and the table about it
+
+Those that take long stop after --minutes and go on when called again. `nano` does all of it, small, in a minute.
+"""

@@ -78,7 +78,7 @@ OWN_NOISE = 0.02
 CUT_SHARE = 0.25
 """Whole calls that begin in the middle, as after the window was rebuilt."""
 
-HELD_EVERY, HELD_BATCHES = 100, 4
+HELD_EVERY, HELD_BATCHES = 100, 12
 
 
 @dataclass(frozen=True, slots=True)
