@@ -3,7 +3,8 @@
 The rules that the model learns from these, in frames of 80 ms:
 
 - The text leads the sound by LEAD, with EPAD one frame before a word where there is room.
-- A question that ended in frame e is answered with EPAD in e + 2 (or 3), so with sound in e + 5 (or 6).
+- A question that ended in frame e is answered with EPAD in e + 2 (or 3), so with sound in e + 5 (or 6). Only a number
+  is waited for longer, NUMBER_GAP, for another digit may follow: callers say them with pauses between.
 - A caller who interrupts is given the floor STOP frames after the first sound; who says "mm-hm" is not.
 - Who tells a story hears "mm-hm" in the first pause of a phrase after LISTEN, timed as an answer would be.
 - A pause within a question, noise, tones, music and the agent's own echo change nothing.
@@ -54,17 +55,23 @@ GREETING = 4
 GAPS = ((2, 0.8), (3, 0.2))
 """Frames from a question's last to the answer's EPAD, and how often."""
 
+NUMBER_GAP = 6
+"""Frames from a number's last to the EPAD of reading it back."""
+
 STOP = 5
 LISTEN_S = 2.4
 SILENCE_FRAMES = 75
 PAUSE_S = (0.25, 0.7)
 PHRASE_PAUSE_S = (0.35, 0.75)
+DIGIT_PAUSE_S = (0.03, 0.33)
 
 BARGE_IN = 0.3
 MUTTER = 0.2
 NOISE = 0.25
 STORY = 0.15
 PAUSED = 0.25
+SPACED = 0.5
+"""Of the numbers, those whose digits are said apart."""
 ECHO = 0.4
 RESUMED = 0.3
 IDLE = 0.05
@@ -209,13 +216,20 @@ def turn_of(*parts: tuple[Utterance, float], story: bool = False) -> Turn:
     return Turn(wording, joined, tuple(words), audible(joined)[0], ends[-1], tuple(ends[:-1]) if story else ())
 
 
-def paused(said: Utterance, word: int, pause_s: float) -> Turn:
-    """An utterance with a pause before its word of that number."""
-    cut_s = said.words[word].start_s
-    cut = int(cut_s * SAMPLE_RATE)
-    before = replace(said, audio=_faded(said.audio[:cut]), words=said.words[:word])
-    moved = tuple(replace(span, start_s=span.start_s - cut_s, end_s=span.end_s - cut_s) for span in said.words[word:])
-    return turn_of((before, 0), (replace(said, audio=_faded(said.audio[cut:], first=True), words=moved), pause_s))
+def paused(said: Utterance, pauses_s: Mapping[int, float]) -> Turn:
+    """An utterance with pauses before its words of these numbers."""
+    parts: list[tuple[Utterance, float]] = []
+    cuts = [0, *sorted(pauses_s), len(said.words)]
+    for first, last in zip(cuts, cuts[1:], strict=False):
+        start_s = said.words[first].start_s if first else 0.0
+        end_s = said.words[last].start_s if last < len(said.words) else said.seconds
+        audio = said.audio[int(start_s * SAMPLE_RATE) : int(end_s * SAMPLE_RATE)]
+        words = tuple(
+            replace(word, start_s=word.start_s - start_s, end_s=word.end_s - start_s) for word in said.words[first:last]
+        )
+        part = replace(said, audio=_faded(audio, first > 0, last < len(said.words)), words=words)
+        parts.append((part, pauses_s.get(first, 0.0)))
+    return turn_of(*parts)
 
 
 def played(turn: Turn, speed: float) -> Turn:
@@ -231,9 +245,9 @@ def played(turn: Turn, speed: float) -> Turn:
     )
 
 
-def _faded(audio: Audio, first: bool = False) -> Audio:
+def _faded(audio: Audio, begins: bool, ends: bool) -> Audio:
     ramp = np.minimum(1, np.arange(len(audio), dtype=np.float32) / 120)
-    return audio * (ramp if first else ramp[::-1])
+    return audio * (ramp if begins else 1) * (ramp[::-1] if ends else 1)
 
 
 @dataclass
@@ -344,8 +358,9 @@ class Composer:
             line.events.append(Event("stop", onset + STOP, onset))
         self._listen(line, turn, sample, onset, end)
         answer = self.domain.answer(turn.wording, call.state)
-        sound = max(end, onset + STOP) + _gap(random) + LEAD + 1
         intent = turn.wording.intent
+        gap = NUMBER_GAP if intent == "tell_number" else _gap(random)
+        sound = max(end, onset + STOP) + gap + LEAD + 1
         self._answer(line, call, answer, sound, Event("answer", sound, end, intent))
         call.state = State(
             call.state.persona,
@@ -384,8 +399,13 @@ class Composer:
             ]
             return turn_of(*parts, (said, float(random.uniform(*PHRASE_PAUSE_S))), story=True)
         places = [number for number in range(1, len(said.words) - 1) if not self._whole(said, number)]
+        pauses: dict[int, float] = {}
         if places and random.random() < PAUSED:
-            return paused(said, int(random.choice(places)), float(random.uniform(*PAUSE_S)))
+            pauses[int(random.choice(places))] = float(random.uniform(*PAUSE_S))
+        if said.intent == "tell_number" and random.random() < SPACED:
+            pauses |= {number: float(random.uniform(*DIGIT_PAUSE_S)) for number in self._next_digits(said)}
+        if pauses:
+            return paused(said, pauses)
         return turn_of((said, 0.0))
 
     def _phrases(self, random: np.random.Generator, voice: str) -> list[Utterance]:
@@ -401,6 +421,12 @@ class Composer:
             # A pause between digits could be the end: it is learnt only before the first.
             return said.text.split()[words - 1] in self.domain.lists["digit"]
         return " ".join(said.text.split()[:words]) in _wordings(self.domain)
+
+    def _next_digits(self, said: Utterance) -> list[int]:
+        """The words that are digits, but for the first of them; none where the words are not known well enough."""
+        words = said.text.split()
+        digits = [number for number, word in enumerate(words) if word in self.domain.lists["digit"]]
+        return digits[1:] if len(words) == len(said.words) else []
 
     def _intent(self, random: np.random.Generator, call: _Call) -> str:
         """What the caller wants: to be remembered more often where there is something to remember."""

@@ -295,7 +295,7 @@ def patience(exam: Exam) -> list[Result]:
     ends: list[float] = []
     for each in exam.material.asked(4 * exam.most, None, lambda intent: intent not in {"", *TELLING}):
         if len(each.words) >= 4 and len(scenes) < exam.most:
-            turn = paused(each, int(random.integers(1, len(each.words) - 1)), float(random.uniform(0.3, 0.7)))
+            turn = paused(each, {int(random.integers(1, len(each.words) - 1)): float(random.uniform(0.3, 0.7))})
             scenes.append(Scene(START, (Turn(g711(turn.audio)),)))
             ends.append(turn.end_s)
     for record, end_s in zip(exam.play(scenes), ends, strict=True):

@@ -6,6 +6,7 @@ Each letter is a phone of 60 ms: a pulse train through two resonances that belon
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import numpy as np
 
@@ -50,6 +51,7 @@ def tones(text: str, caller: Caller) -> Spoken:
     return Spoken(np.concatenate(audio), SAMPLE_RATE, words, phones)
 
 
+@cache
 def _letter(letter: str, seconds: float, pitch: float) -> Audio:
     time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     number = ord(letter) % 31
