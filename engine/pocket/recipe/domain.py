@@ -289,7 +289,7 @@ def load_domain(path: Path = FILE) -> Domain:
     lists = {name: tuple(values) for name, values in content["lists"].items()}
     unknown = content["unknown"]
     greeting = content["greeting"]
-    intents = {name: _intent(name, entry, content, random) for name, entry in content["intents"].items()}
+    intents = {name: _intent(name, entry, content) for name, entry in content["intents"].items()}
     strangers = content["strangers"]
     clips = _clips(content, lists)
     return Domain(
@@ -316,9 +316,13 @@ def load_domain(path: Path = FILE) -> Domain:
     )
 
 
-def _intent(name: str, entry: Mapping[str, Any], content: Mapping[str, Any], random: np.random.Generator) -> Intent:
+def _intent(name: str, entry: Mapping[str, Any], content: Mapping[str, Any]) -> Intent:
     if unknown := sorted(entry.keys() - {"answer", "unknown", "say", "held_out", "plain"}):
         raise ValueError(f"intent {name!r} has no field {unknown[0]!r}")
+    for line in (*entry["say"], *entry["held_out"]):
+        if not isinstance(line, str):
+            raise ValueError(f"intent {name!r} has a line that YAML takes for {line!r}; put it in quotes")
+    random = np.random.default_rng([*name.encode()])  # its own, so that one intent's lines do not move another's
     plain = entry.get("plain", False)
     around = [] if plain else [(before, after) for before in content["prefix"] for after in content["suffix"]]
     wordings: dict[Split, tuple[str, ...]] = {

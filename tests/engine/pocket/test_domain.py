@@ -72,6 +72,12 @@ def test_no_wording_means_two_things_or_is_both_trained_and_held_out() -> None:
     assert {text: found for text, found in meanings.items() if len(found) > 1} == {}
 
 
+def test_every_wording_says_something() -> None:
+    texts = [text for intent in DOMAIN.intents.values() for split in SPLITS for text in intent.wordings[split]]
+    assert all(text == " ".join(text.split()) and text for text in (*texts, *DOMAIN.unknown["train"]))
+    assert "no" in DOMAIN.intents["no"].wordings["train"]
+
+
 def test_every_clip_of_every_answer_is_there_and_every_clip_is_used() -> None:
     used = {clip for answer in DOMAIN.answers() for clip in answer}
     for persona in (KNOWN, Persona()):
@@ -179,6 +185,15 @@ def test_the_same_file_makes_the_same_domain(tmp_path: Path) -> None:
         name: intent.wordings for name, intent in DOMAIN.intents.items()
     }
     assert list(again.texts()) == list(DOMAIN.texts())
+
+
+def test_a_line_that_yaml_does_not_take_for_text_is_named(tmp_path: Path) -> None:
+    from engine.pocket.recipe import domain
+
+    text = domain.FILE.read_text().replace('      - "no"\n', "      - no\n", 1)
+    (wrong := tmp_path / "domain.yaml").write_text(text)
+    with pytest.raises(ValueError, match="intent 'no' has a line that YAML takes for False; put it in quotes"):
+        load_domain(wrong)
 
 
 def test_a_misspelt_field_is_named(tmp_path: Path) -> None:
