@@ -120,9 +120,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def make_clips(work: Path, domain: Domain, makers: Makers) -> None:
-    """All clips of the domain, and the tokenizer of its texts."""
+    """All clips of the domain, and the tokenizer of its texts.
+
+    Raises ValueError where dialogues lie that were written with another tokenizer: their tokens would mean other words.
+    """
+    tokenizer, path = train_tokenizer(domain.texts()), work / "tokenizer.model"
+    if path.exists() and path.read_bytes() != tokenizer and any((work / "dialogues").glob("*.npz")):
+        raise ValueError(f"{work / 'dialogues'} is of another tokenizer; delete it, and what was made of it, to go on")
     write_clips(work / "clips.npz", [makers.clip(text) for text in _counted(domain.clips, "clips")])
-    (work / "tokenizer.model").write_bytes(train_tokenizer(domain.texts()))
+    path.write_bytes(tokenizer)
 
 
 def make_dialogues(work: Path, domain: Domain, kind: Kind, seed: int, count: int, size: int, until: float) -> bool:
