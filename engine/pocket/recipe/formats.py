@@ -99,8 +99,9 @@ class Event:
     kind        frame                                          intent, text
     greeting    first of the agent's sound                     its text
     question    last with the caller's speech (start: its first)   what was asked, in its words
-    answer      first of the agent's sound                     what it answers to, its text
-    stop        first that is silent again after a barge-in    -
+    answer      first of the agent's sound (start: the question's last)    what it answers to, its text
+    silence     first of the agent's question into a silence   its text
+    stop        first that is silent after a barge-in (start: the caller's first)   -
     backchannel first of the agent's "mm-hm" (start: of the turn)      -
     noise       first of something to be ignored               which: mm-hm, cough, music, tones, hum, echo, …
     """
