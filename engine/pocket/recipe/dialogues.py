@@ -59,6 +59,9 @@ NUMBER_GAP = 6
 """Frames from a number's last to the EPAD of reading it back."""
 
 STOP = 5
+INTERRUPTS_S = 0.7
+"""What is shorter does not interrupt the agent."""
+
 LISTEN_S = 2.4
 SILENCE_FRAMES = 75
 PAUSE_S = (0.25, 0.7)
@@ -303,7 +306,10 @@ class Composer:
             start = self._next_start(random, line, call)
             if start > FRAMES - LATEST:
                 break
-            self._ask(random, line, call, self._turn(random, call, story=random.random() < STORY), start)
+            turn = self._turn(random, call, story=random.random() < STORY)
+            if start < call.quiet and turn.end_s - turn.start_s < INTERRUPTS_S:
+                start = call.quiet + 3  # "yeah" into an answer is a mutter, whatever it means in a silence
+            self._ask(random, line, call, turn, start)
         if idle:
             for _ in range(int(random.integers(2, 9))):
                 self._noise(random, line, int(random.integers(FRAMES)))
