@@ -366,7 +366,7 @@ class Composer:
         answer = self.domain.answer(turn.wording, call.state)
         intent = turn.wording.intent
         gap = NUMBER_GAP if intent == "tell_number" else _gap(random)
-        sound = max(end, onset + STOP) + gap + LEAD + 1
+        sound = end + gap + LEAD + 1
         self._answer(line, call, answer, sound, Event("answer", sound, end, intent))
         call.state = State(
             call.state.persona,
