@@ -31,6 +31,9 @@ MAX_AHEAD_S = 0.3
 MAX_BEHIND_S = 1.0
 """So does one that was due longer ago than this."""
 
+MAX_MISSES = 3
+"""Ticks in a row that a packet may miss. One is jitter, which the delay follows; more is a path that has changed."""
+
 MAX_PACKETS = 128
 """What may wait: more than MAX_AHEAD_S in packets of 10 ms. Full: the oldest goes and is counted as overflow."""
 
@@ -98,6 +101,7 @@ class Playout:
         self._head: int | None = None  # timestamp of what the next tick plays, unwrapped
         self._starved = 0  # how far the ticks went on without moving the head, on the RTP clock
         self._ready = silence(0)  # decoded, not yet played; its first sample is at the head
+        self._misses = 0  # ticks in a row for which all packets came too late
         self._deliberate = True  # no packets, no loss
 
     # Packets in
@@ -115,12 +119,17 @@ class Playout:
         if at is None:
             if payload is not None:
                 self.dropped["stray"] += 1
-        elif at in self._packets or at in self._done:
-            self.duplicate += 1
+        elif self._has(at):
+            self.duplicate += payload is not None  # silence beside audio is none: some send keys beside it
         elif payload is None and self._head is not None and self._cursor <= at <= self._due:
             self._deliberate = True  # the ticks are there already, so this needs no place in the buffer
         else:
             self._place(at, _Packet(payload, units, now))
+
+    def _has(self, at: int) -> bool:
+        """Whether this timestamp was played, or waits as what it should be: silence gives way to sound."""
+        waiting = self._packets.get(at)
+        return at in self._done or (waiting is not None and waiting.payload is not None)
 
     def _place(self, at: int, packet: _Packet) -> None:
         """Measure when a packet came, and keep it until its time."""
@@ -189,6 +198,8 @@ class Playout:
             return Heard(self._invent(self._codec.block_samples))
         if self._starved and self._packets:
             self._resume(now)
+        if self._head is None:
+            return Heard(self._invent(self._codec.block_samples), self._invented)
         self._adapt(now)
         return self._block()
 
@@ -208,8 +219,16 @@ class Playout:
         self._delay.begin(now + (newest - self._head) // self._step * BLOCK_S - packet.arrival, now)
 
     def _resume(self, now: float) -> None:
-        """Packets again, after ticks without. The head moves on to where it should be by now, or one block less."""
+        """Packets again, after ticks without. The head moves on to where it should be by now, or one block less.
+
+        Once all that comes is too late for that, tick after tick, the path has become slower: the stream starts anew.
+        """
         assert self._head is not None
+        self._misses = 0 if self._ends_after(self._due) else self._misses + 1
+        if self._misses == MAX_MISSES:
+            self._stop()
+            self._start(now)
+            return
         late = self._due - min(self._packets)
         kept = 0
         if late > 0 and self._delay.wanted(now) is Step.LONGER:
@@ -218,6 +237,10 @@ class Playout:
         self._head += self._starved - kept
         self._starved = 0
         self.late += self._drop_before(self._head)
+
+    def _ends_after(self, head: int) -> bool:
+        """Whether any packet has something to play from `head` on."""
+        return any(at + packet.units > head for at, packet in self._packets.items())
 
     def _drop_before(self, head: int) -> int:
         """Forget packets that end before `head`; how many."""

@@ -186,12 +186,15 @@ def test_after_a_pause_without_timestamps_it_starts_anew() -> None:
     assert stream.playout.delay_s < 0.045
 
 
-@pytest.mark.parametrize("later_s", [0.16, 0.3, 0.7])
-def test_a_path_that_is_slower_from_now_on_is_followed(later_s: float) -> None:
-    """As after a change of route: every packet is late by the old timing, and the stream starts anew."""
+@pytest.mark.parametrize("later_s", [0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.14, 0.16, 0.3, 0.7])
+@pytest.mark.parametrize("first", [50, 400])
+def test_a_path_that_is_slower_from_now_on_is_followed(later_s: float, first: int) -> None:
+    """As after a change of route: every packet is late by the old timing, and the stream soon starts anew."""
     stream = settled()
-    slower = [(at + later_s, number) for at, number in stream.numbers(50, 400)]
+    stream.run((first - 50) * TICK_S, stream.numbers(50, first))
+    slower = [(at + later_s, number) for at, number in stream.numbers(first, first + 350)]
     blocks = stream.run(6.0, slower)
+    assert len(following(blocks)) >= 300 - later_s / TICK_S - 12
     assert None not in blocks[-200:]
     assert stream.playout.delay_s < 0.045 and stream.playout.concealed <= 8
 
@@ -238,6 +241,19 @@ def test_a_key_that_is_told_of_late_is_no_loss_from_then_on(late_s: float) -> No
     assert following(blocks) == [49]
     assert late.playout.concealed < stream.playout.concealed == 6
     assert late.playout.late == 0
+
+
+@pytest.mark.parametrize("event_first", [True, False])
+def test_audio_that_is_sent_beside_a_key_is_played(event_first: bool) -> None:
+    """Some telephones send both; the first of either has the same timestamp, and none of them is a duplicate."""
+    stream = settled()
+    for is_event in (event_first, not event_first):
+        if is_event:
+            stream.playout.receive((FIRST + 50 * 160) % 2**32, None, stream.sent_at(50))
+        else:
+            stream.receive(50, stream.sent_at(50))
+    assert stream.run(0.2, stream.numbers(51, 60)) == list(range(49, 59))
+    assert stream.playout.duplicate == stream.playout.concealed == 0
 
 
 def test_a_stream_that_begins_after_a_hold_brings_nothing_of_the_last_one() -> None:
