@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.peers.folders import read
-from voipagent.lab.bursts import find, make_bursts, render
+from voipagent.lab.bursts import Burst, find, make_bursts, render
 from voipagent.lab.serving import serving_agent
 
 pytestmark = pytest.mark.peer("baresip")
@@ -56,6 +56,15 @@ async def talk(line: Any, samples: NDArray[np.float32], rate: int, extra_s: floa
     return said
 
 
+async def hears_itself(line: Any, burst: Burst, rate: int) -> bool:
+    """Say a burst until it comes back, a few times at most: a re-INVITE of libre's own may swallow one."""
+    for _ in range(4):
+        heard = await talk(line, render([replace(burst, start=0)], rate), rate, 0.5)
+        if find(burst.noise, heard) is not None:
+            return True
+    return False
+
+
 @pytest.mark.parametrize(("codec", "rate", "name"), CODECS, ids=[name for _, _, name in CODECS])
 async def test_a_whole_call(codec: str, rate: int, name: str, tmp_path: Path) -> None:
     """Audio both ways, digits, hold and resume, and audio again; then the caller hangs up."""
@@ -66,18 +75,16 @@ async def test_a_whole_call(codec: str, rate: int, name: str, tmp_path: Path) ->
         line = await caller.dial(agent.target)
         await line.wait_established(timeout=10)
         await talk(line, np.zeros(0, np.float32), rate, 1.0)
-        heard_before = await talk(line, render([replace(before, start=0)], rate), rate, 0.5)
+        assert await hears_itself(line, before, rate)
         await line.send_dtmf("12#")
         await talk(line, np.zeros(0, np.float32), rate, 0.6)
         await line.hold()
         await asyncio.sleep(0.5)
         await line.resume()
         await talk(line, np.zeros(0, np.float32), rate, 1.0)
-        heard_after = await talk(line, render([replace(after, start=0)], rate), rate, 0.5)
+        assert await hears_itself(line, after, rate)
         await line.hangup()
         assert await agent.stop() == 0
-    assert find(before.noise, heard_before) is not None
-    assert find(after.noise, heard_after) is not None
     (left,) = read(tmp_path / "calls")
     assert left.record["media"]["codec"] == name
     assert left.digits == "12#"
@@ -92,11 +99,11 @@ async def test_a_whole_call(codec: str, rate: int, name: str, tmp_path: Path) ->
 
 async def test_a_call_over_tcp(tmp_path: Path) -> None:
     environ = {"VOIPAGENT_ENGINE__MODEL": "echo", "VOIPAGENT_CALLS__DIR": str(tmp_path / "calls")}
-    (burst,) = make_bursts(1, 8_000, seed=8, first_s=1.0)
+    (burst,) = make_bursts(1, 8_000, seed=8, first_s=0.0)
     async with asyncio.timeout(60), serving_agent(environ) as agent, telephone("pcmu", "tcp") as caller:
         line = await caller.dial(f"{agent.target};transport=tcp")
         await line.wait_established(timeout=10)
-        heard = await talk(line, render([burst], 8_000), 8_000, 0.5)
+        await talk(line, np.zeros(0, np.float32), 8_000, 1.0)
+        assert await hears_itself(line, burst, 8_000)
         await line.hangup()
         assert await agent.stop() == 0
-    assert find(burst.noise, heard) is not None
