@@ -47,8 +47,11 @@ EAR: dict[str, Any] = {
 }
 """The ear's. It hears 20 s back."""
 
-CODE_SIZE = 0.6
-"""Of an embedded code, standard deviation."""
+CODE_SIZE = 1.0
+"""Of an embedded semantic code, standard deviation."""
+
+OTHER_SIZE = 0.6
+"""Of what stands for a code in the depth steps, and for the initial tokens."""
 
 
 @torch.no_grad()
@@ -61,15 +64,17 @@ def draw(moshi: Moshi, mimi: Mimi, seed: int) -> None:
             size = 1.0 if name.startswith(("text_emb", "depformer_text_emb")) else weight.shape[1] ** -0.5
             if name.endswith(("out_proj.weight", "linear_out.weight")):
                 size *= layers**-0.5  # all layers' branches together weigh as much as what they are added to
-            if "emb" in name and not name.startswith("text_emb"):
-                size = CODE_SIZE
+            if name.startswith(("emb.", "depformer_emb.")):
+                size = OTHER_SIZE
             weight.copy_(torch.randn(weight.shape, generator=generator) * size)
     sounds = centroids(mimi)
+    loudest = sounds[0].std().clamp_min(1e-6)
     for stream, embedding in enumerate(moshi.emb):
         assert isinstance(embedding, nn.Embedding)
         vectors = _fitted(sounds[stream % len(sounds)], embedding.embedding_dim, generator)
-        if vectors.std() > 0:  # a codebook that nothing was left for tells nothing apart
-            embedding.weight[: len(vectors)] = vectors * (CODE_SIZE / vectors.std())
+        # One factor for all codebooks: together they add up to what the codec heard. Those of a residual chain's end
+        # are small there, and made as large as the first they would drown it.
+        embedding.weight[: len(vectors)] = vectors * (CODE_SIZE / loudest)
 
 
 def centroids(mimi: Mimi) -> list[Tensor]:
@@ -79,6 +84,7 @@ def centroids(mimi: Mimi) -> list[Tensor]:
 
 
 def _fitted(vectors: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    if vectors.shape[1] == width:
+    size = vectors.shape[1]
+    if size == width:
         return vectors
-    return vectors @ torch.randn(vectors.shape[1], width, generator=generator)
+    return vectors @ torch.randn(size, width, generator=generator).div(size**0.5)

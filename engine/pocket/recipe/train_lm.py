@@ -66,10 +66,10 @@ PAD_WEIGHT, EPAD_WEIGHT, OPENING_WEIGHT = 0.3, 0.6, 4.0
 
 FIRST_CODE_WEIGHT = 2.0
 
-CODE_NOISE = 0.05
+CODE_NOISE = 0.02
 """Of the caller's codes, replaced at random: no telephone line is as clean as the data."""
 
-DEAF_SHARE, DEAF_SPANS = 0.25, 0.02
+DEAF_SHARE, DEAF_SPANS = 0.1, 0.01
 """Windows that hear the caller's first codebook only; starts of spans of two frames in which nothing is heard."""
 
 OWN_NOISE = 0.02

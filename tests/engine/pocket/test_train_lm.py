@@ -165,12 +165,14 @@ def test_embeddings_begin_as_the_codecs_centroids(work: Path) -> None:
     material = Material.read(work)
     moshi = Moshi(MoshiConfig.from_kwargs(LM))
     draw(moshi, material.mimi, 0)
-    for stream in (0, 8):
-        table, sounds = moshi.emb[stream].weight, centroids(material.mimi)[0]
+    sounds = centroids(material.mimi)
+    for stream in (0, 1, 8, 9):  # nothing is left over for the later ones here
+        table = moshi.emb[stream].weight
         assert isinstance(table, Tensor)
-        near, far = (torch.cdist(each, each).flatten() for each in (table[:-1], sounds))
+        near, far = (torch.cdist(each, each).flatten() for each in (table[:-1], sounds[stream % 8]))
         assert torch.corrcoef(torch.stack((near, far)))[0, 1] > 0.8
-        assert abs(table[:-1].std().item() - CODE_SIZE) < 0.02
+        # As large against the semantic codebook's as they are in the codec.
+        assert abs(table[:-1].std() / CODE_SIZE - sounds[stream % 8].std() / sounds[0].std()) < 0.2
 
 
 def test_it_learns_to_tell_what_was_asked(task: LmTask, tmp_path: Path) -> None:
