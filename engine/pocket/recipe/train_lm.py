@@ -61,8 +61,9 @@ BARE_SHARE = 0.7
 DEPTH_SHARE = 0.1
 """Of the frames, those whose codes are asked for; turns' edges always are."""
 
-PAD_WEIGHT, EPAD_WEIGHT, OPENING_WEIGHT = 0.3, 0.6, 4.0
-"""Of a text token in the loss; any other is 1. The opening word of an answer is the whole decision."""
+PAD_WEIGHT, EPAD_WEIGHT, OPENING_WEIGHT, START_WEIGHT = 0.3, 0.6, 4.0, 2.0
+"""Of a text token in the loss; any other is 1. The opening word of an answer is the whole decision, and the EPAD before
+it that to speak at all: drawn greedily, what is not begun in its frame with more than even odds is never begun."""
 
 FIRST_CODE_WEIGHT = 2.0
 
@@ -74,6 +75,9 @@ DEAF_SHARE, DEAF_SPANS = 0.1, 0.01
 
 OWN_NOISE = 0.02
 """Of the agent's own past codes, replaced at random: in a call nobody corrects them."""
+
+MISSED_SHARE = 0.2
+"""Of the EPADs that are read, PAD instead: who missed the frame to begin in begins in the next."""
 
 CUT_SHARE = 0.25
 """Whole calls that begin in the middle, as after the window was rebuilt."""
@@ -227,14 +231,16 @@ class LmTask:
         return assemble(examples, self.moshi.config, self.labels, random, self.device)
 
     def _own_noise(self, columns: Tensor, random: np.random.Generator) -> Tensor:
-        """Some of the agent's codes replaced, in what is read but not in what is asked for."""
-        config = self.moshi.config
+        """Some of the agent's codes replaced, and EPADs missed, in what is read but not in what is asked for."""
+        config, generator = self.moshi.config, _generator(random)
         own = columns[:, :, 1 : config.made]
-        spoilt = torch.rand(own.shape, generator=(generator := _generator(random))) < OWN_NOISE
+        spoilt = torch.rand(own.shape, generator=generator) < OWN_NOISE
         wrong = torch.randint(config.card, own.shape, generator=generator)
-        spoilt, wrong = spoilt.to(self.device), wrong.to(self.device)
+        missed = torch.rand(columns.shape[:2], generator=generator) < MISSED_SHARE
+        spoilt, wrong, missed = (drawn.to(self.device) for drawn in (spoilt, wrong, missed))
         out = columns.clone()
         out[:, :, 1 : config.made] = torch.where(spoilt & (own < config.card), wrong, own)
+        out[:, :, 0] = torch.where(missed & (columns[:, :, 0] == EPAD), PAD, columns[:, :, 0])
         return out
 
 
@@ -289,6 +295,7 @@ def spoil(example: Example, config: MoshiConfig, random: np.random.Generator) ->
 
 def _text_weight(tokens: Tensor, opening: Tensor, live: Tensor) -> Tensor:
     weight = torch.where(tokens == PAD, PAD_WEIGHT, torch.where(tokens == EPAD, EPAD_WEIGHT, 1.0))
+    weight[:, :-1][opening[:, 1:] & (tokens[:, :-1] == EPAD)] = START_WEIGHT
     return torch.where(opening, OPENING_WEIGHT, weight) * live
 
 

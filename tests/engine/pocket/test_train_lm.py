@@ -26,6 +26,7 @@ from engine.pocket.recipe.train_lm import (
     EPAD_WEIGHT,
     OPENING_WEIGHT,
     PAD_WEIGHT,
+    START_WEIGHT,
     LmTask,
     Material,
     assemble,
@@ -146,7 +147,8 @@ def test_nothing_is_asked_of_prompt_and_padding(task: LmTask) -> None:
     weight = batch.weight[0, : len(short)]
     live = batch.live[0, : len(short)]
     assert torch.allclose(weight[live & (tokens == PAD)], torch.tensor(PAD_WEIGHT))
-    assert torch.allclose(weight[live & (tokens == EPAD)], torch.tensor(EPAD_WEIGHT))
+    (start, *others) = weight[live & (tokens == EPAD)].tolist()
+    assert start == START_WEIGHT and others == pytest.approx([EPAD_WEIGHT] * len(others))
     assert weight[batch.opening[0, : len(short)]].tolist() == [OPENING_WEIGHT]
     assert batch.asked[:, 0].tolist() == [0, 1]
 
@@ -157,7 +159,10 @@ def test_the_agents_own_codes_are_spoilt_where_they_are_read_only(task: LmTask) 
     spoilt = task._own_noise(batch.columns, np.random.default_rng(0))
     changed = spoilt != batch.columns
     assert 0.005 < changed[:, :, 1:9].float().mean() < 0.04
-    assert not changed[:, :, 0].any() and not changed[:, :, 9:].any() and not changed[:, 0].any()
+    assert not changed[:, :, 9:].any() and not changed[:, 0].any()
+    missed = changed[:, :, 0]
+    assert 0 < missed.sum() < (batch.columns[:, :, 0] == EPAD).sum()
+    assert (batch.columns[:, :, 0][missed] == EPAD).all() and (spoilt[:, :, 0][missed] == PAD).all()
     assert torch.equal(batch.columns, before)
 
 
