@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,32 +91,28 @@ def intelligibility(said: Sequence[Said]) -> float:
     return float(np.mean([stoi(g711(each.target), g711(each.made), SAMPLE_RATE) for each in long]))
 
 
-def table(said: Sequence[Said], judges: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Lines of measure, decoded, target. A judge that is missing says so in its line."""
+def table(said: Sequence[Said], judges: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Lines of measure, decoded, target, as they are found. A judge that is missing says so in its line."""
+    yield "waveform SNR, dB", f"{snr_db(said):.1f}", ""
     agree, near = voicing(said)
-    lines = [
-        ("waveform SNR, dB", f"{snr_db(said):.1f}", ""),
-        ("voicing agrees", f"{agree:.3f}", ""),
-        ("F0 within a semitone", f"{near:.3f}", ""),
-    ]
-    texts = [each.text for each in said]
+    yield "voicing agrees", f"{agree:.3f}", ""
+    yield "F0 within a semitone", f"{near:.3f}", ""
     for judge in judges:
         try:
             if judge == "stoi":
-                lines.append(("STOI, G.711", f"{intelligibility(said):.3f}", ""))
+                yield "STOI, G.711", f"{intelligibility(said):.3f}", ""
             elif judge == "sphinx":
-                pick = sphinx(texts)
+                pick = sphinx([each.text for each in said])
                 right = [np.mean([pick(wave(each)) == each.text for each in said]) for wave in (_made, _target)]
-                lines.append(("picked right, G.711", f"{right[0]:.1%}", f"{right[1]:.1%}"))
+                yield "picked right, G.711", f"{right[0]:.1%}", f"{right[1]:.1%}"
             else:
                 write = whisper()
                 rates = [
                     word_error_rate([(each.text, write(wave(each))) for each in said]) for wave in (_made, _target)
                 ]
-                lines.append(("free WER, G.711", f"{rates[0]:.1%}", f"{rates[1]:.1%}"))
+                yield "free WER, G.711", f"{rates[0]:.1%}", f"{rates[1]:.1%}"
         except Missing as missing:
-            lines.append((judge, str(missing), ""))
-    return lines
+            yield judge, str(missing), ""
 
 
 def _made(said: Said) -> Audio:
@@ -140,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     answers = answers_of(load_domain())[:: options.every]
     said = say_answers(mimi, read_clips(options.work / "clips.npz"), answers)
     print(f"{note_of(options.work / 'codec')}; {len(said)} answers")
-    print(f"{'':24}{'decoded':>10}{'target':>10}")
+    print(f"{'':24}{'decoded':>10}{'target':>10}", flush=True)
     for name, made, target in table(said, options.judges):
         print(f"{name:24}{made:>10}{target:>10}", flush=True)
 
