@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -564,6 +564,11 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+def as_json(results: Sequence[Result]) -> str:
+    """The same for machines."""
+    return json.dumps([asdict(result) for result in results], indent=2) + "\n"
+
+
 def _values(measure: Measure, values: Sequence[float]) -> str:
     digits = 1 if measure.unit == "%" or max(values) < 100 else 0
     return " / ".join(f"{value:.{digits}f}" for value in values) + f" {measure.unit}"
@@ -601,7 +606,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(table(results))
     if options.json:
-        options.json.write_text(json.dumps([result.__dict__ for result in results], indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(as_json(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

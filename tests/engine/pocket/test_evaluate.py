@@ -17,6 +17,7 @@ from engine.pocket.recipe.evaluate import (
     Measure,
     Result,
     answered,
+    as_json,
     backchannels,
     onset,
     percent,
@@ -118,3 +119,11 @@ def test_without_callers_it_says_how_to_make_them(tmp_path: Path) -> None:
 def test_every_part_has_its_measures() -> None:
     assert len(MEASURES) == len({measure.name for measure in MEASURES}) == 19
     assert len(PARTS) == 12
+
+
+def test_results_are_written_for_machines_too() -> None:
+    results = [Result("a", (1.0, 2.5), 3), Result("b", why="no judge")]
+    assert json.loads(as_json(results)) == [
+        {"measure": "a", "seen": [1.0, 2.5], "count": 3, "why": ""},
+        {"measure": "b", "seen": [], "count": 0, "why": "no judge"},
+    ]
