@@ -36,7 +36,7 @@ from engine.pocket.recipe.sounds import Sounds, Windows, voice_of
 from engine.pocket.recipe.spectra import snr_db
 from engine.pocket.recipe.train_decoder import DecoderTask, Script
 from engine.pocket.recipe.train_encoder import SHORT, EncoderTask
-from engine.pocket.recipe.training import Plan, train, use_device
+from engine.pocket.recipe.training import Plan, begin_again, train, use_device
 
 HELD_ROWS = 24
 
@@ -54,21 +54,32 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="of the whole training (encoder 2000, decoder 6000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--freeze", action="store_true", help="encoder: make the tokens final however far it came")
-    parser.add_argument("--again", action="store_true", help="decoder: a new cosine from the weights that there are")
+    parser.add_argument("--again", action="store_true", help="a new cosine from the weights that there are")
     options = parser.parse_args(arguments)
     if options.part == "encoder":
         plan = Plan(options.steps or 2000, 6e-4, betas=(0.8, 0.99), clip=2, seed=options.seed)
-        train_encoder(options.work, plan, options.minutes, options.freeze)
+        train_encoder(options.work, plan, options.minutes, options.freeze, again=options.again)
     else:
         plan = Plan(options.steps or 6000, 1e-3, seed=options.seed)
         train_decoder(options.work, plan, options.minutes, options.again)
 
 
 def train_encoder(
-    work: Path, plan: Plan, minutes: float, freeze: bool = False, config: dict[str, Any] = MIMI, rows: int = ROWS
+    work: Path,
+    plan: Plan,
+    minutes: float,
+    freeze: bool = False,
+    config: dict[str, Any] = MIMI,
+    rows: int = ROWS,
+    again: bool = False,
 ) -> bool:
-    """True once the tokens are final; they are not touched again. Raises ValueError where there is nothing to hear."""
+    """True once the tokens are final; they are not touched again. Raises ValueError where there is nothing to hear.
+
+    `again`: from the weights that there are, with a new plan; what was final is so no longer.
+    """
     folder = work / "codec"
+    if again:
+        (folder / WEIGHTS).unlink(missing_ok=True)
     if (folder / WEIGHTS).exists():
         print(f"{folder / WEIGHTS} is there: its tokens are final")
         return True
@@ -83,6 +94,8 @@ def train_encoder(
     )
     free_steps = min(FREE_STEPS, plan.steps // 4)
     task = EncoderTask(mimi, sounds, _held(work), seed=plan.seed, rows=rows, free_steps=free_steps)
+    if again:
+        begin_again(task, folder / "encoder.pt")
     finished = train(task, plan, folder / "encoder.pt", minutes)
     if finished or freeze:
         task.finish(min(SETTLING, plan.steps))

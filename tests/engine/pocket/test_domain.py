@@ -111,14 +111,14 @@ def test_a_parts_carrier_holds_it_where_it_says() -> None:
 
 def test_a_told_fact_is_read_back_and_remembered() -> None:
     state = State(KNOWN)
-    told = Wording("my name is Rosa", "tell_name", "Rosa")
-    assert DOMAIN.clip_text(DOMAIN.answer(told, state)) == "Thank you, Rosa."
+    told = Wording("my name is Nina", "tell_name", "Nina")
+    assert DOMAIN.clip_text(DOMAIN.answer(told, state)) == "Thank you, Nina."
     state = State(KNOWN, state.facts.told(told))
-    assert DOMAIN.clip_text(DOMAIN.answer(Wording("", "ask_name"), state)) == "Your name is Rosa."
+    assert DOMAIN.clip_text(DOMAIN.answer(Wording("", "ask_name"), state)) == "Your name is Nina."
     number = Wording("", "tell_number", "three five two")
     assert DOMAIN.answer(number, state) == ("You said", "three", "five", "two")
     state = State(KNOWN, state.facts.told(number))
-    assert state.facts == Facts("Rosa", "three five two")
+    assert state.facts == Facts("Nina", "three five two")
     assert DOMAIN.clip_text(DOMAIN.answer(Wording("", "ask_number"), state)) == "Your number is three five two"
 
 
