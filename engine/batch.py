@@ -86,6 +86,11 @@ class Batch:
         self.rows = rows
         self.revision, self.tokenizer = checkpoint.revision, checkpoint.tokenizer
         self.layout, self.voices = checkpoint.layout, checkpoint.voices
+        self.sampling = replace(
+            checkpoint.sampling,
+            text_top_k=min(NOISE_WIDTH, checkpoint.sampling.text_top_k),
+            audio_top_k=min(NOISE_WIDTH, checkpoint.sampling.audio_top_k),
+        )
         self._mimi, self._moshi = checkpoint.mimi, checkpoint.moshi
         self._config = checkpoint.moshi.config
         self.streams, self.window_frames = self._config.streams, self._config.context

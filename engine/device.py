@@ -38,6 +38,7 @@ class Rows(Protocol):
     tokenizer: Tokenizer
     layout: PromptLayout
     voices: tuple[str, ...]
+    sampling: Sampling
 
     def open(self, row: int, log: Tokens) -> None:
         """Make `row` as new, with `log` as its past."""

@@ -90,6 +90,7 @@ class EchoEngine:
     sample_rate = SAMPLE_RATE
     frame_samples = FRAME_SAMPLES
     window_frames = WINDOW_FRAMES
+    sampling = Sampling()
     revision = "echo"
 
     def __init__(

@@ -124,6 +124,11 @@ class LocalEngine:
         return self._rows.revision
 
     @property
+    def sampling(self) -> Sampling:
+        """How the weights are meant to be drawn from."""
+        return self._rows.sampling
+
+    @property
     def free(self) -> int:
         """Rows that `open` could give out now."""
         return len(self._free_rows) if self.state is EngineState.READY else 0

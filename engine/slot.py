@@ -146,6 +146,10 @@ class Engine(Protocol):
         """What is loaded, exactly enough to repeat a call."""
 
     @property
+    def sampling(self) -> Sampling:
+        """How the weights are meant to be drawn from."""
+
+    @property
     def free(self) -> int:
         """Rows that `open` could give out now."""
 

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 
-from engine.slot import Engine, EngineError, EngineFull, EngineState, Sampling, Slot
+from engine.slot import Engine, EngineError, EngineFull, EngineState, Slot
 from media.leg import Leg
 from signaling.call import Call, CallSource, Rejection
 from voipagent.persona import Persona
@@ -63,7 +64,8 @@ class Agent:
         if not self.ready:
             await self._refuse(call, Rejection.OVERLOADED, f"the engine is {self._engine.state.value}")
             return
-        sampling = Sampling(seed=secrets.randbelow(2**31) if self._seed is None else self._seed)
+        seed = secrets.randbelow(2**31) if self._seed is None else self._seed
+        sampling = replace(self._engine.sampling, seed=seed)
         try:
             async with self._engine.open(sampling) as slot:
                 logger.info("< %s call to %s from %s:%d", offer.id, offer.callee, *offer.source)

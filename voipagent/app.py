@@ -10,10 +10,11 @@ import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from engine.echo import EchoEngine
-from engine.slot import Engine, Sampling
+from engine.slot import Engine
 from media.answer import Legs
 from media.leg import AudioFormat
 from signaling.sip.endpoint import SipEndpoint
@@ -75,13 +76,13 @@ async def _serve(settings: Settings) -> None:
 
 async def check_persona(engine: Engine, persona: Persona) -> None:
     """Prime a row with it once, so that what no call could have is found at the start. Raises PromptError."""
-    async with engine.open(Sampling()) as slot:
+    async with engine.open(engine.sampling) as slot:
         await slot.prime(persona.engine_prompt())
 
 
 async def talk(settings: Settings, source: Path, target: Path, transcript: Path | None) -> None:
     """Send a file through the engine. Raises AudioFileError, EngineError."""
-    sampling = Sampling(seed=secrets.randbelow(2**31) if settings.engine.seed is None else settings.engine.seed)
+    seed = secrets.randbelow(2**31) if settings.engine.seed is None else settings.engine.seed
     check_distinct(source, target, *([transcript] if transcript else []))
     spoken = transcript or Path(os.devnull)
     with writing(spoken), open_private(spoken) as lines:
@@ -90,6 +91,7 @@ async def talk(settings: Settings, source: Path, target: Path, transcript: Path 
             lines.write(f"{line}\n".encode())
 
         async with open_engine(settings.engine.model_copy(update={"rows": 1})) as engine:
+            sampling = replace(engine.sampling, seed=seed)
             await talk_through(engine, settings.persona, sampling, source, target, Transcript(write))
 
 

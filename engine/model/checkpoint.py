@@ -27,7 +27,7 @@ from engine.model.moshi import Moshi, MoshiConfig
 from engine.model.prompt import SILENCE, SINE, PromptLayout
 from engine.model.source import open_source
 from engine.model.text import Tokenizer
-from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, CheckpointError
+from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, CheckpointError, Sampling
 
 CONFIG = "config.json"
 
@@ -38,7 +38,7 @@ NAMES = {
 }
 """Keys of config.json that name files, and the files' names in the repositories that do not say."""
 
-OTHERS = {"model_type", "model_id", "version", "lm_gen_config", "stt_config", "tts_config"}
+OTHERS = {"model_type", "model_id", "version", "stt_config", "tts_config"}
 """Keys of config.json that are other programs' settings. PersonaPlex's holds model_type and version, and no more."""
 
 PERSONA_DEPTH = 16
@@ -62,6 +62,7 @@ class Checkpoint:
     layout: PromptLayout
     voices: tuple[str, ...]
     revision: str
+    sampling: Sampling
 
 
 def load_checkpoint(
@@ -84,6 +85,7 @@ def load_checkpoint(
             f"{config_name} names LoRA weights (lora_name); only weights that are fused already are read"
         )
     prompt_config = config.pop("prompt_config", None)
+    sampling = _sampling(config.pop("lm_gen_config", None))
     codec_name = _name(config, "mimi_config_name") if "mimi_config_name" in config else None
     moshi_path, mimi_path, tokenizer_path = (source.get(_name(config, key, name)) for key, name in NAMES.items())
     stored = Stored(moshi_path)
@@ -100,7 +102,7 @@ def load_checkpoint(
     style = ("system" if trained_on_prompts else "text") if prompt_style == "auto" else prompt_style
     layout = _layout(prompt_config, style, mimi, sizes)
     files = [path for path in (source.find(config_name), moshi_path, mimi_path, tokenizer_path) if path]
-    return Checkpoint(mimi, moshi, tokenizer, layout, voices, source.revision(files))
+    return Checkpoint(mimi, moshi, tokenizer, layout, voices, source.revision(files), sampling)
 
 
 # --- config.json ---------------------------------------------------------------------------------------------------
@@ -127,6 +129,31 @@ def _name(config: dict[str, Any], key: str, default: str = "") -> str:
     if "://" not in name and (PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts):
         raise CheckpointError(f"{CONFIG}: {key} is {name!r}; it must lie inside the checkpoint")
     return name
+
+
+GENERATION = {
+    "temp_text": "text_temperature",
+    "top_k_text": "text_top_k",
+    "temp": "audio_temperature",
+    "top_k": "audio_top_k",
+}
+"""Fields of lm_gen_config, and ours. Others are settings of programs that draw in other ways."""
+
+
+def _sampling(config: object) -> Sampling:
+    """As lm_gen_config says; the reference's where it is silent. Raises CheckpointError."""
+    if config is None:
+        return Sampling()
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{CONFIG}: lm_gen_config must be an object, not {type(config).__name__}")
+    given = {ours: config[theirs] for theirs, ours in GENERATION.items() if theirs in config}
+    for theirs, ours in GENERATION.items():
+        value, counts = given.get(ours, 1), "top_k" in ours
+        number = isinstance(value, int if counts else (int, float)) and not isinstance(value, bool)
+        if not number or not (1 <= value if counts else 0 <= value < float("inf")):
+            wanted = "an integer above 0" if counts else "0 (greedy) or a number above it"
+            raise CheckpointError(f"{CONFIG}: lm_gen_config.{theirs} is {value!r}; it must be {wanted}")
+    return Sampling(**given)
 
 
 def _moshi_config(arguments: dict[str, Any], stored: Stored) -> MoshiConfig:

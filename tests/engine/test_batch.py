@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,11 @@ def test_greedy_needs_no_seed(batch: Batch) -> None:
     prime(batch, 0, sampling=greedy[0])
     prime(batch, 1, sampling=greedy[1])
     assert same(talk(batch, 0, frames, greedy[0]), talk(batch, 1, frames, greedy[1]))
+
+
+def test_no_more_candidates_are_drawn_from_than_there_is_noise_for(nano: Path) -> None:
+    checkpoint = replace(load_checkpoint(str(nano)), sampling=Sampling(text_temperature=0.1, audio_top_k=2_000))
+    assert Batch(checkpoint, 1).sampling == Sampling(text_temperature=0.1, audio_top_k=250)
 
 
 def test_candidates_are_as_many_as_asked_for(batch: Batch) -> None:

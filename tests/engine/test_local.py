@@ -46,6 +46,7 @@ class FakeRows:
         self.vocabulary: tuple[int, ...] = (400,) * 17
         self.revision, self.tokenizer = "fake@0", TOKENIZER
         self.voices: tuple[str, ...] = ("ada",)
+        self.sampling = Sampling(text_temperature=0.3)
         self.layout = PromptLayout("text", (1,) * 8, (2,) * 8, gap_frames=1)
         self.before = before
         self.acts: list[str] = []
@@ -206,6 +207,11 @@ async def test_a_broken_checkpoint_is_told_as_such(tmp_path: Path) -> None:
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_weights_say_how_they_are_drawn() -> None:
+    async with fake_engine(FakeRows()) as engine:
+        assert engine.sampling == Sampling(text_temperature=0.3)
 
 
 async def test_one_more_than_there_are_rows_is_refused() -> None:

@@ -6,13 +6,13 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from engine.echo import EchoEngine
-from engine.slot import EngineState
+from engine.echo import EchoEngine, EchoSlot
+from engine.slot import EngineState, Sampling
 from media.leg import Leg, Pcm
 from signaling.call import CallEnded, Rejection
 from tests.fakes import SILENCE, FakeCall, FakeLeg, FakeSource, offer
@@ -162,6 +162,23 @@ async def test_a_bug_in_one_session_leaves_the_others(
         assert not any(entry == ("hang_up", "the session failed") for entry in good.log)
         assert "ZeroDivisionError" in caplog.text
         await accepted(await ring(source, "next"))
+
+
+async def test_the_weights_say_how_a_call_is_drawn(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, opened = EchoEngine(rows=1), list[Sampling]()
+    engine_open = engine.open
+    monkeypatch.setattr(engine, "sampling", Sampling(text_temperature=0, audio_temperature=0))
+
+    def noting(sampling: Sampling) -> AbstractAsyncContextManager[EchoSlot]:
+        opened.append(sampling)
+        return engine_open(sampling)
+
+    monkeypatch.setattr(engine, "open", noting)
+    async with running(recorder, tmp_path, engine, seed=7) as (_, source):
+        await accepted(await ring(source))
+    assert opened == [Sampling(text_temperature=0, audio_temperature=0, seed=7)]
 
 
 async def test_the_seed_is_the_operators_or_new_for_each_call(recorder: Recorder, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -522,7 +522,7 @@ def evaluate(
         load_checkpoint(str(checkpoint), config_name="ear.json") if has_ear else None,
         Batch(loaded, rows),
         Material(work, load_domain()),
-        sampling_of(checkpoint),
+        loaded.sampling,
         most,
         prompts,
     )
@@ -532,19 +532,6 @@ def evaluate(
         results += PARTS[name](exam)
         print(f"{number + 1}/{len(parts)} {name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return results
-
-
-def sampling_of(checkpoint: Path) -> Sampling:
-    """As the checkpoint says that it is to be drawn (lm_gen_config)."""
-    drawn = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("lm_gen_config", {})
-    given = Sampling()
-    return replace(
-        given,
-        text_temperature=drawn.get("temp_text", given.text_temperature),
-        text_top_k=drawn.get("top_k_text", given.text_top_k),
-        audio_temperature=drawn.get("temp", given.audio_temperature),
-        audio_top_k=drawn.get("top_k", given.audio_top_k),
-    )
 
 
 def table(results: Sequence[Result]) -> str:

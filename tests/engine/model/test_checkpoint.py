@@ -22,7 +22,7 @@ from engine.model.checkpoint import Checkpoint, default_layout, load_checkpoint,
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import MoshiConfig
 from engine.model.prompt import SILENCE, SINE
-from engine.slot import CheckpointError
+from engine.slot import CheckpointError, Sampling
 
 Tensors = dict[str, Tensor]
 Change = Callable[[Tensors], object]
@@ -210,12 +210,19 @@ def test_settings_of_other_programs_are_left_alone(nano: Path, folder: Path) -> 
         folder,
         model_type="moshi",
         model_id={"sig": "x"},
-        lm_gen_config={"temp": 0.8},
         stt_config={},
         tts_config={},
         depformer_causal=True,
     )
     assert equal(load_checkpoint(str(folder)), load_checkpoint(str(nano)))
+
+
+def test_a_checkpoint_says_how_it_is_drawn(nano: Path, folder: Path) -> None:
+    configure(folder, lm_gen_config={"temp": 0.2, "temp_text": 0, "top_k": 40, "cfg_coef": 1.0})
+    drawn = load_checkpoint(str(folder)).sampling
+    assert drawn == Sampling(text_temperature=0, audio_temperature=0.2, audio_top_k=40)
+    configure(folder, "lm_gen_config")
+    assert load_checkpoint(str(folder)).sampling == Sampling()
 
 
 def test_heads_that_the_config_does_not_mention_are_read_from_the_tensors(folder: Path) -> None:
@@ -379,6 +386,11 @@ def test_a_config_that_is_none_is_refused(folder: Path, content: bytes, complain
         ({"tokenizer_name": "/etc/passwd"}, "inside the checkpoint"),
         ({"mimi_config_name": "/etc/passwd"}, "inside the checkpoint"),
         ({"tokenizer_name": "ftp://x/y"}, "ftp://x/y"),
+        ({"lm_gen_config": 0.8}, "lm_gen_config must be an object"),
+        ({"lm_gen_config": {"temp": -1}}, "lm_gen_config.temp is -1; it must be 0"),
+        ({"lm_gen_config": {"temp_text": "hot"}}, "lm_gen_config.temp_text is 'hot'"),
+        ({"lm_gen_config": {"top_k": 0}}, "lm_gen_config.top_k is 0; it must be an integer above 0"),
+        ({"lm_gen_config": {"top_k_text": True}}, "lm_gen_config.top_k_text is True"),
         ({"prompt_config": []}, "prompt_config must be an object"),
         ({"prompt_config": {"stile": "text"}}, "no field 'stile'"),
         ({"prompt_config": {"style": "loud"}}, "style is 'loud'; it must be system, text or none"),

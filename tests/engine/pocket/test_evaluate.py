@@ -21,7 +21,6 @@ from engine.pocket.recipe.evaluate import (
     backchannels,
     onset,
     percent,
-    sampling_of,
     stopped,
     table,
 )
@@ -81,14 +80,6 @@ def test_the_table_has_every_line_of_the_issue_and_says_what_was_not_run() -> No
 
 def test_nothing_measured_is_no_percentage() -> None:
     assert percent([]) == () and percent([True, False]) == (50,)
-
-
-def test_a_checkpoint_says_how_it_is_drawn(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"lm_gen_config": {"temp": 0.2, "temp_text": 0, "top_k": 25}}))
-    drawn = sampling_of(tmp_path)
-    assert (drawn.audio_temperature, drawn.text_temperature, drawn.audio_top_k, drawn.text_top_k) == (0.2, 0, 25, 25)
-    (tmp_path / "config.json").write_text("{}")
-    assert sampling_of(tmp_path).text_temperature == 0.7
 
 
 def test_only_held_out_voices_are_asked(tmp_path: Path) -> None:
