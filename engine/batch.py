@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.model.checkpoint import Checkpoint, load_checkpoint
+from engine.ear import Ear
+from engine.model.checkpoint import Checkpoint, EarCheckpoint, load_checkpoint, load_ear
 from engine.model.moshi import UNGENERATED, MoshiState
 from engine.model.sampling import SamplingRows, row_noise
 from engine.model.text import PAD
@@ -52,12 +53,14 @@ class RowStep:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """What a row's part gave: the frame to play, the text token just made, the log's column, the frame's number."""
+    """What a row's part gave: the frame to play, the text token just made, the log's column, the frame's number, and
+    the token that the ear wrote, PAD without one."""
 
     frame: Frame
     text: int
     tokens: Tokens
     number: int
+    heard: int = PAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,9 @@ class _Row:
 
 
 class Batch:
-    """`rows` rows of a checkpoint. Use it from one thread only."""
+    """`rows` rows of a checkpoint, and of the ear that writes down what they hear. Use it from one thread only."""
 
-    def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, rows: int, ear: EarCheckpoint | None = None) -> None:
         self.rows = rows
         self.revision, self.tokenizer = checkpoint.revision, checkpoint.tokenizer
         self.layout, self.voices = checkpoint.layout, checkpoint.voices
@@ -100,6 +103,9 @@ class Batch:
         self._device = self._state.kv.position.device
         self._one = torch.ones(1, dtype=torch.bool, device=self._device)
         self._ahead = 1 + self._config.delay
+        self._ear = Ear(ear.moshi, rows) if ear else None
+        self.hearing_delay_frames = ear.delay_frames if ear else 0
+        self._unheard = torch.full((rows,), PAD, device=self._device)
         self._logs = [self._fresh_row() for _ in range(rows)]
 
     def _fresh_row(self) -> _Row:
@@ -109,6 +115,8 @@ class Batch:
     def open(self, row: int, log: Tokens) -> None:
         """Make `row` as new, with `log` (T, K) as its past. It is primed before it is stepped."""
         self._codec.reset(self._only(row))
+        if self._ear:
+            self._ear.reset(self._only(row))
         self._logs[row] = self._fresh_row()
         self._logs[row].log.extend(log)
         self._logs[row].number = len(log)
@@ -196,21 +204,24 @@ class Batch:
     def _run(
         self, audio: Tensor, forced: Tensor, noise: Tensor, mask: Tensor, sampling: SamplingRows
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Audio [B, 1, 1920] -> audio of that shape, and the log's columns [B, K]."""
+        """Audio [B, 1, 1920] -> audio of that shape; and the log's columns, with what the ear wrote, [B, K + 1]."""
         made = self._config.made
-        caller = self._mimi.encode(audio, self._codec, mask)[:, : self.streams - made, 0]
+        codes = self._mimi.encode(audio, self._codec, mask)[:, :, 0]
+        caller = codes[:, : self.streams - made]
         emitted = self._moshi.step(self._state, caller, forced, sampling, noise, mask).emitted
         speaks = emitted[:, 0] != UNGENERATED  # not before the longest delay has passed
         said = self._mimi.decode(emitted[:, 1:, None], self._codec, speaks).clamp(-1, 1)
         said = said.masked_fill(~speaks[:, None, None], 0)
-        column = torch.cat((self._state.ahead()[:, 0, :made], caller), 1)
+        heard = self._ear.hear(codes, mask) if self._ear else self._unheard
+        column = torch.cat((self._state.ahead()[:, 0, :made], caller, heard[:, None]), 1)
         return said.cpu().numpy(), column.cpu().numpy()
 
     def _stepped(self, row: int, said: Frame, column: NDArray[np.int64]) -> Stepped:
-        state, tokens = self._logs[row], column.astype(np.uint16)  # copies: a reply does not hold the batch in memory
+        # Copies: a reply does not hold the batch in memory.
+        state, tokens = self._logs[row], column[:-1].astype(np.uint16)
         state.log.append(tokens)
         state.number += 1
-        return Stepped(said.copy(), int(column[0]), tokens, state.number - 1)
+        return Stepped(said.copy(), int(column[0]), tokens, state.number - 1, int(column[-1]))
 
     def warm_up(self) -> None:
         """Run a prime and a step of no consequence, so that the first caller does not wait for kernels to be chosen.
@@ -246,8 +257,11 @@ class Batch:
         return torch.from_numpy(values).to(self._device)
 
 
-def load_batch(model: str, rows: int | None, device: str, prompt_style: str) -> Batch:
-    """Load a checkpoint and make rows for it, warm. Raises CheckpointError, EngineError if the device cannot be had."""
+def load_batch(model: str, rows: int | None, device: str, prompt_style: str, ear: bool = True) -> Batch:
+    """Load a checkpoint and make rows for it, warm; and for its `ear`, if that is wanted and it has one.
+
+    Raises CheckpointError, EngineError if the device cannot be had.
+    """
     chosen = _device(device)
     rows = rows or (CUDA_ROWS if chosen.type == "cuda" else CPU_ROWS)
     if chosen.type == "cpu":
@@ -257,7 +271,7 @@ def load_batch(model: str, rows: int | None, device: str, prompt_style: str) -> 
         checkpoint = load_checkpoint(model, chosen, dtype, prompt_style)
         if not checkpoint.moshi.config.dep_q:
             raise CheckpointError(f"{model!r} listens but does not speak (dep_q is 0): a call needs one that does both")
-        batch = Batch(checkpoint, rows)
+        batch = Batch(checkpoint, rows, load_ear(model, checkpoint, chosen, dtype) if ear else None)
         batch.warm_up()
     except torch.OutOfMemoryError as error:
         raise EngineError(f"{rows} rows of {model!r} do not fit the device's memory; ask for fewer") from error

@@ -34,6 +34,7 @@ class Rows(Protocol):
     rows: int
     vocabulary: tuple[int, ...]  # how many tokens each of the K streams has
     window_frames: int
+    hearing_delay_frames: int
     revision: str
     tokenizer: Tokenizer
     layout: PromptLayout

@@ -35,9 +35,10 @@ LETTERS_A_FRAME = 1.2
 
 
 class EchoSlot:
-    """One row: a frame comes back `delay_frames` later."""
+    """One row: a frame comes back `delay_frames` later. It writes nothing down."""
 
     window_frames = WINDOW_FRAMES
+    hearing_delay_frames = 0
 
     def __init__(self, delay_frames: int, before_step: Callable[[int], Awaitable[None]] | None) -> None:
         self._waiting = deque([np.zeros(FRAME_SAMPLES, np.float32)] * delay_frames)
@@ -57,7 +58,7 @@ class EchoSlot:
         self._waiting.append(frame)
         tokens: Tokens = np.zeros(STREAMS, np.uint16)
         step_s = time.perf_counter() - began
-        reply = Reply(self._waiting.popleft(), self._next_text(), tokens, self._number, 0.0, step_s)
+        reply = Reply(self._waiting.popleft(), self._next_text(), "", tokens, self._number, 0.0, step_s)
         self._number += 1
         return reply
 

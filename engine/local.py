@@ -48,8 +48,9 @@ class LocalEngine:
     """A checkpoint on a device of this machine. Entering loads it, which takes as long as it takes.
 
     `model` is a folder or a Hub repository `owner/name[@revision]`; `rows` None is chosen by device; `prompt_style` is
-    how a prompt is laid out where the checkpoint does not say. Entering raises CheckpointError, or EngineError if the
-    device cannot be had. `load` makes the rows, on the thread; a test gives its own.
+    how a prompt is laid out where the checkpoint does not say; `ear` is whether the caller's words are written down, if
+    the checkpoint has an ear. Entering raises CheckpointError, or EngineError if the device cannot be had. `load` makes
+    the rows, on the thread; a test gives its own.
 
     Once the thread has ended, by an exception or however else, the state is FAILED, all that waits gets EngineError,
     and `open` raises it: a device in an unknown state is not used again.
@@ -64,11 +65,12 @@ class LocalEngine:
         rows: int | None = None,
         device: str = "auto",
         prompt_style: str = "auto",
+        ear: bool = True,
         load: Callable[[], Rows] | None = None,
     ) -> None:
         self.state = EngineState.LOADING
         self._model = model
-        self._load = load or (lambda: load_batch(model, rows, device, prompt_style))
+        self._load = load or (lambda: load_batch(model, rows, device, prompt_style, ear))
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: set[asyncio.Future[Any]] = set()
         self._free_rows: list[int] = []
@@ -256,7 +258,7 @@ class LocalSlot:
     def __init__(self, engine: LocalEngine, rows: Rows, row: int, sampling: Sampling) -> None:
         self._engine, self._rows, self._row = engine, rows, row
         self._sampling = sampling
-        self._reader = TextReader(rows.tokenizer)
+        self._reader, self._listener = TextReader(rows.tokenizer), TextReader(rows.tokenizer)
         self._speech: deque[Forced] = deque()
         self._asked: asyncio.Future[Any] | None = None
         self._closed = False
@@ -265,6 +267,11 @@ class LocalSlot:
     def window_frames(self) -> int:
         """How many frames the row's context holds."""
         return self._rows.window_frames
+
+    @property
+    def hearing_delay_frames(self) -> int:
+        """How far `Reply.heard` lies behind the sound; 0 without an ear."""
+        return self._rows.hearing_delay_frames
 
     @property
     def saying(self) -> bool:
@@ -315,7 +322,8 @@ class LocalSlot:
             speech.popleft()  # not before it was said: a step that is given up says nothing
         stepped = answer.stepped
         text = self._reader.read(stepped.text) if forced is None else forced.text
-        return Reply(stepped.frame, text, stepped.tokens, stepped.number, answer.waited_s, answer.step_s)
+        heard = self._listener.read(stepped.heard)
+        return Reply(stepped.frame, text, heard, stepped.tokens, stepped.number, answer.waited_s, answer.step_s)
 
     async def _ask(self, command: Callable[[asyncio.Future[Any]], Command]) -> Any:
         if self._closed:

@@ -82,14 +82,16 @@ class Sampling:
 class Reply:
     """What one step gave back.
 
-    `text` is "" on PAD; it is told as soon as it is made, a frame before its sound. `tokens` is the column that the
-    step made, with the codes of the caller's frame that it heard: those of all replies of a call, (T, K), are its log,
+    `text` is "" on PAD; it is told as soon as it is made, a frame before its sound. `heard` is what the caller
+    said `Slot.hearing_delay_frames` ago, "" where that is nothing, or nobody writes it down. `tokens` is the column of
+    the step, with the codes of the caller's frame that it heard: those of all replies of a call, (T, K), are its log,
     which `Engine.open` takes as `replay`. `number` is the frame of the call, from 0. `waited_s` is the time in the
     queue, `step_s` the time in the model.
     """
 
     frame: Frame
     text: str
+    heard: str
     tokens: Tokens
     number: int
     waited_s: float
@@ -102,6 +104,10 @@ class Slot(Protocol):
     @property
     def window_frames(self) -> int:
         """How many frames the row's context holds."""
+
+    @property
+    def hearing_delay_frames(self) -> int:
+        """How far `Reply.heard` lies behind the sound; 0 where nobody writes down what the caller says."""
 
     async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
         """Run the prompt through the row, followed by the row's own last `keep_frames` columns.

@@ -1,4 +1,4 @@
-"""What all tests share: the nano checkpoint, and that a missing peer is a failure in CI, and elsewhere a skip."""
+"""What all tests share: the nano checkpoint, also with an ear, and that a missing peer fails in CI, and else skips."""
 
 from __future__ import annotations
 
@@ -29,4 +29,14 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)  # more would get in each other's way on a machine that is shared
     folder = tmp_path_factory.mktemp("checkpoints") / "nano"
     write_nano(folder, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def eared(nano: Path) -> Path:
+    """The nano checkpoint with a tiny ear beside it. No test changes it."""
+    from tests.engine.ears import write_ear
+
+    folder = Path(shutil.copytree(nano, nano.with_name("eared")))
+    write_ear(folder)
     return folder

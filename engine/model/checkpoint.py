@@ -9,6 +9,7 @@ this model does not run may be left over.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -25,11 +26,16 @@ from torch.overrides import TorchFunctionMode
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import Moshi, MoshiConfig
 from engine.model.prompt import SILENCE, SINE, PromptLayout
-from engine.model.source import open_source
+from engine.model.source import Repository, Source, open_source
 from engine.model.text import Tokenizer
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, CheckpointError, Sampling
 
+logger = logging.getLogger(__name__)
+
 CONFIG = "config.json"
+
+EAR_CONFIG = "ear.json"
+"""Beside config.json where the checkpoint has an ear: a second model, over the same codec and tokenizer."""
 
 NAMES = {
     "moshi_name": "model.safetensors",
@@ -40,6 +46,12 @@ NAMES = {
 
 OTHERS = {"model_type", "model_id", "version", "stt_config", "tts_config"}
 """Keys of config.json that are other programs' settings. PersonaPlex's holds model_type and version, and no more."""
+
+SHARED = {"mimi_name", "mimi_config_name", "tokenizer_name", "prompt_config", "lm_gen_config"}
+"""Keys of ear.json that are not the ear's: what the talking model has already, how it is told, and how one draws."""
+
+MOST_DELAY_S = 10.0
+"""Of an ear's text. Kyutai's models have 0.5 and 2.5 s; what is far more is not in seconds."""
 
 PERSONA_DEPTH = 16
 """Depth steps of weights that were trained on prompts, and then want the `system` layout."""
@@ -63,6 +75,14 @@ class Checkpoint:
     voices: tuple[str, ...]
     revision: str
     sampling: Sampling
+
+
+@dataclass(frozen=True)
+class EarCheckpoint:
+    """A model that writes down what the caller says, its text `delay_frames` behind the sound."""
+
+    moshi: Moshi
+    delay_frames: int
 
 
 def load_checkpoint(
@@ -105,6 +125,30 @@ def load_checkpoint(
     return Checkpoint(mimi, moshi, tokenizer, layout, voices, source.revision(files), sampling)
 
 
+def load_ear(
+    model: str, checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> EarCheckpoint | None:
+    """Load the ear that lies beside `checkpoint`, which was loaded from `model`; None where there is none.
+
+    It uses the codec and the tokenizer of `checkpoint`. Raises CheckpointError if it does not fit them.
+    """
+    source = open_source(model)
+    if isinstance(source, Repository):
+        source = open_source(checkpoint.revision)  # which names the commit that the talking model is of
+    path = _find_ear(source)
+    if path is None:
+        return None
+    config = _read_json(path)
+    stored = Stored(source.get(_name(config, "moshi_name", file=EAR_CONFIG)))
+    try:
+        delay_frames = _delay_frames(config.get("stt_config"))
+        sizes = _moshi_config({key: value for key, value in config.items() if key not in OTHERS | SHARED}, stored)
+        _check_ear(sizes, checkpoint)
+    except (TypeError, ValueError) as error:  # the values are anyone's, of any type
+        raise CheckpointError(f"{EAR_CONFIG}: {error}") from None
+    return EarCheckpoint(_fill(lambda: Moshi(sizes), stored, device, dtype), delay_frames)
+
+
 # --- config.json ---------------------------------------------------------------------------------------------------
 
 
@@ -121,13 +165,13 @@ def _read_json(path: Path | None) -> dict[str, Any]:
     return config
 
 
-def _name(config: dict[str, Any], key: str, default: str = "") -> str:
+def _name(config: dict[str, Any], key: str, default: str = "", file: str = CONFIG) -> str:
     """Take a file's name out of `config`. Raises CheckpointError if it leads out of the checkpoint."""
     name = config.pop(key, default)
     if not isinstance(name, str) or not name:
-        raise CheckpointError(f"{CONFIG}: {key} must be a file name, not {name!r}")
+        raise CheckpointError(f"{file}: {key} must be a file name, not {name!r}")
     if "://" not in name and (PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts):
-        raise CheckpointError(f"{CONFIG}: {key} is {name!r}; it must lie inside the checkpoint")
+        raise CheckpointError(f"{file}: {key} is {name!r}; it must lie inside the checkpoint")
     return name
 
 
@@ -187,6 +231,38 @@ def _tokenizer(path: Path, text_card: int) -> Tokenizer:
     if len(tokenizer) > text_card:
         raise CheckpointError(f"{str(path)!r} has {len(tokenizer)} pieces, but the model's text_card is {text_card}")
     return tokenizer
+
+
+# --- ear.json ------------------------------------------------------------------------------------------------------
+
+
+def _find_ear(source: Source) -> Path | None:
+    try:
+        return source.find(EAR_CONFIG)
+    except CheckpointError as error:  # all else was in the cache: who works without the Hub can go on without an ear
+        logger.warning("x the caller's words are not written down: %s", error)
+        return None
+
+
+def _delay_frames(config: object) -> int:
+    """As stt_config says. Raises ValueError."""
+    seconds = config.get("audio_delay_seconds") if isinstance(config, dict) else None
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds <= MOST_DELAY_S:
+        raise ValueError(f"stt_config.audio_delay_seconds is {seconds!r}; it must be seconds, 0 to {MOST_DELAY_S:g}")
+    return round(seconds * SAMPLE_RATE / FRAME_SAMPLES)
+
+
+def _check_ear(ear: MoshiConfig, checkpoint: Checkpoint) -> None:
+    """Raises ValueError unless it only listens, to this codec, and writes with this tokenizer."""
+    codebooks, bins = checkpoint.mimi.codebooks, checkpoint.mimi.config.quantizer.bins
+    if ear.dep_q:
+        raise ValueError(f"dep_q is {ear.dep_q}; an ear makes no codes, so it must be 0")
+    if not 1 <= ear.n_q <= codebooks:
+        raise ValueError(f"n_q is {ear.n_q}; it must be 1 to {codebooks}, as many codebooks as the codec gives here")
+    if ear.card != bins:
+        raise ValueError(f"card is {ear.card}, but the codec's codebooks hold {bins} codes")
+    if ear.text_card < len(checkpoint.tokenizer):
+        raise ValueError(f"text_card is {ear.text_card}, but the tokenizer has {len(checkpoint.tokenizer)} pieces")
 
 
 # --- tensors -------------------------------------------------------------------------------------------------------

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from engine import batch as batch_module
 from engine.batch import Batch, RowStep, Stepped, load_batch
-from engine.model.checkpoint import load_checkpoint
+from engine.ear import Ear
+from engine.model.checkpoint import load_checkpoint, load_ear
 from engine.model.mimi import Mimi, MimiState
 from engine.model.moshi import MoshiState, Step
 from engine.model.text import PAD
 from engine.slot import CheckpointError, EngineError, Frame, Sampling
+from tests.engine.ears import DELAY_FRAMES
 from tests.engine.rows import live_batch, no_log, noise, prime
 
 PROMPT = "You are Ada. You answer the telephone of a small hotel, and you are patient with everyone who calls."
@@ -381,6 +383,86 @@ def test_a_call_goes_on_elsewhere_with_the_same_tokens(nano: Path, plain_ears: N
     assert np.array_equal(tokens(here), tokens(there))
     assert [step.number for step in there] == list(range(frames, frames + 10))
     assert torch.allclose(one._state.kv.keys[0], other._state.kv.keys[2], atol=1e-4)
+
+
+# --- the ear -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listening(eared: Path) -> Batch:
+    """Four rows with an ear, open and primed."""
+    batch = load_batch(str(eared), 4, "cpu", "auto")
+    for row in range(4):
+        batch.open(row, no_log())
+        prime(batch, row)
+    return batch
+
+
+def written(batch: Batch, stepped: Sequence[Stepped], eared: Path) -> list[int]:
+    """What a fresh ear of one row makes of the caller's codes in a log."""
+    checkpoint = load_ear(str(eared), load_checkpoint(str(eared)))
+    assert checkpoint is not None
+    ear, on = Ear(checkpoint.moshi, 1), torch.ones(1, dtype=torch.bool)
+    codes = torch.from_numpy(tokens(stepped)[:, batch._config.made :].astype(np.int64))
+    return [int(ear.hear(frame[None], on)) for frame in codes]
+
+
+def test_the_ear_writes_what_it_makes_of_the_callers_codes(listening: Batch, eared: Path) -> None:
+    """Row 1 speaks in every tick, row 3 in some."""
+    got: dict[int, list[Stepped]] = {1: [], 3: []}
+    for number, (one, three) in enumerate(zip(noise(20, seed=1), noise(20, seed=3), strict=True)):
+        steps = [RowStep(1, one, None, SEED_1), *([RowStep(3, three, None, SEED_2)] if number % 3 else [])]
+        for step, stepped in zip(steps, listening.step(steps), strict=True):
+            got[step.row].append(stepped)
+    for row, stepped_row in got.items():
+        heard = [one.heard for one in stepped_row]
+        assert heard == written(listening, stepped_row, eared), row
+        assert len(set(heard)) > 5
+
+
+def test_an_ear_changes_nothing_of_what_is_said(listening: Batch, batch: Batch) -> None:
+    assert same(talk(listening, 0, noise(10)), talk(batch, 0, noise(10)))
+
+
+def test_without_an_ear_nothing_is_heard(batch: Batch, eared: Path) -> None:
+    deaf = load_batch(str(eared), 1, "cpu", "auto", ear=False)
+    assert [(rows.hearing_delay_frames, rows._ear) for rows in (batch, deaf)] == [(0, None)] * 2
+    assert {one.heard for one in talk(batch, 0, noise(5))} == {PAD}
+
+
+def test_a_row_that_is_opened_again_has_heard_nothing(listening: Batch) -> None:
+    assert listening.hearing_delay_frames == DELAY_FRAMES
+    first = [one.heard for one in talk(listening, 0, noise(10))]
+    talk(listening, 0, noise(7, seed=8))
+    listening.open(0, no_log())
+    prime(listening, 0)
+    assert [one.heard for one in talk(listening, 0, noise(10))] == first
+
+
+def test_a_prime_in_mid_call_does_not_touch_the_ear(listening: Batch, eared: Path) -> None:
+    before = talk(listening, 0, noise(5))
+    prime(listening, 0, PROMPT, keep_frames=5)
+    stepped = before + talk(listening, 0, noise(10, seed=8))
+    assert [one.heard for one in stepped] == written(listening, stepped, eared)
+
+
+def test_what_the_ear_writes_costs_no_copy_of_its_own(
+    listening: Batch, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU each copy waits for the device."""
+    copies = []
+
+    def count(tensor: Tensor) -> Tensor:
+        copies.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(Tensor, "cpu", count)
+    for name in ("item", "tolist", "__bool__", "__int__", "nonzero"):
+        monkeypatch.setattr(Tensor, name, lambda *_: pytest.fail("the host waits for a value"))
+    talk(batch, 0, noise(1))
+    alone = len(copies)
+    talk(listening, 0, noise(1))
+    assert len(copies) == 2 * alone
 
 
 # --- loading -------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ def test_it_is_an_engine() -> None:
     engine: Engine = EchoEngine(rows=1)
     slot: Slot = EchoSlot(0, None)
     assert (engine.sample_rate, engine.frame_samples, slot.window_frames) == (24_000, 1_920, 3_000)
+    assert slot.hearing_delay_frames == 0
 
 
 @pytest.mark.parametrize("delay", [0, 3])
@@ -29,6 +30,7 @@ async def test_a_frame_comes_back_after_the_delay(delay: int) -> None:
         replies = await step_all(slot, 10)
     assert [reply.frame[0] for reply in replies] == [0] * delay + list(range(10 - delay))
     assert [reply.number for reply in replies] == list(range(10))
+    assert {reply.heard for reply in replies} == {""}
 
 
 async def test_what_is_said_is_exactly_the_text_at_a_speakable_pace() -> None:

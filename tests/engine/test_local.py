@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from engine.batch import PrimeChunk, RowStep, Stepped
+from engine.ear import Ear
 from engine.local import LocalEngine, LocalSlot
+from engine.model.checkpoint import load_checkpoint, load_ear
 from engine.model.prompt import PromptLayout
-from engine.model.text import Tokenizer
+from engine.model.text import TextReader, Tokenizer
 from engine.nano import train_tokenizer
 from engine.slot import (
     CheckpointError,
@@ -32,6 +35,7 @@ from engine.slot import (
     Slot,
     Tokens,
 )
+from tests.engine.ears import DELAY_FRAMES
 from tests.engine.rows import noise
 
 SILENCE: Frame = np.zeros(1920, np.float32)
@@ -42,7 +46,8 @@ class FakeRows:
     """Rows without a model: a frame comes back as it is. `before` is called on the engine's thread before each act."""
 
     def __init__(self, rows: int = 4, before: Callable[[str], None] = lambda act: None) -> None:
-        self.rows, self.window_frames = rows, 200
+        self.rows, self.window_frames, self.hearing_delay_frames = rows, 200, 7
+        self.heard: list[int] = []
         self.vocabulary: tuple[int, ...] = (400,) * 17
         self.revision, self.tokenizer = "fake@0", TOKENIZER
         self.voices: tuple[str, ...] = ("ada",)
@@ -75,7 +80,8 @@ class FakeRows:
         self.seeds.append(step.sampling.seed)
         token = 3 if step.forced is None else step.forced
         self.numbers[step.row] += 1
-        return Stepped(step.frame, token, np.full(17, token, np.uint16), self.numbers[step.row] - 1)
+        heard = self.heard.pop(0) if self.heard else 3
+        return Stepped(step.frame, token, np.full(17, token, np.uint16), self.numbers[step.row] - 1, heard)
 
 
 def fake_engine(rows: FakeRows) -> LocalEngine:
@@ -143,6 +149,44 @@ async def test_a_reply_is_a_frame_with_all_that_belongs_to_it(nano_engine: Local
         assert np.abs(reply.frame).max() > 0
         assert reply.waited_s >= 0
         assert reply.step_s > 0
+
+
+async def test_what_the_caller_says_is_in_the_reply(eared: Path) -> None:
+    async with LocalEngine(str(eared), rows=2, device="cpu") as engine, engine.open(Sampling()) as slot:
+        await slot.prime(Prompt("You are Ada."))
+        heard = "".join([(await slot.step(frame)).heard for frame in noise(30)])
+        assert slot.hearing_delay_frames == DELAY_FRAMES
+    checkpoint = load_checkpoint(str(eared))
+    ear = load_ear(str(eared), checkpoint)
+    assert ear is not None
+    listener, reader, text = Ear(ear.moshi, 1), TextReader(checkpoint.tokenizer), ""
+    state, on = checkpoint.mimi.initial_state(1), torch.ones(1, dtype=torch.bool)
+    for frame in noise(30):
+        codes = checkpoint.mimi.encode(torch.from_numpy(frame)[None, None], state, on)[:, :, 0]
+        text += reader.read(int(listener.hear(codes, on)))
+    assert heard == text
+    assert len(heard) > 20
+
+
+async def test_an_ear_that_is_not_wanted_hears_nothing(eared: Path) -> None:
+    async with LocalEngine(str(eared), rows=1, device="cpu", ear=False) as engine, engine.open(Sampling()) as slot:
+        await slot.prime(Prompt("You are Ada."))
+        assert {(await slot.step(frame)).heard for frame in noise(20)} == {""}
+        assert slot.hearing_delay_frames == 0
+
+
+async def test_what_is_heard_is_read_apart_from_what_is_said() -> None:
+    """A character in two bytes, and a greeting that begins between them."""
+    rows = FakeRows()
+    first, second = (token for token in TOKENIZER.encode("é") if isinstance(TOKENIZER.piece(token), bytes))
+    async with fake_engine(rows) as engine, engine.open(Sampling()) as slot:
+        rows.heard = [first, second, 3]
+        replies = [await slot.step(SILENCE)]
+        slot.say("Hello.")
+        replies += [await slot.step(SILENCE) for _ in range(2)]
+        assert slot.hearing_delay_frames == 7
+    assert [reply.heard for reply in replies] == ["", "é", ""]
+    assert [reply.text for reply in replies] == ["", "", "Hello."]
 
 
 @pytest.mark.parametrize(

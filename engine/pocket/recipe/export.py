@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.model.checkpoint import load_checkpoint
+from engine.model.checkpoint import EAR_CONFIG, load_checkpoint, load_ear
 from engine.pocket.recipe.encode import Voice, read_voice
 from engine.pocket.recipe.export_codec import CONFIG as CODEC_CONFIG
 from engine.pocket.recipe.export_codec import WEIGHTS as CODEC_WEIGHTS
@@ -33,8 +33,6 @@ from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
 
 MOST_BYTES = 40_000_000
 """Of all tensors' files together: the package ships them."""
-
-EAR_CONFIG = "ear.json"
 
 SHARED = {"mimi_name": CODEC_WEIGHTS, "mimi_config_name": CODEC_CONFIG, "tokenizer_name": "tokenizer.model"}
 
@@ -50,11 +48,11 @@ def export(work: Path, folder: Path) -> int:
     for source in (work / "codec" / CODEC_WEIGHTS, work / "codec" / CODEC_CONFIG, work / "tokenizer.model"):
         shutil.copyfile(source, folder / source.name)
     _write_model(folder, "config.json", "model.safetensors", load(work / "lm" / "model.pt"), _moshi_settings(voice))
-    load_checkpoint(str(folder))
+    checkpoint = load_checkpoint(str(folder))
     if (work / "ear" / "model.pt").exists():
         settings = _ear_settings(voice)
         _write_model(folder, EAR_CONFIG, "ear.safetensors", load(work / "ear" / "model.pt"), settings)
-        load_checkpoint(str(folder), config_name=EAR_CONFIG)
+        load_ear(str(folder), checkpoint)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if size > MOST_BYTES:
         raise ValueError(f"the tensors in {folder} take {size} bytes; at most {MOST_BYTES} are shipped")

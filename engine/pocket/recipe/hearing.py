@@ -7,12 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from engine.batch import Batch, RowStep
-from engine.model.checkpoint import Checkpoint
-from engine.model.moshi_config import UNGENERATED
-from engine.model.sampling import SamplingRows
+from engine.ear import Ear
+from engine.model.checkpoint import Checkpoint, EarCheckpoint
 from engine.model.text import TextReader
 from engine.pocket.recipe.formats import Audio, whole_frames
 from engine.slot import FRAME_SAMPLES, Sampling
@@ -26,29 +24,6 @@ WARM_FRAMES = 10
 """The first of a measurement, which are slower."""
 
 
-class Ear:
-    """Rows that write down what they hear, greedily."""
-
-    def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
-        self._moshi = checkpoint.moshi
-        self._state, self._mask = self._moshi.initial_state(rows), torch.ones(rows, dtype=torch.bool)
-        self._forced = torch.full((rows, 1), UNGENERATED)
-        self._greedy = SamplingRows(
-            torch.zeros(rows),
-            torch.ones(rows, dtype=torch.int64),
-            torch.zeros(rows),
-            torch.ones(rows, dtype=torch.int64),
-        )
-        self._noise = torch.ones(rows, 1, 1)
-        self.hear(torch.full((rows, self._moshi.config.n_q), UNGENERATED))  # the column before any caller
-
-    @torch.inference_mode()
-    def hear(self, codes: Tensor) -> list[int]:
-        """The caller's codes of a frame [rows, n_q]; a text token of each row."""
-        step = self._moshi.step(self._state, codes, self._forced, self._greedy, self._noise, self._mask)
-        return [int(token) for token in step.emitted[:, 0]]
-
-
 @torch.inference_mode()
 def write_down(checkpoint: Checkpoint, sounds: Sequence[Audio]) -> list[str]:
     """What the ear writes of each sound."""
@@ -59,11 +34,11 @@ def write_down(checkpoint: Checkpoint, sounds: Sequence[Audio]) -> list[str]:
         audio = np.zeros((len(some), 1, frames * FRAME_SAMPLES), np.float32)
         for row, sound in enumerate(some):
             audio[row, 0, : len(sound)] = sound
-        ear, state = Ear(checkpoint, len(some)), checkpoint.mimi.initial_state(len(some))
+        ear, state = Ear(checkpoint.moshi, len(some)), checkpoint.mimi.initial_state(len(some))
         readers = [TextReader(checkpoint.tokenizer) for _ in some]
         texts, mask = [""] * len(some), torch.ones(len(some), dtype=torch.bool)
         for frame in torch.split(torch.from_numpy(audio), FRAME_SAMPLES, 2):
-            tokens = ear.hear(checkpoint.mimi.encode(frame, state, mask)[:, :, 0])
+            tokens = ear.hear(checkpoint.mimi.encode(frame, state, mask)[:, :, 0], mask).tolist()
             texts = [text + reader.read(token) for text, reader, token in zip(texts, readers, tokens, strict=True)]
         written += [" ".join(text.split()) for text in texts]
     return written
@@ -73,17 +48,15 @@ def write_down(checkpoint: Checkpoint, sounds: Sequence[Audio]) -> list[str]:
 def frame_times_ms(checkpoint: Checkpoint, ear: Checkpoint | None, frames: int) -> list[tuple[float, float]]:
     """What each frame of one call takes, talking and, if there is an ear, writing down: of this thread's processor,
     and by the clock, which other work on the machine makes longer."""
-    batch, sampling, random = Batch(checkpoint, 1), Sampling(0.0, 25, 0.0, 25), np.random.default_rng(0)
+    batch = Batch(checkpoint, 1, EarCheckpoint(ear.moshi, 0) if ear else None)
+    sampling, random = Sampling(0.0, 25, 0.0, 25), np.random.default_rng(0)
     batch.open(0, np.zeros((0, batch.streams), np.uint16))
     for chunk in batch.plan(0, batch.layout.frames(batch.tokenizer, "You are Emma."), 0, sampling):
         batch.prefill(chunk)
-    listening = Ear(ear, 1) if ear else None
-    made, times = checkpoint.moshi.config.made, []
+    times = []
     for _ in range(frames):
         frame = random.normal(0, 0.05, FRAME_SAMPLES).astype(np.float32)
         began = time.thread_time(), time.perf_counter()
-        stepped = batch.step([RowStep(0, frame, None, sampling)])[0]
-        if listening:
-            listening.hear(torch.from_numpy(stepped.tokens[made:].astype(np.int64))[None])
+        batch.step([RowStep(0, frame, None, sampling)])
         times.append((1000 * (time.thread_time() - began[0]), 1000 * (time.perf_counter() - began[1])))
     return times[WARM_FRAMES:]

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from engine.model.checkpoint import Checkpoint, default_layout, load_checkpoint, measured_layout
+from engine.model.checkpoint import Checkpoint, default_layout, load_checkpoint, load_ear, measured_layout
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import MoshiConfig
 from engine.model.prompt import SILENCE, SINE
 from engine.slot import CheckpointError, Sampling
+from tests.engine.ears import DELAY_FRAMES, write_ear
 
 Tensors = dict[str, Tensor]
 Change = Callable[[Tensors], object]
@@ -483,6 +484,56 @@ def test_the_published_sizes_have_the_published_codes() -> None:
         mimi = Mimi(MimiConfig.from_dict({"quantizer": {"n_q": 8}}), 8)
     layout = default_layout("system", mimi, MoshiConfig())
     assert (layout.silence, layout.sine, layout.gap_frames) == (SILENCE, SINE, 6)
+
+
+# --- the ear -------------------------------------------------------------------------------------------------------
+
+
+def test_weights_without_an_ear_have_none(nano: Path) -> None:
+    assert load_ear(str(nano), load_checkpoint(str(nano))) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_ear_is_read_alone(folder: Path, dtype: torch.dtype) -> None:
+    """Codec and tokenizer are those that the talking model brought: they are not there any more."""
+    write_ear(folder)
+    checkpoint = load_checkpoint(str(folder))
+    for name in ("mimi.safetensors", "mimi.json", "tokenizer.model", "model.safetensors"):
+        (folder / name).unlink()
+    ear = load_ear(str(folder), checkpoint, dtype=dtype)
+    assert ear is not None
+    assert ear.delay_frames == DELAY_FRAMES
+    stored, weights = load_file(folder / "ear.safetensors"), ear.moshi.state_dict()
+    assert weights.keys() == stored.keys()
+    assert all(torch.equal(weights[name], tensor.to(dtype)) for name, tensor in stored.items())
+    assert not any(weight.requires_grad for weight in ear.moshi.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"dep_q": 4}, "ear.json: dep_q is 4; an ear makes no codes, so it must be 0"),
+        ({"n_q": 9, "delays": [0] * 10}, "ear.json: n_q is 9; it must be 1 to 8, as many codebooks as the codec"),
+        ({"n_q": 0, "delays": [0]}, "ear.json: n_q is 0; it must be 1 to 8"),
+        ({"card": 64}, "ear.json: card is 64, but the codec's codebooks hold 128 codes"),
+        ({"text_card": 399}, "ear.json: text_card is 399, but the tokenizer has 400 pieces"),
+        ({"num_layers": 3}, "lacks tensor 'transformer.layers.2"),
+        ({"delays": [0]}, "ear.json: delays must be 9 numbers"),
+        ({"wings": 2}, "ear.json: unknown argument of the language model: 'wings'"),
+        ({"moshi_name": "none.safetensors"}, "none.safetensors' is missing"),
+        ({"moshi_name": ""}, "ear.json: moshi_name must be a file name"),
+        ({"moshi_name": "../ear.safetensors"}, "ear.json: moshi_name is '../ear.safetensors'; it must lie inside"),
+        ({"stt_config": None}, "ear.json: stt_config.audio_delay_seconds is None; it must be seconds, 0 to 10"),
+        *(
+            ({"stt_config": {"audio_delay_seconds": value}}, rf"audio_delay_seconds is {value!r}; it must be seconds")
+            for value in (-0.1, 500, float("nan"), "0.5", True)
+        ),
+    ],
+)
+def test_an_ear_that_does_not_fit_is_refused(folder: Path, settings: dict[str, Any], complaint: str) -> None:
+    write_ear(folder, **settings)
+    with pytest.raises(CheckpointError, match=complaint):
+        load_ear(str(folder), load_checkpoint(str(folder)))
 
 
 # --- revision ------------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from engine.model.checkpoint import load_checkpoint
+from engine.model.checkpoint import load_checkpoint, load_ear
 from engine.model.source import Folder, _commit, open_source
 from engine.slot import CheckpointError
+from tests.engine.ears import write_ear
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -123,3 +124,21 @@ def test_nothing_is_asked_of_what_is_no_repositorys_name(hub: Hub) -> None:
         with pytest.raises(CheckpointError, match="no folder"):
             open_source(name)
     assert hub.asked == []
+
+
+def test_the_ear_of_a_repository_is_of_the_models_commit(hub: Hub) -> None:
+    checkpoint = load_checkpoint("owner/model")
+    assert load_ear("owner/model", checkpoint) is None
+    write_ear(hub.snapshot)
+    hub.asked.clear()
+    ear = load_ear("owner/model", checkpoint)
+    assert ear is not None
+    assert hub.asked == [("owner/model", name, COMMIT) for name in ("ear.json", "ear.safetensors")]
+
+
+def test_who_works_offline_goes_on_without_an_ear_that_was_never_fetched(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.fails = lambda name: errors.LocalEntryNotFoundError("offline") if name == "ear.json" else None
+    assert load_ear("owner/model", load_checkpoint("owner/model")) is None
+    assert "words are not written down: cannot fetch 'ear.json'" in caplog.text

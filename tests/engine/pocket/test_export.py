@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from engine.batch import load_batch
-from engine.model.checkpoint import load_checkpoint
+from engine.model.checkpoint import EAR_CONFIG, load_checkpoint
 from engine.model.moshi import Moshi
 from engine.model.moshi_config import MoshiConfig
 from engine.model.prompt import PromptLayout
 from engine.pocket.recipe import export as export_file
 from engine.pocket.recipe.encode import read_voice
-from engine.pocket.recipe.export import EAR_CONFIG, MOST_BYTES, export
+from engine.pocket.recipe.export import MOST_BYTES, export
 from engine.pocket.recipe.export_codec import MIMI as CODEC
 from engine.pocket.recipe.export_codec import build, read_codec
 from engine.pocket.recipe.init_lm import EAR, LM, draw

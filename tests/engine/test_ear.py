@@ -1,0 +1,95 @@
+"""Rows that listen: each as if it were alone, and fresh as if it had never heard anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.ear import Ear
+from engine.model.checkpoint import load_checkpoint, load_ear
+from engine.model.moshi import UNGENERATED, Moshi
+from engine.model.sampling import SamplingRows
+from engine.model.text import PAD
+
+ON = torch.ones(1, dtype=torch.bool)
+
+
+@pytest.fixture(scope="module")
+def moshi(eared: Path) -> Moshi:
+    ear = load_ear(str(eared), load_checkpoint(str(eared)))
+    assert ear is not None
+    return ear.moshi
+
+
+def sound(frames: int, seed: int) -> Tensor:
+    """A caller's codes [frames, 8]."""
+    return torch.randint(0, 128, (frames, 8), generator=torch.Generator().manual_seed(seed))
+
+
+def alone(moshi: Moshi, codes: Tensor) -> list[int]:
+    """What one fresh row writes."""
+    ear = Ear(moshi, 1)
+    return [int(ear.hear(frame[None], ON)) for frame in codes]
+
+
+def by_hand(moshi: Moshi, codes: Tensor) -> list[int]:
+    """The same from the model's own steps: column 0, then a column a frame, the likeliest token of each."""
+    state, zero, one = moshi.initial_state(1), torch.zeros(1), torch.ones(1, dtype=torch.int64)
+    greedy, free = SamplingRows(zero, one, zero, one), torch.full((1, 1), UNGENERATED)
+    columns = [torch.full((8,), UNGENERATED), *codes]
+    steps = [moshi.step(state, column[None], free, greedy, torch.ones(1, 1, 1), ON) for column in columns]
+    return [int(step.emitted[0, 0]) for step in steps[1:]]
+
+
+def test_a_row_writes_what_the_models_own_steps_give(moshi: Moshi) -> None:
+    written = alone(moshi, sound(70, seed=0))  # beyond its window of 50
+    assert written == by_hand(moshi, sound(70, seed=0))
+    assert PAD in written
+    assert len(set(written)) > 10
+
+
+def test_rows_that_miss_frames_write_what_they_would_alone(moshi: Moshi) -> None:
+    ear = Ear(moshi, 3)
+    sounds = [sound(30, seed) for seed in range(3)]
+    written: list[list[int]] = [[], [], []]
+    for tick in range(60):
+        running = [tick % (2 + row) == 0 and len(written[row]) < 30 for row in range(3)]
+        codes = torch.stack([sounds[row][min(29, len(written[row]))] for row in range(3)])
+        tokens = ear.hear(codes, torch.tensor(running)).tolist()
+        for row, token in enumerate(tokens):
+            if running[row]:
+                written[row].append(token)
+            else:
+                assert token == UNGENERATED
+    assert [len(tokens) for tokens in written] == [30, 20, 15]
+    for row in range(3):
+        assert written[row] == alone(moshi, sounds[row][: len(written[row])])
+
+
+def test_a_row_that_is_reset_is_as_new_and_the_others_go_on(moshi: Moshi) -> None:
+    ear, both = Ear(moshi, 2), torch.ones(2, dtype=torch.bool)
+    first, second = sound(20, seed=1), sound(20, seed=2)
+    before = [ear.hear(torch.stack((first[at], second[at])), both).tolist() for at in range(10)]
+    ear.reset(torch.tensor([False, True]))
+    after = [ear.hear(torch.stack((first[10 + at], second[at])), both).tolist() for at in range(10)]
+    assert [row[0] for row in before + after] == alone(moshi, first)
+    assert [row[1] for row in after] == [row[1] for row in before] == alone(moshi, second[:10])
+
+
+def test_a_masked_row_stands_still_bit_for_bit(moshi: Moshi) -> None:
+    ear = Ear(moshi, 2)
+    ear.hear(sound(2, seed=3), torch.ones(2, dtype=torch.bool))
+    before = [tensor[1].clone() for tensor in (ear._state.kv.keys, ear._state.kv.values, ear._state.table)]
+    ear.hear(sound(2, seed=4), torch.tensor([True, False]))
+    after = [tensor[1] for tensor in (ear._state.kv.keys, ear._state.kv.values, ear._state.table)]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert ear._state.kv.position.tolist() == [3, 2]
+
+
+def test_codebooks_that_it_does_not_read_change_nothing(moshi: Moshi) -> None:
+    codes = sound(10, seed=5)
+    more = torch.cat((codes, sound(10, seed=6)), 1)
+    assert alone(moshi, more) == alone(moshi, codes)
