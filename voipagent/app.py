@@ -19,7 +19,7 @@ from media.answer import Legs
 from media.leg import AudioFormat
 from signaling.sip.endpoint import SipEndpoint
 from voipagent.agent import Agent
-from voipagent.context import Line, Transcript
+from voipagent.context import Line
 from voipagent.persona import Persona
 from voipagent.record import check_folder
 from voipagent.recording import Recorder, open_private
@@ -92,7 +92,7 @@ async def talk(settings: Settings, source: Path, target: Path, transcript: Path 
 
         async with open_engine(settings.engine.model_copy(update={"rows": 1})) as engine:
             sampling = replace(engine.sampling, seed=seed)
-            await talk_through(engine, settings.persona, sampling, source, target, Transcript(write))
+            await talk_through(engine, settings.persona, sampling, source, target, write)
 
 
 # --- engines -------------------------------------------------------------------------------------------------------
@@ -111,7 +111,13 @@ def _engine(settings: EngineSettings) -> AbstractAsyncContextManager[Engine]:
     from engine.local import LocalEngine  # torch takes seconds to import; echo does without
 
     model = str(_nano_folder()) if settings.model == "nano" else settings.model
-    return LocalEngine(model, rows=settings.rows, device=settings.device, prompt_style=settings.prompt_style)
+    return LocalEngine(
+        model,
+        rows=settings.rows,
+        device=settings.device,
+        prompt_style=settings.prompt_style,
+        ear=settings.ear == "auto",
+    )
 
 
 def write_nano_checkpoint(folder: Path, seed: int) -> None:

@@ -67,7 +67,7 @@ def serve() -> None:
 def talk(
     source: Annotated[Path, typer.Argument(metavar="IN", help="any audio file")],
     target: Annotated[Path, typer.Argument(metavar="OUT.wav", help="what the agent says, exactly as long")],
-    transcript: Annotated[Path | None, typer.Option(help="write the agent's words here, as JSON lines")] = None,
+    transcript: Annotated[Path | None, typer.Option(help="write what is said here, as JSON lines")] = None,
 ) -> None:
     """Let the agent hear a file as if it were a live call, as fast as the machine allows."""
     from voipagent.app import talk as run

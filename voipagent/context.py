@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 PAUSE_S = 1.0
 """Silence in the text stream, in seconds, that ends a line."""
+
+PATIENCE_S = 10.0
+"""Seconds behind the call that a line waits, at most, for the other side to finish what it began earlier."""
+
+Role: TypeAlias = Literal["agent", "caller"]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """One stretch of speech; times are seconds from the answer."""
 
-    role: Literal["agent", "caller"]
+    role: Role
     text: str
     start: float
     end: float
@@ -30,32 +37,85 @@ class Line:
 
 
 class Transcript:
-    """Joins the agent's pieces of text into lines; each finished line is handed to `write`.
+    """Joins what each side says into lines; finished ones are handed to `write` in the order in which they began.
 
-    A line ends with a pause in the text stream, or where `end_line` says so.
+    A line ends with a pause in its text stream, or where `end_line` says so. It waits while the other side is still at
+    one that began earlier, but not beyond PATIENCE_S: a crash loses what was not written.
+
+    The caller's words are known `delay_frames` after they were said (`Slot.hearing_delay_frames`); their times are set
+    back by as much. What the caller says in the last of these before the end of the call is lost with it: nobody
+    listens on for words that nobody answers.
     """
 
-    def __init__(self, write: Callable[[Line], None]) -> None:
+    def __init__(self, write: Callable[[Line], None], delay_frames: int = 0) -> None:
         self._write = write
+        self._agent, self._caller = _Side("agent"), _Side("caller")
+        self._frames = deque([(0.0, 0.0)], maxlen=1 + delay_frames)  # the last steps' times
+        self._finished: list[Line] = []
+
+    def hear(self, text: str, start: float, end: float, *, heard: str = "", saying: bool = False) -> None:
+        """Take the texts of one step, "" where there was none: the agent's, and `heard`, the caller's.
+
+        The step's frame lasts from `start` to `end`. `saying`: a given text is not over yet, so that no silence ends
+        the agent's line. A long word is one.
+        """
+        self._frames.append((start, end))
+        self._finish(self._agent.hear(text, start, end, saying=saying))
+        self._finish(self._caller.hear(heard, *self._frames[0]))
+        self._release(self._horizon())
+
+    def end_line(self) -> None:
+        """Finish the agent's line, if there is one."""
+        self._finish(self._agent.end_line())
+        self._release(self._horizon())
+
+    def close(self) -> None:
+        """Finish both sides' lines, and write what is left."""
+        self._finish(self._agent.end_line())
+        self._finish(self._caller.end_line())
+        self._release(math.inf)
+
+    def _finish(self, line: Line | None) -> None:
+        if line is not None:
+            self._finished.append(line)
+            self._finished.sort(key=lambda each: each.start)
+
+    def _horizon(self) -> float:
+        """What begins from here on may still come, or wait for what does."""
+        (_, listened), (_, now) = self._frames[0], self._frames[-1]
+        return max(min(self._agent.began(now), self._caller.began(listened)), now - PATIENCE_S)
+
+    def _release(self, horizon: float) -> None:
+        """Write the finished lines that began before."""
+        while self._finished and self._finished[0].start <= round(horizon, 3):
+            self._write(self._finished.pop(0))
+
+
+class _Side:
+    """One side's line, as far as it has come."""
+
+    def __init__(self, role: Role) -> None:
+        self._role = role
         self._pieces: list[str] = []
         self._start = self._end = 0.0
 
-    def hear(self, text: str, start: float, end: float, *, saying: bool = False) -> None:
-        """Take the text of one frame, "" where the model was silent; the frame lasts from `start` to `end`.
+    def began(self, now: float) -> float:
+        """When the line began; without one `now`, for the next cannot begin earlier."""
+        return self._start if self._pieces else now
 
-        `saying`: a given text is not over yet, so that no silence ends its line. A long word is one.
-        """
+    def hear(self, text: str, start: float, end: float, *, saying: bool = False) -> Line | None:
+        """Take a frame's text; gives the line that a pause ends."""
         if text:
             if not self._pieces:
                 self._start = start
             self._pieces.append(text)
             self._end = end
         elif self._pieces and not saying and end - self._end > PAUSE_S:
-            self.end_line()
+            return self.end_line()
+        return None
 
-    def end_line(self) -> None:
-        """Finish the line, if there is one."""
+    def end_line(self) -> Line | None:
+        """The line, if there is one; the next text begins another."""
         text = "".join(self._pieces).strip()
-        if text:
-            self._write(Line("agent", text, round(self._start, 3), round(self._end, 3)))
         self._pieces.clear()
+        return Line(self._role, text, round(self._start, 3), round(self._end, 3)) if text else None

@@ -49,7 +49,7 @@ class Session:
         self._max_hold_s = max_hold_s
         self._held_s = 0.0
         self._step_s = 0.0
-        self._transcript = Transcript(folder.write_line)
+        self._transcript = Transcript(folder.write_line, slot.hearing_delay_frames)
         self._barge_in: BargeIn | None = None
 
     async def run(self) -> CallEnded:
@@ -129,12 +129,14 @@ class Session:
             reply = await self.slot.step(exchange.heard)
             leg.play(reply.frame)
             self._count(reply)
-            self._transcript.hear(reply.text, started, self.recording.seconds, saying=self.slot.saying)
+            self._transcript.hear(
+                reply.text, started, self.recording.seconds, heard=reply.heard, saying=self.slot.saying
+            )
             if forced and not self.slot.saying:
                 self._transcript.end_line()
 
     async def _hold(self, started: float) -> None:
-        """The far end holds: no context is spent, and it has a limit. The record has a mark where the silence is."""
+        """The far end holds: nothing is heard, no context is spent, and there is a limit. The record has the time."""
         if self._held_s == 0.0:
             self.record.holds.append({"at": round(started, 3), "duration_s": 0.0})
         self._held_s += FRAME_S
@@ -194,7 +196,7 @@ class Session:
     async def _close(self, leg: Leg, ended: CallEnded) -> None:
         """Finish transcript and recording, and write the record."""
         record = self.record
-        self._transcript.end_line()
+        self._transcript.close()
         await self.recording.close()
         record.media = asdict(leg.stats)
         record.duration_s = round(self.recording.seconds, 3)

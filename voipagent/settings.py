@@ -125,6 +125,9 @@ class EngineSettings(Section):
     prompt_style: Literal["auto", "system", "text", "none"] = Field(
         default="auto", description="how a prompt is laid out where the checkpoint does not say"
     )
+    ear: Literal["auto", "off"] = Field(
+        default="auto", description="the caller's words in the transcript; auto: if the checkpoint has an ear"
+    )
 
 
 class CallsSettings(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain, combinations, groupby
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.slot import Engine, Sampling, Slot
-from voipagent.context import Transcript
+from voipagent.context import Line, Transcript
 from voipagent.persona import Persona
 
 Samples = NDArray[np.float32]
@@ -24,11 +24,16 @@ class AudioFileError(Exception):
 
 
 async def talk(
-    engine: Engine, persona: Persona, sampling: Sampling, source: Path, target: Path, transcript: Transcript
+    engine: Engine,
+    persona: Persona,
+    sampling: Sampling,
+    source: Path,
+    target: Path,
+    write_line: Callable[[Line], None],
 ) -> None:
     """Let the model hear `source` and write what it says to `target`, exactly as long, mono at the engine's rate.
 
-    Memory does not grow with the length. Raises AudioFileError, EngineError.
+    What both say goes to `write_line`. Memory does not grow with the length. Raises AudioFileError, EngineError.
     """
     check_distinct(source, target)
     frames = read_frames(source, engine.sample_rate, engine.frame_samples)
@@ -39,6 +44,7 @@ async def talk(
         async with engine.open(sampling) as slot:
             await slot.prime(persona.engine_prompt())
             slot.say(persona.greeting)
+            transcript = Transcript(write_line, slot.hearing_delay_frames)
             await _converse(slot, frames, file, transcript, engine)
 
 
@@ -67,10 +73,11 @@ async def _converse(
         reply = await slot.step(np.pad(samples, (0, engine.frame_samples - len(samples))))
         said = np.clip(reply.frame[: len(samples)], -1.0, 1.0)
         file.writeframes((said * 32767).astype("<i2").tobytes())
-        transcript.hear(reply.text, number * frame_s, (number + 1) * frame_s, saying=slot.saying)
+        began, ended = number * frame_s, (number + 1) * frame_s
+        transcript.hear(reply.text, began, ended, heard=reply.heard, saying=slot.saying)
         if forced and not slot.saying:
             transcript.end_line()
-    transcript.end_line()
+    transcript.close()
 
 
 def read_frames(path: Path, sample_rate: int, frame_samples: int) -> Iterator[Samples]:

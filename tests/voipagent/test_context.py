@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from voipagent.context import PAUSE_S, Line, Transcript
+from voipagent.context import PATIENCE_S, PAUSE_S, Line, Transcript
 
 FRAME_S = 0.08
 
@@ -50,3 +50,89 @@ def test_a_line_round_trips() -> None:
     line = Line("agent", 'He said "é"\n', 1.25, 2.5)
     assert Line.parse(str(line)) == line
     assert "\n" not in str(line)
+
+
+# --- both sides ----------------------------------------------------------------------------------------------------
+
+DELAY = 3
+
+
+class Talk:
+    """Steps of a call: what the agent says at a frame, and what the caller does, which is known DELAY frames later."""
+
+    def __init__(self, said: dict[int, str], heard: dict[int, str], delay: int = DELAY) -> None:
+        self.lines: list[Line] = []
+        self.transcript = Transcript(self.lines.append, delay)
+        self._said, self._heard, self._delay, self._frame = said, heard, delay, 0
+
+    def until(self, frame: int) -> list[Line]:
+        """What is written before `frame`."""
+        for number in range(self._frame, frame):
+            heard = self._heard.get(number - self._delay, "")
+            start, end = number * FRAME_S, (number + 1) * FRAME_S
+            self.transcript.hear(self._said.get(number, ""), start, end, heard=heard)
+        self._frame = frame
+        return self.lines
+
+    def close(self) -> list[tuple[str, str]]:
+        self.transcript.close()
+        return [(line.role, line.text) for line in self.lines]
+
+
+def test_the_callers_words_have_the_times_of_when_they_were_said() -> None:
+    talk = Talk({}, {10: " good", 12: " day"})
+    assert talk.until(12 + DELAY + 14) == [Line("caller", "good day", 0.8, 1.04)]
+
+
+def test_no_word_was_said_before_the_call() -> None:
+    """Nor could it be, unless the ear makes something up."""
+    talk = Talk({}, {-2: " psst", 0: " hello"})
+    talk.until(5)
+    assert talk.close() == [("caller", "psst hello")]
+    assert (talk.lines[0].start, talk.lines[0].end) == (0.0, 0.08)
+
+
+def test_a_question_comes_before_its_answer_though_it_is_known_later() -> None:
+    talk = Talk({20: " Yes."}, {10: " really", 18: " really"}, delay=30)
+    assert talk.until(48) == []
+    assert [line.text for line in talk.until(80)] == ["really really", "Yes."]
+
+
+def test_lines_of_both_are_in_the_order_in_which_they_began() -> None:
+    """The caller talks on over the agent's short word; the next to begin is the agent."""
+    heard = {number: " on" for number in range(2, 40, 5)}
+    talk = Talk({20: " Mm-hm.", 45: " I see.", 80: " Well,"}, {**heard, 70: " so"})
+    talk.until(100)
+    assert talk.close() == [
+        ("caller", "on on on on on on on on"),
+        *(("agent", "Mm-hm."), ("agent", "I see."), ("caller", "so"), ("agent", "Well,")),
+    ]
+    starts = [line.start for line in talk.lines]
+    assert starts == sorted(starts)
+
+
+def test_a_pause_of_one_side_does_not_end_the_others_line() -> None:
+    talk = Talk({number: " la" for number in range(0, 60, 5)}, {5: " stop", 50: " it"})
+    talk.until(60)
+    assert talk.close() == [("agent", " ".join(["la"] * 12)), ("caller", "stop"), ("caller", "it")]
+
+
+def test_a_line_does_not_wait_for_ever_for_the_other_sides() -> None:
+    """An ear that music keeps busy must not keep the agent's words from the disk."""
+    talk = Talk({20: " Hello?"}, {number: " la" for number in range(1000)})
+    patient = 20 + round(PATIENCE_S / FRAME_S)
+    assert talk.until(patient - 1) == []
+    assert [line.text for line in talk.until(patient + 2)] == ["Hello?"]
+
+
+def test_without_an_ear_a_line_is_written_once_it_is_over() -> None:
+    talk = Talk({2: " Hello."}, {}, delay=0)
+    talk.until(4)
+    talk.transcript.end_line()
+    assert [line.text for line in talk.lines] == ["Hello."]
+
+
+def test_the_last_words_that_are_known_are_written_at_the_end() -> None:
+    talk = Talk({4: " Bye."}, {5: " good", 9: " bye"})
+    talk.until(10)
+    assert talk.close() == [("agent", "Bye."), ("caller", "good")]

@@ -7,15 +7,15 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from engine.echo import EchoEngine
-from engine.slot import FRAME_SAMPLES, EngineError, Prompt, Sampling
+from engine.echo import EchoEngine, EchoSlot
+from engine.slot import FRAME_SAMPLES, EngineError, Frame, Prompt, Reply, Sampling
 from media.leg import Digit, Pcm
 from signaling.call import CallEnded, Rejection
 from tests.fakes import SILENCE, FakeCall, FakeLeg, offer
@@ -81,6 +81,19 @@ async def stage(
             await asyncio.wait([task])
 
 
+def listening(words: dict[int, str]) -> type[EchoSlot]:
+    """An echo that hears `words` by the number of the step, two frames after they were said."""
+
+    class Listening(EchoSlot):
+        hearing_delay_frames = 2
+
+        async def step(self, frame: Frame) -> Reply:
+            reply = await super().step(frame)
+            return replace(reply, heard=words.get(reply.number, ""))
+
+    return Listening
+
+
 async def test_a_call_from_ring_to_bye(recorder: Recorder, tmp_path: Path) -> None:
     async with stage(recorder, tmp_path) as on:
         on.leg.hear(SPEECH, SILENCE, SPEECH)
@@ -109,6 +122,36 @@ async def test_the_greeting_comes_first_and_is_a_line_of_its_own(
     assert on.lines[0].text == greeting
     assert on.lines[0].start < 0.5
     assert not on.record["barged_in"]
+
+
+async def test_both_sides_are_in_the_transcript_in_the_order_in_which_they_spoke(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.echo.EchoSlot", listening({3: " hel", 4: "lo", 40: " what", 42: " else"}))
+    async with stage(recorder, tmp_path, greeting="Good day.") as on:
+        on.leg.hear(*[SILENCE] * 45)
+        await on.leg.heard(45)
+        on.call.end()
+        await on.over()
+    assert [(line.role, line.text) for line in on.lines] == [
+        *(("agent", "Good day."), ("caller", "hello"), ("caller", "what else")),
+    ]
+    assert [(line.start, line.end) for line in on.lines[1:]] == [(0.08, 0.24), (3.04, 3.28)]
+
+
+async def test_while_held_nothing_is_heard_and_times_are_those_of_the_frames(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was said right before the hold is known after it."""
+    monkeypatch.setattr("engine.echo.EchoSlot", listening({4: " wait", 5: " so"}))
+    async with stage(recorder, tmp_path) as on:
+        on.leg.hear(*[SILENCE] * 4)
+        on.leg.hear(*[SILENCE] * 10, held=True)
+        on.leg.hear(*[SILENCE] * 30)
+        await on.leg.heard(44)
+        on.call.end()
+        await on.over()
+    assert on.lines == [Line("caller", "wait so", 0.16, 0.32)]
 
 
 async def test_barge_in_stops_the_greeting(recorder: Recorder, tmp_path: Path) -> None:

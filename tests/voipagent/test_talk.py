@@ -6,6 +6,7 @@ import resource
 import tracemalloc
 import wave
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 
 from engine.echo import EchoEngine
 from engine.slot import Sampling
-from voipagent.context import Line, Transcript
+from voipagent.app import talk as talk_with_settings
+from voipagent.context import Line
 from voipagent.persona import Persona
+from voipagent.settings import EngineSettings, Settings
 from voipagent.talk import AudioFileError, read_frames, talk
 
 RATE, FRAME = 24_000, 1_920
@@ -50,7 +53,7 @@ def silent_wav(path: Path, seconds: int) -> None:
 async def through_echo(source: Path, target: Path, greeting: str = "") -> tuple[NDArray[np.int16], list[Line]]:
     lines: list[Line] = []
     async with EchoEngine(rows=1) as engine:
-        await talk(engine, Persona(greeting=greeting), Sampling(), source, target, Transcript(lines.append))
+        await talk(engine, Persona(greeting=greeting), Sampling(), source, target, lines.append)
     with wave.open(str(target)) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (RATE, 1, 2)
         return np.frombuffer(file.readframes(file.getnframes()), "<i2"), lines
@@ -157,3 +160,18 @@ async def test_a_full_disk_is_told_by_name(tmp_path: Path) -> None:
             await through_echo(source, tmp_path / "out.wav")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(("ear", "roles"), [("auto", {"agent", "caller"}), ("off", {"agent"})])
+async def test_the_transcript_has_the_callers_words_where_there_is_an_ear(
+    eared: Path, tmp_path: Path, ear: Literal["auto", "off"], roles: set[str]
+) -> None:
+    source = write(tmp_path / "in.wav", tone(RATE, 4), RATE)
+    settings = Settings(
+        engine=EngineSettings(model=str(eared), device="cpu", seed=0, ear=ear), persona=Persona(greeting="Hello.")
+    )
+    await talk_with_settings(settings, source, tmp_path / "out.wav", tmp_path / "words.jsonl")
+    lines = [Line.parse(text) for text in (tmp_path / "words.jsonl").read_text().splitlines()]
+    assert {line.role for line in lines} == roles
+    assert all(0 <= line.start < line.end <= 4 for line in lines)
+    assert [line.start for line in lines] == sorted(line.start for line in lines)
