@@ -19,7 +19,7 @@ import pytest
 from engine.slot import PromptError
 from tests.peers.folders import read
 from voipagent.app import serve
-from voipagent.lab.demo import SENTENCE
+from voipagent.lab.demo import SENTENCES
 from voipagent.lab.latency import Echo, Report, measure_call
 from voipagent.lab.phone import Codec, PhoneError, Target, call
 from voipagent.lab.serving import serving_agent
@@ -174,7 +174,9 @@ async def test_talk_names_a_torn_checkpoint(nano: Path, tmp_path: Path) -> None:
     torn = shutil.copytree(nano, tmp_path / "torn")
     weights = torn / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    line = await refused({"VOIPAGENT_ENGINE__MODEL": str(torn)}, "talk", str(SENTENCE), str(tmp_path / "o"))
+    line = await refused(
+        {"VOIPAGENT_ENGINE__MODEL": str(torn)}, "talk", str(SENTENCES / "hours.ogg"), str(tmp_path / "o")
+    )
     assert "model.safetensors" in line
 
 

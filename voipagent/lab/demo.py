@@ -1,6 +1,6 @@
-"""`make demo`: a real SIP telephone calls the agent over loopback, talks to it, hangs up, and shows what is left.
+"""`make demo`: a real SIP telephone calls the agent over loopback, talks with it, hangs up, and shows what is left.
 
-The telephone is libre/baresip, by way of `baresip-python`. Where that has no wheel the sentence goes through `talk`.
+The telephone is libre/baresip, by way of `baresip-python`. Where that has no wheel the sentences go through `talk`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+import wave
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,28 +24,43 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from voipagent.context import Line
+from voipagent.lab.caller import Caller, Pcm16, Turn
 from voipagent.lab.latency import Report
 from voipagent.lab.latency import measure_call as measure_latency
 from voipagent.lab.serving import ServingAgent, serving_agent
 from voipagent.lab.timeline import draw
 
-SENTENCE = Path(__file__).with_name("data") / "caller.ogg"
+SENTENCES = Path(__file__).with_name("data")
 FOLDER = Path("demo")
-GREETING = "Hello, this is Ada. How can I help you?"
-CALL_S = 12.0
+PERSONA = "You are Emma from Blue Harbor. Greet with Hello."
+CALL_S = 60.0
+"""After which the telephone is put down, whatever is being said."""
+
 BURSTS = 30
 RATE = 8_000
+PIECE = 160
 
 console = Console()
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What the caller noticed: seconds from dialling to the answer and to the first sound, and the sound itself."""
+    """What the caller noticed: seconds from dialling to the answer, from the answer to the first sound, and in all."""
 
     answered_s: float
     first_sound_s: float | None
     seconds: float
+
+
+def turns() -> list[Turn]:
+    """Three questions, the last of them into the answer to the second, and a goodbye."""
+    return [
+        Turn(read_sentence("hours")),
+        Turn(read_sentence("repair")),
+        Turn(read_sentence("parking"), "talking", 0.7),
+        Turn(read_sentence("goodbye")),
+    ]
 
 
 def main() -> int:
@@ -59,14 +75,14 @@ async def _demo() -> int:
     calls = FOLDER / "calls"
     environ = {
         "VOIPAGENT_CALLS__DIR": str(calls),
-        "VOIPAGENT_PERSONA__NAME": "Ada",
-        "VOIPAGENT_PERSONA__GREETING": GREETING,
+        "VOIPAGENT_PERSONA__NAME": "Emma",
+        "VOIPAGENT_PERSONA__PROMPT": PERSONA,
     }
     before = set(calls.glob("*"))
     console.print("Starting the agent …")
     async with serving_agent({**environ, **_own_settings()}) as agent:
-        console.print(f"Calling {agent.target} with a SIP telephone, for {CALL_S:g} s …")
-        heard = await call(agent, CALL_S)
+        console.print(f"Calling {agent.target} with a SIP telephone …")
+        heard = await call(agent, Caller(turns(), RATE))
         code = await agent.stop(signal.SIGTERM)
     (folder,) = set(calls.glob("*")) - before
     console.print("Measuring the way through the transport, with an agent that echoes …")
@@ -85,8 +101,8 @@ def _own_settings() -> dict[str, str]:
 # --- the caller ----------------------------------------------------------------------------------------------------
 
 
-async def call(agent: ServingAgent, seconds: float) -> Heard:
-    """Dial, say the sentence after the greeting has begun, listen, and hang up."""
+async def call(agent: ServingAgent, caller: Caller) -> Heard:
+    """Dial, let the caller talk, and hang up."""
     from baresip import Account, Config, Runtime, UserAgent
 
     runtime = Runtime()
@@ -94,45 +110,38 @@ async def call(agent: ServingAgent, seconds: float) -> Heard:
         Config(net_interface="127.0.0.1", native_log_level="error", extra_config_text="sip_listen 127.0.0.1:0\n")
     )
     try:
-        caller = await UserAgent.create(
+        telephone = await UserAgent.create(
             runtime, Account("caller", "127.0.0.1", "", reg_interval=0, audio_codecs=("pcmu",))
         )
         dialled = time.perf_counter()
-        line = await caller.dial(agent.target)
+        line = await telephone.dial(agent.target)
         await line.wait_established(timeout=15)
-        answered_s = time.perf_counter() - dialled
-        first_sound, heard_s = await _converse(line.audio, seconds)
+        answered = time.perf_counter()
+        await _converse(line.audio, caller)
         await line.hangup()
     finally:
         await runtime.close()
-    return Heard(answered_s, None if first_sound is None else first_sound - dialled, heard_s)
+    return Heard(answered - dialled, caller.first_sound_s, time.perf_counter() - answered)
 
 
-async def _converse(audio: Any, seconds: float) -> tuple[float | None, float]:
-    """Feed the sentence in time, collect what comes: (when the first sound came, seconds of audio heard)."""
+async def _converse(audio: Any, caller: Caller) -> None:
+    """What the caller says in time, and to it what comes, until it has heard enough."""
     from baresip import AudioNotActive, AudioRestarted
 
-    speech = np.concatenate([np.zeros(4 * RATE, np.int16), read_sentence(RATE)])
-    pieces = iter(np.split(speech, range(160, len(speech), 160)))
-    first_sound, heard_bytes, end = None, 0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    end = time.perf_counter() + CALL_S
+    while not caller.over and time.perf_counter() < end:
         with contextlib.suppress(AudioNotActive, AudioRestarted):  # its own re-INVITE after the answer replaces streams
-            piece = next(pieces, np.zeros(160, np.int16))
-            audio.write(piece.tobytes())
-            data = audio.read(65_536)
-            heard_bytes += len(data)
-            if first_sound is None and np.abs(np.frombuffer(data, "<i2").astype(int)).max(initial=0) > 300:
-                first_sound = time.perf_counter()
-        await asyncio.sleep(0.02)
-    return first_sound, heard_bytes / 2 / RATE
+            caller.hear(np.frombuffer(audio.read(65_536), "<i2"))
+            audio.write(caller.say(PIECE).tobytes())
+        await asyncio.sleep(PIECE / RATE)
 
 
-def read_sentence(rate: int) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
-    """The shipped sentence, mono at `rate`."""
-    with av.open(str(SENTENCE)) as container:
+def read_sentence(name: str, rate: int = RATE) -> Pcm16:
+    """A shipped sentence, mono at `rate`."""
+    with av.open(str(SENTENCES / f"{name}.ogg")) as container:
         resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
         pieces = [p.to_ndarray()[0] for frame in container.decode(audio=0) for p in resampler.resample(frame)]
-    sentence: np.ndarray[tuple[int], np.dtype[np.int16]] = np.concatenate(pieces).astype(np.int16)
+    sentence: Pcm16 = np.concatenate(pieces).astype(np.int16)
     return sentence
 
 
@@ -142,7 +151,7 @@ def read_sentence(rate: int) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
 def _tell(folder: Path, picture: Path, heard: Heard, report: Report) -> None:
     record = json.loads((folder / "call.json").read_text())
     table = Table(title="One call", show_header=False)
-    first = "nothing was heard" if heard.first_sound_s is None else f"{heard.first_sound_s:.2f} s after dialling"
+    first = "nothing was heard" if heard.first_sound_s is None else f"{heard.first_sound_s:.2f} s after the answer"
     for name, value in {
         "answered": f"{heard.answered_s:.2f} s after dialling",
         "first sound": first,
@@ -153,6 +162,7 @@ def _tell(folder: Path, picture: Path, heard: Heard, report: Report) -> None:
     }.items():
         table.add_row(name, value)
     console.print(table)
+    _tell_conversation(folder / "transcript.jsonl")
     console.print(f"It left, in {folder}:", soft_wrap=True)
     for name, file in {
         "recording": record["recording"],
@@ -170,17 +180,39 @@ def _tell(folder: Path, picture: Path, heard: Heard, report: Report) -> None:
     )
 
 
+def _tell_conversation(transcript: Path) -> None:
+    """The call in words: the agent's own, and the caller's as the agent understood them."""
+    lines = [Line.parse(text) for text in transcript.read_text().splitlines()] if transcript.exists() else []
+    table = Table("at", "who", "said", title="What was understood and answered")
+    for line in sorted(lines, key=lambda line: line.start):
+        table.add_row(f"{line.start:.1f} s", line.role, line.text)
+    console.print(table)
+
+
 def _talk_instead() -> int:
     """No telephone for this platform: the sentence goes through the engine all the same."""
     from voipagent.cli import talk
 
-    target, transcript = FOLDER / "agent.wav", FOLDER / "transcript.jsonl"
+    source, target, transcript = FOLDER / "caller.wav", FOLDER / "agent.wav", FOLDER / "transcript.jsonl"
     console.print(
-        "There is no wheel of baresip-python for this platform: no SIP call, the sentence goes through `talk`."
+        "There is no wheel of baresip-python for this platform: no SIP call, the sentences go through `talk`."
     )
-    talk(SENTENCE, target, transcript)
+    os.environ.setdefault("VOIPAGENT_PERSONA__PROMPT", PERSONA)
+    _write_wav(
+        source, np.concatenate([part for turn in turns() for part in (np.zeros(4 * RATE, np.int16), turn.audio)])
+    )
+    talk(source, target, transcript)
+    _tell_conversation(transcript)
     console.print(f"What the agent said: {target}, in words: {transcript}. Go on: `.venv/bin/voipagent serve`.")
     return 0
+
+
+def _write_wav(path: Path, audio: Pcm16) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(np.pad(audio, (0, 4 * RATE)).tobytes())
 
 
 if __name__ == "__main__":
