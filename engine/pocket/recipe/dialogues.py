@@ -404,7 +404,7 @@ class Composer:
                 (each, float(random.uniform(*PHRASE_PAUSE_S)) if number else 0.0) for number, each in enumerate(phrases)
             ]
             return turn_of(*parts, (said, float(random.uniform(*PHRASE_PAUSE_S))), story=True)
-        places = [number for number in range(1, len(said.words) - 1) if not self._whole(said, number)]
+        places = pauses_within(self.domain, said)
         pauses: dict[int, float] = {}
         if places and random.random() < PAUSED:
             pauses[int(random.choice(places))] = float(random.uniform(*PAUSE_S))
@@ -418,15 +418,6 @@ class Composer:
         """One to three phrases of a story, in this voice if it told any."""
         told = self.pool.stories.get(voice) or [each for voice in self.pool.stories.values() for each in voice]
         return [_one(random, told) for _ in range(int(random.integers(1, 4)))] if told else []
-
-    def _whole(self, said: Utterance, words: int) -> bool:
-        """Whether that many words would already be something to answer, or end in one of the short answers."""
-        if len(said.words) != len(said.text.split()):
-            return True  # where its words are is not known well enough
-        if said.intent == "tell_number":
-            # A pause between digits could be the end: it is learnt only before the first.
-            return said.text.split()[words - 1] in self.domain.lists["digit"]
-        return " ".join(said.text.split()[:words]) in _wordings(self.domain)
 
     def _next_digits(self, said: Utterance) -> list[int]:
         """The words that are digits, but for the first of them; none where the words are not known well enough."""
@@ -467,6 +458,18 @@ class Composer:
         events = tuple(sorted(line.events, key=lambda event: event.frame))
         heard = tuple(sorted(line.heard, key=lambda word: word.start_s))
         return Dialogue(prompt, line.schedule, line.text, heard, events, self.split, telephone(caller, random))
+
+
+def pauses_within(domain: Domain, said: Utterance) -> list[int]:
+    """Numbers of the words before which a caller may pause and is not done: what came before is nothing to answer."""
+    words = said.text.split()
+    if len(words) != len(said.words):
+        return []  # where its words are is not known well enough
+    inside = range(1, len(words) - 1)
+    if said.intent == "tell_number":
+        # A pause between digits could be the end: it is learnt only before the first.
+        return [number for number in inside if words[number - 1] not in domain.lists["digit"]]
+    return [number for number in inside if " ".join(words[:number]) not in _wordings(domain)]
 
 
 def _known(facts: Facts) -> dict[str, str]:

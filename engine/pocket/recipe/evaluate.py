@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from engine.batch import Batch
-from engine.model.checkpoint import Checkpoint, load_checkpoint
+from engine.model.checkpoint import EAR_CONFIG, Checkpoint, load_checkpoint
 from engine.pocket.prompt import render
 from engine.pocket.recipe import human, judges
 from engine.pocket.recipe.channel import g711
 from engine.pocket.recipe.dialogues import Turn as Spoken
-from engine.pocket.recipe.dialogues import paused, turn_of
+from engine.pocket.recipe.dialogues import paused, pauses_within, turn_of
 from engine.pocket.recipe.domain import TELLING, UNKNOWN, Domain, Facts, Persona, State, Wording, load_domain
 from engine.pocket.recipe.formats import Audio, Utterance, read_clips, read_utterances, shards
 from engine.pocket.recipe.hearing import frame_times_ms, write_down
@@ -288,14 +288,15 @@ def humans(exam: Exam) -> list[Result]:
 
 
 def patience(exam: Exam) -> list[Result]:
-    """Questions with a pause of 300 to 700 ms inside."""
+    """Questions with a pause of 300 to 700 ms inside, where what was said so far is no question yet."""
     random = np.random.default_rng(4)
     early: list[bool] = []
     scenes: list[Scene] = []
     ends: list[float] = []
     for each in exam.material.asked(4 * exam.most, None, lambda intent: intent not in {"", *TELLING}):
-        if len(each.words) >= 4 and len(scenes) < exam.most:
-            turn = paused(each, {int(random.integers(1, len(each.words) - 1)): float(random.uniform(0.3, 0.7))})
+        places = pauses_within(exam.material.domain, each)
+        if len(each.words) >= 4 and places and len(scenes) < exam.most:
+            turn = paused(each, {int(random.choice(places)): float(random.uniform(0.3, 0.7))})
             scenes.append(Scene(START, (Turn(g711(turn.audio)),)))
             ends.append(turn.end_s)
     for record, end_s in zip(exam.play(scenes), ends, strict=True):
@@ -516,10 +517,10 @@ def evaluate(
     """The results of these parts. Raises ValueError, CheckpointError where something needed is not there."""
     torch.set_num_threads(1)
     loaded = load_checkpoint(str(checkpoint))
-    has_ear = (checkpoint / "ear.json").exists()
+    has_ear = (checkpoint / EAR_CONFIG).exists()
     exam = Exam(
         loaded,
-        load_checkpoint(str(checkpoint), config_name="ear.json") if has_ear else None,
+        load_checkpoint(str(checkpoint), config_name=EAR_CONFIG) if has_ear else None,
         Batch(loaded, rows),
         Material(work, load_domain()),
         loaded.sampling,
