@@ -36,6 +36,8 @@ what a row draws would depend on who else asks for more."""
 PRIME_NUMBER = 0
 """The step that ends a prime draws noise of this number; frame n of the call that of n + 1."""
 
+GREEDY = Sampling(text_temperature=0, audio_temperature=0)
+
 CPU_ROWS = 4
 CUDA_ROWS = 16
 """Rows where nobody says how many. Without CUDA graphs and 8-bit keys yet: 16 x 1.57 GB beside Moshi 7B's 15 GB."""
@@ -101,7 +103,6 @@ class Batch:
         with torch.inference_mode():
             self._codec, self._state = self._mimi.initial_state(rows), self._moshi.initial_state(rows)
         self._device = self._state.kv.position.device
-        self._one = torch.ones(1, dtype=torch.bool, device=self._device)
         self._ahead = 1 + self._config.delay
         self._ear = Ear(ear.moshi, rows) if ear else None
         self.hearing_delay_frames = ear.delay_frames if ear else 0
@@ -162,7 +163,7 @@ class Batch:
         columns[:, : self._ahead] = torch.where(
             columns[:, : self._ahead] == UNGENERATED, state.ahead(), columns[:, : self._ahead]
         )
-        self._moshi.prefill(state, columns, self._one)
+        self._moshi.prefill(state, columns, None)
         if chunk.draw is not None:
             self._draw(state, chunk.draw)
 
@@ -172,8 +173,7 @@ class Batch:
         caller = torch.full((1, self.streams - self._config.made), UNGENERATED, device=self._device)
         forced = torch.full((1, self._config.made), UNGENERATED, device=self._device)
         forced[:, 0] = PAD
-        noise = row_noise(sampling.seed, PRIME_NUMBER, self._config.made, NOISE_WIDTH)[None]
-        self._moshi.step(state, caller, forced, self._sampling([sampling]), self._to_device(noise), self._one)
+        self._moshi.step(state, caller, forced, self._sampling([(0, PRIME_NUMBER, sampling)], 1), None)
 
     @torch.inference_mode()
     def step(self, steps: Sequence[RowStep]) -> list[Stepped]:
@@ -181,34 +181,32 @@ class Batch:
         config = self._config
         audio = np.zeros((self.rows, 1, FRAME_SAMPLES), np.float32)
         forced = np.full((self.rows, config.made), UNGENERATED, np.int64)
-        noise = np.ones((self.rows, config.made, NOISE_WIDTH), np.float32)
-        sampling, running = [Sampling()] * self.rows, np.zeros(self.rows, bool)
+        running, draws = np.zeros(self.rows, bool), []
         for step in steps:
             row, number = step.row, self._logs[step.row].number
-            running[row], sampling[row] = True, step.sampling
+            running[row] = True
+            draws.append((row, PRIME_NUMBER + 1 + number, step.sampling))
             # What is no number would stay in the row's keys for the whole call.
             audio[row, 0] = np.nan_to_num(step.frame, posinf=1.0, neginf=-1.0)
-            noise[row] = row_noise(step.sampling.seed, PRIME_NUMBER + 1 + number, config.made, NOISE_WIDTH)
             if step.forced is not None:
                 forced[row, 0] = step.forced
         said, made = self._run(
             # All of it before anything runs there: a copy waits for what the device was asked to do before.
             self._to_device(audio),
             self._to_device(forced),
-            self._to_device(noise),
-            self._to_device(running),
-            self._sampling(sampling),
+            self._sampling(draws, self.rows),
+            None if running.all() else self._to_device(running),
         )
         return [self._stepped(step.row, said[step.row, 0], made[step.row]) for step in steps]
 
     def _run(
-        self, audio: Tensor, forced: Tensor, noise: Tensor, mask: Tensor, sampling: SamplingRows
+        self, audio: Tensor, forced: Tensor, sampling: SamplingRows | None, mask: Tensor | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Audio [B, 1, 1920] -> audio of that shape; and the log's columns, with what the ear wrote, [B, K + 1]."""
         made = self._config.made
         codes = self._mimi.encode(audio, self._codec, mask)[:, :, 0]
         caller = codes[:, : self.streams - made]
-        emitted = self._moshi.step(self._state, caller, forced, sampling, noise, mask).emitted
+        emitted = self._moshi.step(self._state, caller, forced, sampling, mask).emitted
         speaks = emitted[:, 0] != UNGENERATED  # not before the longest delay has passed
         said = self._mimi.decode(emitted[:, 1:, None], self._codec, speaks).clamp(-1, 1)
         said = said.masked_fill(~speaks[:, None, None], 0)
@@ -240,18 +238,25 @@ class Batch:
         mask[row] = True
         return mask
 
-    def _sampling(self, rows: Sequence[Sampling]) -> SamplingRows:
-        return SamplingRows(
-            *(
-                self._to_device(np.array([getattr(row, name) for row in rows], kind))
-                for name, kind in (
-                    ("text_temperature", np.float32),
-                    ("text_top_k", np.int64),
-                    ("audio_temperature", np.float32),
-                    ("audio_top_k", np.int64),
-                )
+    def _sampling(self, draws: Sequence[tuple[int, int, Sampling]], rows: int) -> SamplingRows | None:
+        """How `rows` rows draw; of each that steps, its index, the number of its noise and its settings."""
+        if all(sampling.greedy for _, _, sampling in draws):
+            return None
+        settings, noise = [GREEDY] * rows, np.ones((rows, self._config.made, NOISE_WIDTH), np.float32)
+        for row, number, sampling in draws:
+            settings[row] = sampling
+            if not sampling.greedy:
+                noise[row] = row_noise(sampling.seed, number, self._config.made, NOISE_WIDTH)
+        columns = (
+            np.array([getattr(one, name) for one in settings], kind)
+            for name, kind in (
+                ("text_temperature", np.float32),
+                ("text_top_k", np.int64),
+                ("audio_temperature", np.float32),
+                ("audio_top_k", np.int64),
             )
         )
+        return SamplingRows(*map(self._to_device, columns), noise=self._to_device(noise))
 
     def _to_device(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self._device)

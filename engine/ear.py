@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from engine.model.moshi import UNGENERATED, Moshi
-from engine.model.sampling import SamplingRows
 
 
 class Ear:
@@ -19,12 +18,9 @@ class Ear:
     def __init__(self, moshi: Moshi, rows: int) -> None:
         self._moshi, self._state = moshi, moshi.initial_state(rows)
         device = self._state.kv.position.device
-        never, first = torch.zeros(rows, device=device), torch.ones(rows, dtype=torch.int64, device=device)
-        self._greedy = SamplingRows(never, first, never, first)
-        self._noise = torch.ones(rows, 1, 1, device=device)
         self._free = torch.full((rows, 1), UNGENERATED, device=device)
         self._nothing = torch.full((rows, moshi.config.n_q), UNGENERATED, device=device)
-        self.reset(first.bool())
+        self.reset(torch.ones(rows, dtype=torch.bool, device=device))
 
     @torch.inference_mode()
     def reset(self, mask: Tensor) -> None:
@@ -36,10 +32,10 @@ class Ear:
         self.hear(self._nothing, mask)
 
     @torch.inference_mode()
-    def hear(self, codes: Tensor, mask: Tensor) -> Tensor:
+    def hear(self, codes: Tensor, mask: Tensor | None) -> Tensor:
         """The codes of a caller's frame [B, at least n_q] -> a text token each [B], on the device as it is.
 
-        Rows where `mask` [B] bool is False do not move; theirs is UNGENERATED.
+        Rows where `mask` [B] bool is False do not move; theirs is UNGENERATED. None is all rows.
         """
         codes = codes[:, : self._moshi.config.n_q]
-        return self._moshi.step(self._state, codes, self._free, self._greedy, self._noise, mask).emitted[:, 0]
+        return self._moshi.step(self._state, codes, self._free, None, mask).emitted[:, 0]

@@ -77,6 +77,11 @@ class Sampling:
     audio_top_k: int = 250
     seed: int = 0
 
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is drawn, but the likeliest taken."""
+        return self.text_temperature <= 0 and self.audio_temperature <= 0
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:

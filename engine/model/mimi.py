@@ -4,9 +4,9 @@
     decode: codes -> upsample (25 Hz) -> transformer -> SeanetDecoder -> audio
 
 Everything is causal and streamed; the past lies in a `MimiState`. Rows outside of `mask` do nothing: their state stays
-bit-identical and their output means nothing. The outputs are those of the published package called with the same number
-of frames a call; a frame a call is how it is deployed. More at once shifts the attention's window a little once it is
-full (see `Transformer.forward`).
+bit-identical and their output means nothing. A mask of None runs every row. The outputs are those of the published
+package called with the same number of frames a call; a frame a call is how it is deployed. More at once shifts the
+attention's window a little once it is full (see `Transformer.forward`).
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class _Stack(nn.Module):
         super().__init__()
         self.transformer = Transformer(config)
 
-    def forward(self, x: Tensor, state: KvState, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: KvState, mask: Tensor | None) -> Tensor:
         out: Tensor = self.transformer(x.transpose(1, 2), state, mask)
         return out.transpose(1, 2)
 
@@ -186,10 +186,11 @@ class _Downsample(nn.Module):
         super().__init__()
         self.conv = CausalConv(dimension, dimension, 2 * POSITIONS, POSITIONS, bias=False)
 
-    def forward(self, x: Tensor, state: ConvState, fresh: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: ConvState, fresh: Tensor, mask: Tensor | None) -> Tensor:
         (carry,) = state.carries
-        carry.copy_(torch.where((fresh & mask)[:, None, None], x[:, :, :1], carry))
-        fresh &= ~mask
+        first = fresh if mask is None else fresh & mask
+        carry.copy_(torch.where(first[:, None, None], x[:, :, :1], carry))
+        fresh &= ~first
         out: Tensor = self.conv(x, iter(state.carries), mask)
         return out
 
@@ -201,7 +202,7 @@ class _Upsample(nn.Module):
         super().__init__()
         self.convtr = CausalConvTranspose(dimension, dimension, POSITIONS, bias=False, depthwise=True)
 
-    def forward(self, x: Tensor, state: ConvState, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: ConvState, mask: Tensor | None) -> Tensor:
         out: Tensor = self.convtr(x, iter(state.carries), mask)
         return out
 
@@ -239,7 +240,7 @@ class Mimi(nn.Module):
         )
 
     @torch.no_grad()
-    def encode(self, audio: Tensor, state: MimiState, mask: Tensor) -> Tensor:
+    def encode(self, audio: Tensor, state: MimiState, mask: Tensor | None) -> Tensor:
         """Audio [B, 1, 1920 * n] -> codes [B, codebooks, n] int64, for the rows of mask [B].
 
         Raises ValueError unless the audio is a positive number of whole frames that fits the attention's ring.
@@ -247,7 +248,7 @@ class Mimi(nn.Module):
         return self.quantizer.encode(self.latent(audio, state, mask))
 
     @torch.no_grad()
-    def latent(self, audio: Tensor, state: MimiState, mask: Tensor) -> Tensor:
+    def latent(self, audio: Tensor, state: MimiState, mask: Tensor | None) -> Tensor:
         """What `encode` quantises: [B, dimension, n]."""
         size, past = self.config.frame_samples, state.encoder
         if audio.dim() != 3 or audio.shape[1] != 1 or not audio.shape[2] or audio.shape[2] % size:
@@ -261,7 +262,7 @@ class Mimi(nn.Module):
         return out
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, state: MimiState, mask: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, state: MimiState, mask: Tensor | None) -> Tensor:
         """Codes [B, k, n] of the first k codebooks -> audio [B, 1, 1920 * n], not clamped, for the rows of mask [B].
 
         A code outside of the codebook is taken as its nearest. Raises ValueError unless 1 <= k <= codebooks and the

@@ -21,11 +21,15 @@ prompt's first frame; `frames[1:]` repeats that.)
 Speech-to-text weights (`dep_q` 0, extra heads) are the same model: no codes are made, and with all delays 0 the text is
 emitted by the step that makes it.
 
+A mask of None runs every row, and greedy sampling is None if it is every row's: what the host knows before the step
+need not be computed by it.
+
 Modules hold weights only, under the names of the published checkpoints, fused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.model.moshi_config import UNGENERATED, ZERO, MoshiConfig
-from engine.model.sampling import SamplingRows, sample
+from engine.model.sampling import SamplingRows, draw
 from engine.model.transformer import GatedFeedForward, KvState, RmsNormF32, Transformer
 
 __all__ = ["UNGENERATED", "ZERO", "DepthLayer", "Moshi", "MoshiConfig", "MoshiState", "Step"]
@@ -86,14 +90,14 @@ class DepthAttention(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.zeros(steps * 3 * dim, dim))
         self.out_proj = nn.Linear(dim, steps * dim, bias=False)
 
-    def forward(self, x: Tensor, step: int, keys: Tensor, values: Tensor) -> Tensor:
-        """x [B, 1, dim] -> [B, 1, dim]; keys and values [B, H, steps, h] of this frame so far."""
+    def forward(self, x: Tensor, step: int, memory: Tensor) -> Tensor:
+        """x [B, dim] -> [B, dim]; memory [steps, B, 3, H, h] holds the frame's queries, keys and values so far."""
         dim = x.shape[-1]
         weight = self.in_proj_weight[step * 3 * dim : (step + 1) * 3 * dim]
-        query, key, value = F.linear(x, weight).view(len(x), 1, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        keys[:, :, step], values[:, :, step] = key[:, :, 0], value[:, :, 0]
-        mixed = F.scaled_dot_product_attention(query, keys[:, :, : step + 1], values[:, :, : step + 1])
-        return F.linear(mixed.transpose(1, 2).flatten(2), self.out_proj.weight[step * dim : (step + 1) * dim])
+        memory[step] = F.linear(x, weight).view(len(x), 3, self.heads, -1)
+        query, keys, values = memory[: step + 1].permute(2, 1, 3, 0, 4)  # [B, H, step + 1, h] each
+        mixed = F.scaled_dot_product_attention(query[:, :, step:], keys, values)
+        return F.linear(mixed.flatten(1), self.out_proj.weight[step * dim : (step + 1) * dim])
 
 
 class DepthLayer(nn.Module):
@@ -106,8 +110,8 @@ class DepthLayer(nn.Module):
         self.self_attn = DepthAttention(dim, config.depformer_num_heads, steps)
         self.gating = nn.ModuleList(GatedFeedForward(dim, config.depformer_hidden) for _ in range(steps))
 
-    def forward(self, x: Tensor, step: int, keys: Tensor, values: Tensor) -> Tensor:
-        x = x + self.self_attn(self.norm1(x), step, keys, values)
+    def forward(self, x: Tensor, step: int, memory: Tensor) -> Tensor:
+        x = x + self.self_attn(self.norm1(x), step, memory)
         out: Tensor = x + self.gating[step](self.norm2(x))
         return out
 
@@ -117,16 +121,17 @@ class DepthTransformer(nn.Module):
 
     def __init__(self, config: MoshiConfig) -> None:
         super().__init__()
-        self.shape = (config.depformer_num_heads, config.dep_q, config.depformer_dim // config.depformer_num_heads)
+        self.steps, self.heads = config.dep_q, config.depformer_num_heads
+        self.head_dim = config.depformer_dim // config.depformer_num_heads
         self.layers = nn.ModuleList(DepthLayer(config) for _ in range(config.depformer_num_layers))
 
     def fresh(self, like: Tensor) -> Tensor:
-        """Keys and values of one frame, [2, layers, B, H, steps, h]; `like` [B, ...] gives rows, device and type."""
-        return like.new_empty(2, len(self.layers), len(like), *self.shape)
+        """The memory of one frame, [layers, steps, B, 3, H, h]; `like` [B, ...] gives rows, device and type."""
+        return like.new_empty(len(self.layers), self.steps, len(like), 3, self.heads, self.head_dim)
 
-    def forward(self, x: Tensor, step: int, memory: Tensor) -> Tensor:  # [B, 1, dim]
-        for layer, keys, values in zip(self.layers, *memory, strict=True):
-            x = layer(x, step, keys, values)
+    def forward(self, x: Tensor, step: int, memory: Tensor) -> Tensor:  # [B, dim]
+        for layer, own in zip(self.layers, memory, strict=True):
+            x = layer(x, step, own)
         return x
 
 
@@ -166,38 +171,41 @@ class Moshi(nn.Module):
 
     @torch.no_grad()
     def step(
-        self, state: MoshiState, caller: Tensor, forced: Tensor, sampling: SamplingRows, noise: Tensor, mask: Tensor
+        self, state: MoshiState, caller: Tensor, forced: Tensor, sampling: SamplingRows | None, mask: Tensor | None
     ) -> Step:
         """Run column n of every row where mask [B] bool is True, and make column n + 1.
 
         caller [B, n_q - dep_q]: the codes of the caller's frame, undelayed; UNGENERATED leaves what the table holds.
         forced [B, 1 + dep_q]: text and the agent's codes of column n + 1, delayed; UNGENERATED leaves what `prefill`
-        put into the table, or else samples. noise [B, 1 + dep_q, k] float32 ~ Exp(1), see `row_noise`.
+        put into the table, or else draws as `sampling` says, None being greedy.
         """
-        config, table, running = self.config, state.table, mask[:, None]
+        config, table = self.config, state.table
         made, width = config.made, table.shape[1]
         number = state.kv.position.clone()[:, None]  # [B, 1]: n
 
+        def running(there: Tensor) -> Tensor:
+            return there if mask is None else there & mask[:, None]
+
         arriving = ((number + state.delays[:, made:]) % width)[:, None]
-        _put(table[:, :, made:], arriving, caller[:, None], (running & (caller != UNGENERATED))[:, None])
+        _put(table[:, :, made:], arriving, caller[:, None], running(caller != UNGENERATED)[:, None])
         here = (number % width)[:, None].expand(-1, 1, config.streams)
-        column = _look(table, here)[:, 0]
-        column = torch.where((number > state.delays) & running, column, state.initial)
+        column = torch.where(running(number > state.delays), _look(table, here)[:, 0], state.initial)
 
         hidden, text_logits = self.temporal(column[:, None], state.kv, mask)
         target = ((number + 1) % width)[:, None].expand(-1, 1, made)
         forced = torch.where(forced == UNGENERATED, _look(table, target)[:, 0], forced)
-        tokens = self._choose(hidden, text_logits[:, 0], forced, sampling, noise)
-        _put(table, target, tokens[:, None], running[:, None])
+        tokens = self._choose(hidden, text_logits[:, 0], forced, sampling)
+        where = None if mask is None else mask[:, None, None]
+        _put(table, target, tokens[:, None], where)
 
         leaving = ((number + 1 - config.delay + state.delays[:, :made]) % width)[:, None]
-        emitted = torch.where(running & (number >= config.delay), _look(table, leaving)[:, 0], UNGENERATED)
+        emitted = torch.where(running(number >= config.delay), _look(table, leaving)[:, 0], UNGENERATED)
         passed = ((number - max(0, config.delay - 1)) % width)[:, None].expand(-1, 1, config.streams)
-        _put(table, passed, torch.full_like(passed, UNGENERATED), running[:, None])
+        _put(table, passed, torch.full_like(passed, UNGENERATED), where)
         return Step(emitted, column, self._heads(hidden))
 
     @torch.no_grad()
-    def prefill(self, state: MoshiState, columns: Tensor, mask: Tensor) -> None:
+    def prefill(self, state: MoshiState, columns: Tensor, mask: Tensor | None) -> None:
         """Run columns [B, N, K] at once, from each row's next one on; the last 1 + D only enter the row's table.
 
         `MoshiConfig.columns` makes them. In chunks: columns[:, a : b + 1 + D] runs columns a to b - 1.
@@ -214,41 +222,37 @@ class Moshi(nn.Module):
         first = max(0, total - in_use)
         numbers = state.kv.position[:, None] + torch.arange(first, first + recent.shape[1], device=columns.device)
         slots = (numbers % width)[:, :, None].expand(-1, -1, streams)
-        _put(state.table, slots, recent, mask[:, None, None])
+        _put(state.table, slots, recent, None if mask is None else mask[:, None, None])
         if known:
             self.transformer.prefill(self._embed(columns[:, :known]), state.kv, mask)
 
-    def temporal(self, columns: Tensor, kv: KvState, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def temporal(self, columns: Tensor, kv: KvState, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """columns [B, T, K] -> (normed output [B, T, dim], text logits [B, T, text_card])."""
         hidden = self.out_norm(self.transformer(self._embed(columns), kv, mask))
         return hidden, self.text_linear(hidden)
 
     def depth(self, step: int, hidden: Tensor, previous: Tensor, memory: Tensor) -> Tensor:
-        """Logits [B, card] of codebook `step`, from hidden [B, 1, dim] and the token before it [B] (the text first)."""
+        """Logits [B, card] of codebook `step`, from hidden [B, dim] and the token before it [B] (the text first)."""
         embedding = self.depformer_emb[step - 1] if step else self.depformer_text_emb
-        x = self.depformer_in[step](hidden) + _embedded(embedding, previous)[:, None]
+        x = _add_embedded(self.depformer_in[step](hidden), [embedding], previous[:, None])
         logits: Tensor = self.linears[step](self.depformer(x, step, memory))
-        return logits[:, 0]
+        return logits
 
-    def _choose(
-        self, hidden: Tensor, text_logits: Tensor, forced: Tensor, sampling: SamplingRows, noise: Tensor
-    ) -> Tensor:
+    def _choose(self, hidden: Tensor, text_logits: Tensor, forced: Tensor, sampling: SamplingRows | None) -> Tensor:
         """Column n + 1 as far as we make it [B, 1 + dep_q]: forced tokens, else sampled ones."""
-        text = sample(text_logits, sampling.text_temperature, sampling.text_top_k, noise[:, 0])
-        tokens = [torch.where(forced[:, 0] == UNGENERATED, text, forced[:, 0])]
+        free, given = (forced == UNGENERATED).unbind(1), forced.unbind(1)
+        tokens = [torch.where(free[0], draw(text_logits, sampling, 0), given[0])]
+        hidden = hidden[:, 0]
         memory = self.depformer.fresh(hidden) if self.config.dep_q else hidden
         for step in range(self.config.dep_q):
-            logits = self.depth(step, hidden, tokens[-1], memory)
-            code = sample(logits, sampling.audio_temperature, sampling.audio_top_k, noise[:, 1 + step])
-            tokens.append(torch.where(forced[:, 1 + step] == UNGENERATED, code, forced[:, 1 + step]))
+            code = draw(self.depth(step, hidden, tokens[step], memory), sampling, 1 + step)
+            tokens.append(torch.where(free[1 + step], code, given[1 + step]))
         return torch.stack(tokens, 1)
 
     def _embed(self, columns: Tensor) -> Tensor:  # [B, T, K] -> [B, T, dim]
         # The order of the sum matters in bfloat16: codes by index, the text last.
-        total = _embedded(self.emb[0], columns[..., 1])
-        for stream in range(1, self.config.n_q):
-            total = total + _embedded(self.emb[stream], columns[..., 1 + stream])
-        return total + _embedded(self.text_emb, columns[..., 0])
+        nothing = self.text_emb.weight.new_zeros(*columns.shape[:2], self.config.dim)
+        return _add_embedded(nothing, [*self.emb, self.text_emb], columns.roll(-1, -1))
 
     def _heads(self, hidden: Tensor) -> Tensor:
         if not self.extra_heads:
@@ -256,10 +260,12 @@ class Moshi(nn.Module):
         return torch.cat([head(hidden) for head in self.extra_heads], 1).float().softmax(-1)
 
 
-def _embedded(embedding: nn.Module, tokens: Tensor) -> Tensor:
-    """tokens [...] -> [..., dim]; negative ones (ZERO) give zeros."""
-    vectors: Tensor = embedding(tokens.clamp_min(0))
-    return torch.where((tokens >= 0)[..., None], vectors, 0.0)
+def _add_embedded(x: Tensor, embeddings: Iterable[nn.Module], tokens: Tensor) -> Tensor:
+    """x [..., dim] and, one after the other, what each embedding has for its token in [..., n]; ZERO adds nothing."""
+    indices, counts = tokens.clamp_min(0).unbind(-1), (tokens >= 0).to(x.dtype)[..., None].unbind(-2)
+    for embedding, index, count in zip(embeddings, indices, counts, strict=True):
+        x = torch.addcmul(x, embedding(index), count)
+    return x
 
 
 def _look(table: Tensor, slots: Tensor) -> Tensor:
@@ -267,6 +273,6 @@ def _look(table: Tensor, slots: Tensor) -> Tensor:
     return table.gather(1, slots)
 
 
-def _put(table: Tensor, slots: Tensor, values: Tensor, where: Tensor) -> None:
+def _put(table: Tensor, slots: Tensor, values: Tensor, where: Tensor | None) -> None:
     """Write values [B, n, S] into slots [B, n, S] of the first S streams of table [B, W, K], `where` it is True."""
-    table.scatter_(1, slots, torch.where(where, values, table.gather(1, slots)))
+    table.scatter_(1, slots, values if where is None else torch.where(where, values, table.gather(1, slots)))

@@ -17,12 +17,24 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class SamplingRows:
-    """How each row draws. A temperature of 0 means greedy; a top-k beyond the noise's width is cut to it."""
+    """How each row draws. A temperature of 0 means greedy; a top-k beyond the noise's width is cut to it.
+
+    Where every row is greedy, None stands for all of this, and no noise need be made.
+    """
 
     text_temperature: Tensor  # [B] float32
     text_top_k: Tensor  # [B] int64, at least 1
     audio_temperature: Tensor  # [B] float32
     audio_top_k: Tensor  # [B] int64, at least 1
+    noise: Tensor  # [B, streams, k] float32 ~ Exp(1), see `row_noise`
+
+
+def draw(logits: Tensor, rows: SamplingRows | None, stream: int) -> Tensor:
+    """One token a row [B] of a stream, the text's being 0, from logits [B, V]."""
+    if rows is None:
+        return logits.argmax(-1)
+    temperature = rows.audio_temperature if stream else rows.text_temperature
+    return sample(logits, temperature, rows.audio_top_k if stream else rows.text_top_k, rows.noise[:, stream])
 
 
 def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) -> Tensor:

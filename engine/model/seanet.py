@@ -1,7 +1,8 @@
 """SEANet, the convolutions of Mimi: waveform <-> latent at 25 Hz, causal, streamed with an explicit state.
 
 Tensors are [B, C, T] (rows, channels, positions). What a convolution must remember of a row's past is its *carry*,
-[B, C, kernel - stride]; a call updates the carries of the rows in `mask` in place and leaves the others bit-identical.
+[B, C, kernel - stride]; a call updates the carries of the rows in `mask` in place and leaves the others bit-identical;
+a mask of None runs every row.
 A call of n chunks equals n calls of one chunk, and a fresh state is the zero padding of the offline network.
 
 Kernels and strides: SEANet (arXiv 2009.02095) as Mimi has it (Moshi paper, section 3.3): a transposed convolution's
@@ -59,8 +60,8 @@ def initial_state(network: nn.Module, rows: int, device: torch.device | str | No
     )
 
 
-def _remember(carry: Tensor, new: Tensor, mask: Tensor) -> None:
-    carry.copy_(torch.where(mask[:, None, None], new, carry))
+def _remember(carry: Tensor, new: Tensor, mask: Tensor | None) -> None:
+    carry.copy_(new if mask is None else torch.where(mask[:, None, None], new, carry))
 
 
 class _Conv(nn.Module):
@@ -92,7 +93,7 @@ class CausalConv(nn.Module):
     def weight(self) -> Tensor:
         return self.conv.conv.weight
 
-    def forward(self, x: Tensor, carries: Iterator[Tensor], mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, carries: Iterator[Tensor], mask: Tensor | None) -> Tensor:
         if past := self.carry_shape[1]:
             carry = next(carries)
             x = torch.cat((carry, x), dim=2)
@@ -123,25 +124,27 @@ class CausalConvTranspose(nn.Module):
     def weight(self) -> Tensor:
         return self.convtr.convtr.weight
 
-    def forward(self, x: Tensor, carries: Iterator[Tensor], mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, carries: Iterator[Tensor], mask: Tensor | None) -> Tensor:
         carry = next(carries)
-        y = self._spread(x)
-        y[:, :, : self.stride] += carry
+        y = self._spread(x, carry)
         _remember(carry, y[:, :, -self.stride :], mask)
         y, bias = y[:, :, : -self.stride], self.convtr.convtr.bias
         # The bias comes last, so that the carry does not bring it a second time.
         return y if bias is None else y + bias[:, None]
 
-    def _spread(self, x: Tensor) -> Tensor:
-        """Each position's contribution to two strides of outputs, without the bias: [B, outputs, (T + 1) * stride]."""
+    def _spread(self, x: Tensor, carry: Tensor) -> Tensor:
+        """Each position's contribution to two strides of outputs, with the carry but without the bias:
+        [B, outputs, (T + 1) * stride]."""
         rows, _, positions = x.shape
         if positions > FEW_POSITIONS:
-            return F.conv_transpose1d(x, self.weight, None, self.stride, groups=self.groups)
+            y = F.conv_transpose1d(x, self.weight, None, self.stride, groups=self.groups)
+            y[:, :, : self.stride].add_(carry)
+            return y
         x = x.transpose(1, 2)
         taps = x @ self.weight.flatten(1) if self.groups == 1 else x[..., None] * self.weight[:, 0]
         taps = taps.view(rows, positions, -1, 2, self.stride).permute(0, 2, 3, 1, 4)  # [B, outputs, 2, T, stride]
-        y = F.pad(taps[:, :, 0], (0, 0, 0, 1))
-        y[:, :, 1:] += taps[:, :, 1]
+        y = torch.cat((carry[:, :, None], taps[:, :, 1]), 2)
+        y[:, :, :-1].add_(taps[:, :, 0])
         return y.flatten(2)
 
 
@@ -155,11 +158,11 @@ class ResidualBlock(nn.Module):
             [nn.ELU(), CausalConv(channels, hidden, kernel), nn.ELU(), CausalConv(hidden, channels, 1)]
         )
 
-    def forward(self, x: Tensor, carries: Iterator[Tensor], mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, carries: Iterator[Tensor], mask: Tensor | None) -> Tensor:
         return x + _run(self.block, x, carries, mask)
 
 
-def _run(layers: nn.ModuleList, x: Tensor, carries: Iterator[Tensor], mask: Tensor) -> Tensor:
+def _run(layers: nn.ModuleList, x: Tensor, carries: Iterator[Tensor], mask: Tensor | None) -> Tensor:
     for layer in layers:
         x = layer(x) if isinstance(layer, nn.ELU) else layer(x, carries, mask)
     return x
@@ -170,7 +173,7 @@ class _Seanet(nn.Module):
         super().__init__()
         self.model = nn.ModuleList(layers)
 
-    def forward(self, x: Tensor, state: ConvState, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: ConvState, mask: Tensor | None) -> Tensor:
         return _run(self.model, x, iter(state.carries), mask)
 
 

@@ -1,8 +1,9 @@
 """Pre-norm transformer layers whose attention reads a ring of past positions (Moshi paper, sections 3.2 and 3.3).
 
 Modules hold weights only, under the names of the published checkpoints. What a row remembers is a `KvState`, which is
-passed in and updated in place; a row whose mask is False keeps its state bit for bit. Nothing here reads a tensor's
-value on the host, so a call can be captured in a CUDA graph. Call it under `torch.no_grad()`.
+passed in and updated in place; a row whose mask is False keeps its state bit for bit. A mask of None runs every row,
+and saves the reading of what would be kept. Nothing here reads a tensor's value on the host, so a call can be captured
+in a CUDA graph. Call it under `torch.no_grad()`.
 
 Shapes: B rows, T positions of one call, C the ring's slots (= context), H heads of size h, dim = H * h.
 """
@@ -78,11 +79,10 @@ class KvState:
 class _Call:
     """What all layers of one call share."""
 
-    cos: Tensor  # [B, 1, T, h/2] float32
-    sin: Tensor  # [B, 1, T, h/2] float32
-    visible: Tensor  # [B, 1, T, S] bool; S = C, or C + T when parallel
-    slots: Tensor  # [B, W] where the last W = min(T, C) of the new keys go
-    mask: Tensor  # [B] bool
+    turn: Tensor  # [B, 1, T, h/2] complex64
+    bias: Tensor  # [B, 1, T, S] of the activations' type: -inf hides a key; S = C, or C + T when parallel
+    slots: Tensor  # [B, H, W, h] where the last W = min(T, C) of the new keys go
+    mask: Tensor | None  # [B] bool
     parallel: bool  # the ring is read as it was before the call, beside the new keys
 
 
@@ -93,10 +93,8 @@ class RmsNormF32(nn.Module):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1, 1, dim))
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, T, dim]
-        wide = x.float()
-        mean = RMS_NORM_EPSILON + wide.square().mean(-1, keepdim=True)
-        return (wide * (self.alpha.float() * mean.rsqrt())).to(x.dtype)
+    def forward(self, x: Tensor) -> Tensor:  # [..., dim]
+        return F.rms_norm(x, x.shape[-1:], self.alpha.view(-1), RMS_NORM_EPSILON)
 
 
 class LayerScale(nn.Module):
@@ -124,17 +122,18 @@ class GatedFeedForward(nn.Module):
         return out
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (2j, 2j + 1) of x [B, H, T, h] by its angle; cos and sin are [B, 1, T, h/2] float32."""
-    even, odd = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn each pair (2j, 2j + 1) of x [..., B, H, T, h] by its angle; turn is [B, 1, T, h/2] complex64."""
+    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
-def store(ring: Tensor, new: Tensor, slots: Tensor, mask: Tensor) -> None:
-    """Write the last W of new [B, H, T, h] into slots [B, W] of ring [B, H, C, h], where mask [B] says so."""
-    rows = torch.arange(len(ring), device=ring.device)[:, None]
-    fresh = new[:, :, -slots.shape[1] :].transpose(1, 2).to(ring.dtype)  # [B, W, H, h]
-    ring[rows, :, slots] = torch.where(mask[:, None, None, None], fresh, ring[rows, :, slots])
+def store(ring: Tensor, new: Tensor, slots: Tensor, mask: Tensor | None) -> None:
+    """Write the last W of new [B, H, T, h] into slots [B, H, W, h] of ring [B, H, C, h], where mask [B] says so."""
+    fresh = new[:, :, -slots.shape[2] :].to(ring.dtype)
+    if mask is not None:
+        fresh = torch.where(mask[:, None, None, None], fresh, ring.gather(2, slots))
+    ring.scatter_(2, slots, fresh)
 
 
 class Attention(nn.Module):
@@ -149,12 +148,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, call: _Call) -> Tensor:
         """x [B, T, dim] -> [B, T, dim]; keys and values are this layer's rings [B, H, C, h]."""
         projected = F.linear(x, self.in_proj_weight).view(*x.shape[:2], 3, self.heads, -1)  # [B, T, 3, H, h]
-        query, key, value = projected.permute(2, 0, 3, 1, 4)  # [B, H, T, h] each
-        query, key = rotate(query, call.cos, call.sin), rotate(key, call.cos, call.sin)
+        projected = projected.permute(2, 0, 3, 1, 4)  # [3, B, H, T, h]
+        query, key = rotate(projected[:2], call.turn)
+        value = projected[2]
         seen = (torch.cat((keys, key), 2), torch.cat((values, value), 2)) if call.parallel else (keys, values)
         store(keys, key, call.slots, call.mask)
         store(values, value, call.slots, call.mask)
-        mixed = F.scaled_dot_product_attention(query, *seen, attn_mask=call.visible)
+        mixed = F.scaled_dot_product_attention(query, *seen, attn_mask=call.bias)
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -207,7 +207,7 @@ class Transformer(nn.Module):
             torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device), position
         )
 
-    def forward(self, x: Tensor, state: KvState, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: KvState, mask: Tensor | None) -> Tensor:
         """One streaming call: x [B, T, dim] -> [B, T, dim], for the rows where mask [B] bool is True.
 
         All T keys enter the ring before any query reads it, as in the reference: query t of a full ring sees
@@ -220,7 +220,7 @@ class Transformer(nn.Module):
         positions = self._positions(state, length)
         return self._run(x, state, mask, positions, _held(positions[:, -1:], context), parallel=False)
 
-    def prefill(self, x: Tensor, state: KvState, mask: Tensor) -> Tensor:
+    def prefill(self, x: Tensor, state: KvState, mask: Tensor | None) -> Tensor:
         """T positions at once, T of any size, with the result of feeding them one call each.
 
         Every query sees `context` positions, also those that the same call pushes out of the ring.
@@ -233,25 +233,29 @@ class Transformer(nn.Module):
         return state.position[:, None] + torch.arange(length, device=state.position.device)
 
     def _run(
-        self, x: Tensor, state: KvState, mask: Tensor, positions: Tensor, held: Tensor, *, parallel: bool
+        self, x: Tensor, state: KvState, mask: Tensor | None, positions: Tensor, held: Tensor, *, parallel: bool
     ) -> Tensor:
         """Positions [B, T] are the queries', held [B, S] those of the keys they choose from (negative: none there)."""
-        context = self.config.context
+        config, context = self.config, self.config.context
         query, key = positions[:, :, None], held[:, None, :]
-        visible = (key >= 0) & (key <= query) & (key > query - context)  # [B, T, S]
-        cos, sin = self._rotation(positions)
-        call = _Call(cos, sin, visible[:, None], positions[:, -context:] % context, mask, parallel)
-        for index, layer in enumerate(self.layers):
-            x = layer(x, state.keys[:, index], state.values[:, index], call)
-        state.position += positions.shape[1] * mask
+        hidden = (key < 0) | (key > query) | (key <= query - context)  # [B, T, S]
+        # Numbers rather than truth values: each layer would make them of those.
+        bias = x.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)[:, None]
+        slots = (positions[:, -context:] % context)[:, None, :, None].expand(-1, config.heads, -1, config.head_dim)
+        call = _Call(rotation(config, positions), bias, slots, mask, parallel)
+        for layer, keys, values in zip(self.layers, state.keys.unbind(1), state.values.unbind(1), strict=True):
+            x = layer(x, keys, values, call)
+        state.position += positions.shape[1] if mask is None else positions.shape[1] * mask
         return x
 
-    def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [B, 1, T, h/2] of the absolute positions; the product is taken in float32 as in training."""
-        size = self.config.head_dim
-        pairs = torch.arange(size // 2, device=positions.device, dtype=torch.float32)
-        angle = positions.float()[:, None, :, None] * torch.exp(pairs * (-math.log(self.config.max_period) * 2 / size))
-        return angle.cos(), angle.sin()
+
+def rotation(config: TransformerConfig, positions: Tensor) -> Tensor:
+    """How absolute positions [B, T] turn pairs, [B, 1, T, h/2]; the angle is taken in float32 as in training."""
+    pairs = torch.arange(config.head_dim // 2, device=positions.device, dtype=torch.float32)
+    angle = positions.float()[:, None, :, None] * torch.exp(
+        pairs * (-math.log(config.max_period) * 2 / config.head_dim)
+    )
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 def _held(newest: Tensor, context: int) -> Tensor:

@@ -244,6 +244,15 @@ def test_greedy_needs_no_seed(batch: Batch) -> None:
     assert same(talk(batch, 0, frames, greedy[0]), talk(batch, 1, frames, greedy[1]))
 
 
+def test_a_greedy_row_says_the_same_beside_one_that_draws(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    greedy, drawing = Sampling(text_temperature=0, audio_temperature=0), Sampling(seed=1)
+    prime(batch, 2, sampling=greedy)
+    prime(batch, 3, sampling=greedy)
+    together = [batch.step([RowStep(1, f, None, drawing), RowStep(2, f, None, greedy)]) for f in noise(10)]
+    monkeypatch.setattr(batch_module, "row_noise", lambda *_: pytest.fail("nothing is drawn"))
+    assert same([stepped[1] for stepped in together], talk(batch, 3, noise(10), greedy))
+
+
 def test_no_more_candidates_are_drawn_from_than_there_is_noise_for(nano: Path) -> None:
     checkpoint = replace(load_checkpoint(str(nano)), sampling=Sampling(text_temperature=0.1, audio_top_k=2_000))
     assert Batch(checkpoint, 1).sampling == Sampling(text_temperature=0.1, audio_top_k=250)

@@ -38,9 +38,9 @@ def alone(moshi: Moshi, codes: Tensor) -> list[int]:
 def by_hand(moshi: Moshi, codes: Tensor) -> list[int]:
     """The same from the model's own steps: column 0, then a column a frame, the likeliest token of each."""
     state, zero, one = moshi.initial_state(1), torch.zeros(1), torch.ones(1, dtype=torch.int64)
-    greedy, free = SamplingRows(zero, one, zero, one), torch.full((1, 1), UNGENERATED)
+    greedy, free = SamplingRows(zero, one, zero, one, torch.ones(1, 1, 1)), torch.full((1, 1), UNGENERATED)
     columns = [torch.full((8,), UNGENERATED), *codes]
-    steps = [moshi.step(state, column[None], free, greedy, torch.ones(1, 1, 1), ON) for column in columns]
+    steps = [moshi.step(state, column[None], free, greedy, ON) for column in columns]
     return [int(step.emitted[0, 0]) for step in steps[1:]]
 
 

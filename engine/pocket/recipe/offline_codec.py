@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from engine.model.mimi import POSITIONS, Mimi
 from engine.model.seanet import CausalConv, CausalConvTranspose, ResidualBlock
-from engine.model.transformer import Layer, Transformer, rotate
-from engine.pocket.recipe.offline_lm import rotation
+from engine.model.transformer import Layer, Transformer, rotate, rotation
 
 
 class OfflineCodec:
@@ -71,14 +70,14 @@ class OfflineCodec:
 def attend_frames(transformer: Transformer, x: Tensor) -> Tensor:
     """A stack over [B, T, dim] as if two positions came a call: both are in the ring before either is answered."""
     config, length = transformer.config, x.shape[1]
-    cos, sin = rotation(config, length, x.device)
+    turn = rotation(config, torch.arange(length, device=x.device)[None])
     visible = None if length <= config.context else _visible(length, config.context, x.device)
     for layer in transformer.layers:
         assert isinstance(layer, Layer)
         attention = layer.self_attn
         projected = F.linear(layer.norm1(x), attention.in_proj_weight).view(*x.shape[:2], 3, attention.heads, -1)
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # [B, H, T, h] each
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        query, key = rotate(query, turn), rotate(key, turn)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=visible is None)
         x = x + layer.layer_scale_1(attention.out_proj(mixed.transpose(1, 2).flatten(2)))
         x = x + layer.layer_scale_2(layer.linear2(F.gelu(layer.linear1(layer.norm2(x)))))

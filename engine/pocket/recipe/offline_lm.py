@@ -9,15 +9,13 @@ Shapes: B sequences, T columns read, N chosen columns, S depth steps (dep_q), V 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from engine.model.moshi import DepthLayer, Moshi
 from engine.model.moshi_config import MoshiConfig
-from engine.model.transformer import Layer, TransformerConfig, rotate
+from engine.model.transformer import Layer, TransformerConfig, rotate, rotation
 
 
 def lay_out(config: MoshiConfig, frames: Tensor) -> Tensor:
@@ -38,11 +36,11 @@ def temporal(moshi: Moshi, columns: Tensor) -> Tensor:
     """Columns [B, T, K] of fresh rows -> normed output [B, T, dim]."""
     x = embed(moshi, columns)
     config = moshi.config.temporal
-    cos, sin = rotation(config, columns.shape[1], columns.device)
+    turn = rotation(config, torch.arange(columns.shape[1], device=columns.device)[None])
     band = _band(config, columns.shape[1], columns.device)
     for layer in moshi.transformer.layers:
         assert isinstance(layer, Layer)
-        x = _layer(layer, x, cos, sin, band)
+        x = _layer(layer, x, turn, band)
     out: Tensor = moshi.out_norm(x)
     return out
 
@@ -61,14 +59,6 @@ def embed(moshi: Moshi, columns: Tensor) -> Tensor:
     return summed.view(*columns.shape[:2], -1)
 
 
-def rotation(config: TransformerConfig, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [1, 1, T, h/2] of positions 0 to T - 1, as `engine.model.transformer` takes them."""
-    pairs = torch.arange(config.head_dim // 2, device=device, dtype=torch.float32)
-    speed = torch.exp(pairs * (-math.log(config.max_period) * 2 / config.head_dim))
-    angle = torch.arange(length, device=device, dtype=torch.float32)[None, None, :, None] * speed
-    return angle.cos(), angle.sin()
-
-
 def _band(config: TransformerConfig, length: int, device: torch.device) -> Tensor | None:
     """Which keys each query sees [T, T] where the window ends within the sequence; None: simply all before it."""
     if length <= config.context:
@@ -77,11 +67,11 @@ def _band(config: TransformerConfig, length: int, device: torch.device) -> Tenso
     return (apart >= 0) & (apart < config.context)
 
 
-def _layer(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, band: Tensor | None) -> Tensor:
+def _layer(layer: Layer, x: Tensor, turn: Tensor, band: Tensor | None) -> Tensor:
     attention = layer.self_attn
     projected = F.linear(layer.norm1(x), attention.in_proj_weight).view(*x.shape[:2], 3, attention.heads, -1)
     query, key, value = projected.permute(2, 0, 3, 1, 4)  # [B, H, T, h] each
-    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+    query, key = rotate(query, turn), rotate(key, turn)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=band, is_causal=band is None)
     x = x + attention.out_proj(mixed.transpose(1, 2).flatten(2))
     out: Tensor = x + layer.gating(layer.norm2(x))

@@ -175,7 +175,7 @@ def test_two_frames_a_call_see_less_once_the_ring_is_full(mimi: Mimi) -> None:
     assert float(apart[4:].max()) > 1e-4
 
 
-def step(mimi: Mimi, state: MimiState, sound: Tensor, spoken: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def step(mimi: Mimi, state: MimiState, sound: Tensor, spoken: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return mimi.latent(sound, state, mask), mimi.decode(spoken, state, mask)
 
 
@@ -189,6 +189,15 @@ def test_a_masked_row_stands_still_bit_for_bit(mimi: Mimi) -> None:
     assert len(after) == 10 + 10 + 2 + 2 * 3 + 1  # carries of the convolutions and of resampling, two rings, `fresh`
     assert all(torch.equal(new[1], old[1]) for new, old in zip(after, before, strict=True))
     assert sum(not torch.equal(new[0], old[0]) for new, old in zip(after, before, strict=True)) == len(after) - 1
+
+
+def test_no_mask_is_a_mask_of_all(mimi: Mimi) -> None:
+    sound, spoken, masked, free = audio(2), torch.from_numpy(codes(2, FRAMES)), *(mimi.initial_state(2) for _ in "12")
+    for number in range(6):
+        ours = step(mimi, free, frame(sound, number), frame(spoken, number), None)
+        theirs = step(mimi, masked, frame(sound, number), frame(spoken, number), rows(True, True))
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(tensors(free), tensors(masked), strict=True))
 
 
 def test_a_row_in_a_batch_hears_only_itself(mimi: Mimi) -> None:

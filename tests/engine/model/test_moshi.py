@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch._subclasses import FakeTensorMode
 
 from engine.model import moshi as model_file
 from engine.model.moshi import UNGENERATED, ZERO, Moshi, MoshiConfig, MoshiState, Step
-from engine.model.sampling import SamplingRows, row_noise, sample
+from engine.model.sampling import SamplingRows, draw, row_noise
 from tests.oracle import lm_cases as cases
 from tests.oracle.weights import draw_all, uniform
 
@@ -68,28 +69,29 @@ def golden_model(case: str) -> Moshi:
     return build(cases.CONFIGS[case], seed_of(case))
 
 
-def settings(rows: int, text: tuple[float, int] = (0, 1), audio: tuple[float, int] = (0, 1)) -> SamplingRows:
+def settings(rows: int, text: tuple[float, int], audio: tuple[float, int]) -> SamplingRows:
     return SamplingRows(
         torch.full((rows,), float(text[0])),
         torch.full((rows,), text[1]),
         torch.full((rows,), float(audio[0])),
         torch.full((rows,), audio[1]),
+        torch.ones(rows, 9, 25),
     )
 
 
 class Driver:
-    """Steps a model's rows, greedily unless told otherwise, and keeps what `sample` was given."""
+    """Steps a model's rows, greedily unless told otherwise, and keeps what `draw` was given."""
 
     def __init__(self, model: Moshi, rows: int, patch: pytest.MonkeyPatch | None = None) -> None:
         self.model, self.rows, self.state = model, rows, model.initial_state(rows)
-        self.sampling = settings(rows)
+        self.sampling: SamplingRows | None = None
         self.logits: list[Tensor] = []
         if patch:
-            patch.setattr(model_file, "sample", self._sample)
+            patch.setattr(model_file, "draw", self._draw)
 
-    def _sample(self, logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) -> Tensor:
+    def _draw(self, logits: Tensor, rows: SamplingRows | None, stream: int) -> Tensor:
         self.logits.append(logits)
-        return sample(logits, temperature, top_k, noise)
+        return draw(logits, rows, stream)
 
     def step(
         self,
@@ -105,9 +107,8 @@ class Driver:
             state or self.state,
             torch.full((rows, config.n_q - config.dep_q), UNGENERATED) if caller is None else caller,
             torch.full((rows, config.made), UNGENERATED) if forced is None else forced,
-            self.sampling,
-            torch.ones(rows, config.made, 25) if noise is None else noise,
-            everybody(rows) if mask is None else mask,
+            replace(self.sampling, noise=noise) if self.sampling and noise is not None else self.sampling,
+            mask,
         )
 
     def text_logits(self) -> Tensor:
@@ -145,13 +146,13 @@ def test_names_and_shapes_are_those_of_the_published_files(case: str) -> None:
 def test_steps_equal_the_oracles(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver(golden_model(case), 2, monkeypatch)
     caller = torch.from_numpy(cases.caller(case, 2, cases.STEPS, seed_of(case)))
-    noise = golden(case, "noise") if case == "sampled" else torch.ones(cases.STEPS, 2, 9, 25)
     if case == "sampled":
         text, audio = (cases.TEXT_TEMPERATURE, cases.TEXT_TOP_K), (cases.AUDIO_TEMPERATURE, cases.AUDIO_TOP_K)
         driver.sampling = settings(2, text, audio)
     emitted = []
     for number in range(cases.STEPS):
-        emitted.append(driver.step(caller[number], noise=noise[number]).emitted)
+        noise = golden(case, "noise")[number] if driver.sampling else None
+        emitted.append(driver.step(caller[number], noise=noise).emitted)
         close(driver.text_logits(), golden(case, "text_logits")[number])
         close(driver.audio_logits(), golden(case, "audio_logits")[number])
     assert (emitted[0] == UNGENERATED).all()
@@ -197,7 +198,7 @@ def test_a_known_history_gives_the_oracles_logits() -> None:
         close(text_logits[0, 0], golden("forward", "text_logits")[number])
         memory = model.depformer.fresh(hidden)
         for step in range(8):
-            logits = model.depth(step, hidden, columns[None, number + 1, step], memory)
+            logits = model.depth(step, hidden[:, 0], columns[None, number + 1, step], memory)
             frame = number - delays[1 + step]
             if frame >= 0:
                 close(logits[0], golden("forward", "audio_logits")[step, frame])
@@ -314,6 +315,7 @@ def test_a_row_in_a_batch_equals_the_row_alone() -> None:
         torch.tensor([25, 1, 5]),
         torch.tensor([0.8, 0.0, 0.5]),
         torch.tensor([12, 1, 20]),
+        torch.ones(rows, 9, 25),
     )
     masks = torch.from_numpy(uniform("rows", (ticks, rows), 1) < 0.3)
     codes = torch.from_numpy(cases.tokens("rows", (ticks, rows, 8), 24, 1))
@@ -328,16 +330,23 @@ def test_a_row_in_a_batch_equals_the_row_alone() -> None:
     for row in range(rows):
         alone = Driver(model, 1)
         alone.sampling = SamplingRows(
-            *(
-                getattr(driver.sampling, name)[row : row + 1]
-                for name in ("text_temperature", "text_top_k", "audio_temperature", "audio_top_k")
-            )
+            *(getattr(driver.sampling, field.name)[row : row + 1] for field in fields(SamplingRows))
         )
         heard = codes[masks[:, row], row]
         assert len(heard) > 2 * cases.TINY["context"]
         for number, frame in enumerate(heard):
             own = torch.from_numpy(row_noise(row, number, 9, 25))[None]
             assert torch.equal(alone.step(frame[None], noise=own).emitted[0], said[row][number])
+
+
+def test_no_mask_is_a_mask_of_all_and_no_sampling_a_temperature_of_zero() -> None:
+    model, codes = build(cases.TINY, 2), torch.from_numpy(cases.tokens("rows", (25, 2, 8), 24, 1))
+    free, told = Driver(model, 2), Driver(model, 2)
+    told.sampling = settings(2, text=(0, 5), audio=(0, 5))
+    for frame in codes:
+        got, want = free.step(frame), told.step(frame, mask=everybody(2))
+        assert torch.equal(got.emitted, want.emitted) and torch.equal(got.column, want.column)
+    assert torch.equal(free.state.kv.keys, told.state.kv.keys) and torch.equal(free.state.table, told.state.table)
 
 
 def test_a_masked_row_stands_still_bit_for_bit() -> None:
@@ -452,7 +461,7 @@ def test_other_delays_line_up_too(delays: list[int]) -> None:
 
 def test_depth_starts_afresh_each_frame_and_knows_no_positions() -> None:
     model = build(cases.TINY)
-    hidden = torch.from_numpy(uniform("hidden", (1, 1, 32)))
+    hidden = torch.from_numpy(uniform("hidden", (1, 32)))
 
     def frame() -> list[Tensor]:
         memory = model.depformer.fresh(hidden)
@@ -464,8 +473,8 @@ def test_depth_starts_afresh_each_frame_and_knows_no_positions() -> None:
     for step in (1, 2):  # the same weights and input in two steps give the same output: nothing tells them apart
         for weight, size in ((weights["in_proj_weight"], 48), (weights["out_proj.weight"], 16)):
             weight[step * size : (step + 1) * size] = weight[:size]
-    x, keys, values = hidden[..., :16], torch.empty(1, 2, 8, 8), torch.empty(1, 2, 8, 8)
-    outs = [layer(x, step, keys, values) for step in range(3)]
+    x, memory = hidden[:, :16], torch.empty(8, 1, 3, 2, 8)
+    outs = [layer(x, step, memory) for step in range(3)]
     torch.testing.assert_close(outs[1], outs[0])
     torch.testing.assert_close(outs[2], outs[0])
 

@@ -128,6 +128,17 @@ def test_a_masked_row_keeps_its_state_bit_for_bit(parallel: bool) -> None:
     assert out.isfinite().all()
 
 
+@pytest.mark.parametrize("parallel", [False, True])
+def test_no_mask_is_a_mask_of_all(parallel: bool) -> None:
+    stack, x = build(GATED), noise(2, 20, 16)
+    masked, free = stack.initial_state(2), stack.initial_state(2)
+    run = stack.prefill if parallel else stack.forward
+    for part in torch.split(x, 4, 1):
+        assert torch.equal(run(part, free, None), run(part, masked, everybody(2)))
+    assert torch.equal(free.keys, masked.keys) and torch.equal(free.values, masked.values)
+    assert free.position.tolist() == masked.position.tolist() == [20, 20]
+
+
 def test_rows_that_come_and_go_equal_rows_alone() -> None:
     stack, draw = build(GATED), torch.Generator().manual_seed(3)
     state, x = stack.initial_state(4), noise(4, 40, 16)
@@ -177,7 +188,7 @@ def test_a_row_can_be_filled_through_its_view() -> None:
 def test_rotation_turns_neighbours() -> None:
     x = torch.tensor([1.0, 0.0, 0.0, 1.0]).view(1, 1, 1, 4)
     angle = torch.tensor([0.5, 0.25]).view(1, 1, 1, 2)
-    got = rotate(x, angle.cos(), angle.sin()).flatten()
+    got = rotate(x, torch.polar(torch.ones_like(angle), angle)).flatten()
     want = torch.tensor([math.cos(0.5), math.sin(0.5), -math.sin(0.25), math.cos(0.25)])
     torch.testing.assert_close(got, want)
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from engine.model.moshi import Moshi
 from engine.model.moshi_config import UNGENERATED, ZERO, MoshiConfig
-from engine.model.sampling import SamplingRows
 from engine.pocket.recipe import offline_lm
 
 TOLERANCE = 1e-4
@@ -59,15 +58,13 @@ class Streamed:
 
     def run(self, moshi: Moshi, frames: Tensor) -> None:
         config, (rows, length, _) = moshi.config, frames.shape
-        state, mask = moshi.initial_state(rows), torch.ones(rows, dtype=torch.bool)
+        state = moshi.initial_state(rows)
         columns = torch.stack([config.columns(row) for row in frames])
-        greedy = SamplingRows(*(torch.full((rows,), value) for value in (0.0, 1, 0.0, 1)))
-        noise = torch.ones(rows, config.made, 1)
         nobody = torch.full((rows, config.n_q - config.dep_q), UNGENERATED)
         for number in range(length):
             # The caller's frame n - 1 arrives with column n; column 0 is all initial.
             caller = frames[:, number - 1, config.made :] if number else nobody
-            step = moshi.step(state, caller, columns[:, number + 1, : config.made], greedy, noise, mask)
+            step = moshi.step(state, caller, columns[:, number + 1, : config.made], None, None)
             self.columns.append(step.column)
 
 
