@@ -256,7 +256,7 @@ class Batch:
                 ("audio_top_k", np.int64),
             )
         )
-        return SamplingRows(*map(self._to_device, columns), noise=self._to_device(noise))
+        return SamplingRows(*map(self._to_device, (*columns, noise)))
 
     def _to_device(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self._device)
