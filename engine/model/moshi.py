@@ -29,7 +29,6 @@ Modules hold weights only, under the names of the published checkpoints, fused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +37,7 @@ from torch.nn import functional as F
 
 from engine.model.moshi_config import UNGENERATED, ZERO, MoshiConfig
 from engine.model.sampling import SamplingRows, draw
-from engine.model.transformer import GatedFeedForward, KvState, RmsNormF32, Transformer
+from engine.model.transformer import GatedFeedForward, KvState, Linear, RmsNormF32, Transformer
 
 __all__ = ["UNGENERATED", "ZERO", "DepthLayer", "Moshi", "MoshiConfig", "MoshiState", "Step"]
 
@@ -88,7 +87,7 @@ class DepthAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.zeros(steps * 3 * dim, dim))
-        self.out_proj = nn.Linear(dim, steps * dim, bias=False)
+        self.out_proj = Linear(dim, steps * dim)
 
     def forward(self, x: Tensor, step: int, memory: Tensor) -> Tensor:
         """x [B, dim] -> [B, dim]; memory [steps, B, 3, H, h] holds the frame's queries, keys and values so far."""
@@ -98,6 +97,8 @@ class DepthAttention(nn.Module):
         query, keys, values = memory[: step + 1].permute(2, 1, 3, 0, 4)  # [B, H, step + 1, h] each
         mixed = F.scaled_dot_product_attention(query[:, :, step:], keys, values)
         return F.linear(mixed.flatten(1), self.out_proj.weight[step * dim : (step + 1) * dim])
+
+    __call__ = forward
 
 
 class DepthLayer(nn.Module):
@@ -114,6 +115,8 @@ class DepthLayer(nn.Module):
         x = x + self.self_attn(self.norm1(x), step, memory)
         out: Tensor = x + self.gating[step](self.norm2(x))
         return out
+
+    __call__ = forward
 
 
 class DepthTransformer(nn.Module):
@@ -146,11 +149,11 @@ class Moshi(nn.Module):
         self.text_emb = nn.Embedding(config.text_card + 1, dim)
         self.transformer = Transformer(config.temporal)
         self.out_norm = RmsNormF32(dim)
-        self.text_linear = nn.Linear(dim, config.text_card, bias=False)
+        self.text_linear = Linear(dim, config.text_card)
         heads = range(config.extra_heads_num_heads)
-        self.extra_heads = nn.ModuleList(nn.Linear(dim, config.extra_heads_dim, bias=False) for _ in heads)
-        self.depformer_in = nn.ModuleList(nn.Linear(dim, config.depformer_dim, bias=False) for _ in range(steps))
-        self.linears = nn.ModuleList(nn.Linear(config.depformer_dim, config.card, bias=False) for _ in range(steps))
+        self.extra_heads = nn.ModuleList(Linear(dim, config.extra_heads_dim) for _ in heads)
+        self.depformer_in = nn.ModuleList(Linear(dim, config.depformer_dim) for _ in range(steps))
+        self.linears = nn.ModuleList(Linear(config.depformer_dim, config.card) for _ in range(steps))
         if steps:
             after_first = range(steps - 1)
             self.depformer_text_emb = nn.Embedding(config.text_card + 1, config.depformer_dim)
@@ -234,7 +237,7 @@ class Moshi(nn.Module):
     def depth(self, step: int, hidden: Tensor, previous: Tensor, memory: Tensor) -> Tensor:
         """Logits [B, card] of codebook `step`, from hidden [B, dim] and the token before it [B] (the text first)."""
         embedding = self.depformer_emb[step - 1] if step else self.depformer_text_emb
-        x = _add_embedded(self.depformer_in[step](hidden), [embedding], previous[:, None])
+        x = self.depformer_in[step](hidden) + _embedded(embedding, previous)
         logits: Tensor = self.linears[step](self.depformer(x, step, memory))
         return logits
 
@@ -250,9 +253,13 @@ class Moshi(nn.Module):
         return torch.stack(tokens, 1)
 
     def _embed(self, columns: Tensor) -> Tensor:  # [B, T, K] -> [B, T, dim]
+        text, *codes = columns.clamp_min(0).unbind(-1)
+        given_text, *given = (columns >= 0).to(self.text_emb.weight.dtype)[..., None].unbind(-2)  # 1, but 0 for ZERO
         # The order of the sum matters in bfloat16: codes by index, the text last.
-        nothing = self.text_emb.weight.new_zeros(*columns.shape[:2], self.config.dim)
-        return _add_embedded(nothing, [*self.emb, self.text_emb], columns.roll(-1, -1))
+        total = self.emb[0](codes[0]) * given[0]
+        for embedding, code, there in zip(self.emb[1:], codes[1:], given[1:], strict=True):
+            total = torch.addcmul(total, embedding(code), there)
+        return torch.addcmul(total, self.text_emb(text), given_text)
 
     def _heads(self, hidden: Tensor) -> Tensor:
         if not self.extra_heads:
@@ -260,12 +267,10 @@ class Moshi(nn.Module):
         return torch.cat([head(hidden) for head in self.extra_heads], 1).float().softmax(-1)
 
 
-def _add_embedded(x: Tensor, embeddings: Iterable[nn.Module], tokens: Tensor) -> Tensor:
-    """x [..., dim] and, one after the other, what each embedding has for its token in [..., n]; ZERO adds nothing."""
-    indices, counts = tokens.clamp_min(0).unbind(-1), (tokens >= 0).to(x.dtype)[..., None].unbind(-2)
-    for embedding, index, count in zip(embeddings, indices, counts, strict=True):
-        x = torch.addcmul(x, embedding(index), count)
-    return x
+def _embedded(embedding: nn.Module, tokens: Tensor) -> Tensor:
+    """tokens [...] -> [..., dim]; negative ones (ZERO) give zeros."""
+    vectors: Tensor = embedding(tokens.clamp_min(0))
+    return torch.where((tokens >= 0)[..., None], vectors, 0.0)
 
 
 def _look(table: Tensor, slots: Tensor) -> Tensor:

@@ -98,11 +98,13 @@ class CausalConv(nn.Module):
             carry = next(carries)
             x = torch.cat((carry, x), dim=2)
             _remember(carry, x[:, :, -past:], mask)
-        weight, bias = self.weight, self.conv.conv.bias
+        weight, bias = self.conv.conv.weight, self.conv.conv.bias
         if (x.shape[2] - self.kernel) // self.stride >= FEW_POSITIONS:
             return F.conv1d(x, weight, bias, self.stride)
         patches = x.unfold(2, self.kernel, self.stride).transpose(1, 2).flatten(2)  # [B, T / stride, inputs * kernel]
         return F.linear(patches, weight.flatten(1), bias).transpose(1, 2)
+
+    __call__ = forward  # as of the transformers' layers
 
 
 class CausalConvTranspose(nn.Module):
@@ -131,6 +133,8 @@ class CausalConvTranspose(nn.Module):
         y, bias = y[:, :, : -self.stride], self.convtr.convtr.bias
         # The bias comes last, so that the carry does not bring it a second time.
         return y if bias is None else y + bias[:, None]
+
+    __call__ = forward
 
     def _spread(self, x: Tensor, carry: Tensor) -> Tensor:
         """Each position's contribution to two strides of outputs, with the carry but without the bias:
@@ -164,7 +168,7 @@ class ResidualBlock(nn.Module):
 
 def _run(layers: nn.ModuleList, x: Tensor, carries: Iterator[Tensor], mask: Tensor | None) -> Tensor:
     for layer in layers:
-        x = layer(x) if isinstance(layer, nn.ELU) else layer(x, carries, mask)
+        x = F.elu(x) if isinstance(layer, nn.ELU) else layer(x, carries, mask)
     return x
 
 

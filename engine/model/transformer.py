@@ -86,6 +86,19 @@ class _Call:
     parallel: bool  # the ring is read as it was before the call, beside the new keys
 
 
+class Linear(nn.Linear):
+    """W x. A call is `forward` itself, here as below: a step makes hundreds, and torch's way there, past hooks that
+    nobody has set, is longer than most of the products."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    __call__ = forward
+
+
 class RmsNormF32(nn.Module):
     """x * alpha / rms(x), computed in float32 whatever the activations are."""
 
@@ -95,6 +108,8 @@ class RmsNormF32(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [..., dim]
         return F.rms_norm(x, x.shape[-1:], self.alpha.view(-1), RMS_NORM_EPSILON)
+
+    __call__ = forward
 
 
 class LayerScale(nn.Module):
@@ -113,13 +128,13 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.linear_in = nn.Linear(dim, 2 * hidden, bias=False)
-        self.linear_out = nn.Linear(hidden, dim, bias=False)
+        self.linear_in, self.linear_out = Linear(dim, 2 * hidden), Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.linear_in(x).chunk(2, -1)
-        out: Tensor = self.linear_out(F.silu(gate) * value)
-        return out
+        return self.linear_out(F.silu(gate) * value)
+
+    __call__ = forward
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
@@ -130,7 +145,7 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
 
 def store(ring: Tensor, new: Tensor, slots: Tensor, mask: Tensor | None) -> None:
     """Write the last W of new [B, H, T, h] into slots [B, H, W, h] of ring [B, H, C, h], where mask [B] says so."""
-    fresh = new[:, :, -slots.shape[2] :].to(ring.dtype)
+    fresh = new[:, :, -slots.shape[2] :]
     if mask is not None:
         fresh = torch.where(mask[:, None, None, None], fresh, ring.gather(2, slots))
     ring.scatter_(2, slots, fresh)
@@ -143,7 +158,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.in_proj_weight = nn.Parameter(torch.zeros(3 * config.dim, config.dim))
-        self.out_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.out_proj = Linear(config.dim, config.dim)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, call: _Call) -> Tensor:
         """x [B, T, dim] -> [B, T, dim]; keys and values are this layer's rings [B, H, C, h]."""
@@ -155,8 +170,9 @@ class Attention(nn.Module):
         store(keys, key, call.slots, call.mask)
         store(values, value, call.slots, call.mask)
         mixed = F.scaled_dot_product_attention(query, *seen, attn_mask=call.bias)
-        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return out
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    __call__ = forward
 
 
 class Layer(nn.Module):
@@ -170,8 +186,7 @@ class Layer(nn.Module):
         if config.gating:
             self.gating = GatedFeedForward(dim, hidden)
         else:
-            self.linear1 = nn.Linear(dim, hidden, bias=False)
-            self.linear2 = nn.Linear(hidden, dim, bias=False)
+            self.linear1, self.linear2 = Linear(dim, hidden), Linear(hidden, dim)
         self.gated = config.gating is not None
         self.layer_scale_1 = LayerScale(dim) if config.layer_scale else nn.Identity()
         self.layer_scale_2 = LayerScale(dim) if config.layer_scale else nn.Identity()
@@ -181,9 +196,10 @@ class Layer(nn.Module):
         out: Tensor = x + self.layer_scale_2(self._feed_forward(self.norm2(x)))
         return out
 
+    __call__ = forward
+
     def _feed_forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.gating(x) if self.gated else self.linear2(F.gelu(self.linear1(x)))
-        return out
+        return self.gating(x) if self.gated else self.linear2(F.gelu(self.linear1(x)))
 
 
 class Transformer(nn.Module):
