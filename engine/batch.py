@@ -207,9 +207,11 @@ class Batch:
         codes = self._mimi.encode(audio, self._codec, mask)[:, :, 0]
         caller = codes[:, : self.streams - made]
         emitted = self._moshi.step(self._state, caller, forced, sampling, mask).emitted
-        speaks = emitted[:, 0] != UNGENERATED  # not before the longest delay has passed
+        # Nobody speaks before the longest delay has passed, of which a row that is primed has one frame behind it.
+        speaks = mask if self._config.delay <= 1 else emitted[:, 0] != UNGENERATED
         said = self._mimi.decode(emitted[:, 1:, None], self._codec, speaks).clamp(-1, 1)
-        said = said.masked_fill(~speaks[:, None, None], 0)
+        if speaks is not None:
+            said = said.masked_fill(~speaks[:, None, None], 0)
         heard = self._ear.hear(codes, mask) if self._ear else self._unheard
         column = torch.cat((self._state.ahead()[:, 0, :made], caller, heard[:, None]), 1)
         return said.cpu().numpy(), column.cpu().numpy()
