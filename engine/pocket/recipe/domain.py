@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import product
+from itertools import chain, product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,18 @@ ASKING = {"ask_name": "name", "ask_number": "number"}
 
 FILE = Path(__file__).with_name("domain.yaml")
 
-WORDINGS = 130
-"""Most wordings of an intent that are trained on."""
+WORDINGS = 800
+"""Most wordings of an intent that are trained on; of `unknown` twice as many."""
 
 HELD_OUT_WORDINGS = 24
 
+HELD_OUT_UNKNOWN = 260
+
 ANSWER_WEIGHT = 60
 """How often the tokenizer hears each answer, for one hearing of what callers say: nearly a piece a word."""
+
+ASKED = 130
+"""How many wordings of each intent the tokenizer hears: with more of them, the answers' words fall to pieces."""
 
 DIGITS = ((3, 0.7), (4, 0.2), (2, 0.1))
 """How many digits a number has, and how often."""
@@ -207,7 +212,7 @@ class Domain:
         return " ".join(clips)
 
     def texts(self) -> Iterator[str]:
-        """What the tokenizer is to know: answers and prompts several times over, and what callers say once."""
+        """What the tokenizer is to know: answers and prompts several times over, and some of what callers say."""
         random = np.random.default_rng(0)
         greetings = [
             Persona("", agent, company, greeting)
@@ -223,9 +228,8 @@ class Domain:
         for name in self.lists["name"] * 5:
             yield render(self.persona(random).text, {"name": name, "number": self.number(random)})
             yield render("", {})
-        for name, intent in self.intents.items():
-            yield from (self.wording(name, random).text for _ in intent.wordings["train"])
-        yield from self.unknown["train"]
+        for name in (*self.intents, *[UNKNOWN] * 6):
+            yield from (self.wording(name, random).text for _ in range(ASKED))
         for story in self.stories:
             yield from story
         yield from self.mutters
@@ -270,15 +274,19 @@ def _alternatives(line: str) -> tuple[list[str], str]:
     return done + texts, line
 
 
-def sample(groups: Sequence[Sequence[str]], most: int, random: np.random.Generator) -> tuple[str, ...]:
-    """At most so many of them, in turn from each group, so that a line that says little is not drowned."""
-    left = [[str(text) for text in random.permutation(list(group))] for group in groups]
-    chosen: list[str] = []
-    while len(chosen) < most and any(left):
-        for group in left:
-            if group and len(chosen) < most:
-                chosen.append(group.pop())
-    return tuple(dict.fromkeys(chosen))
+def shuffled(groups: Sequence[Sequence[str]], random: np.random.Generator) -> list[list[str]]:
+    return [[str(text) for text in reversed(random.permutation(list(group)))] for group in groups]
+
+
+def in_turn(groups: Iterable[Iterable[str]], most: int) -> tuple[str, ...]:
+    """At most so many of them, one of each group in turn, so that a line that says little is not drowned."""
+    chosen: dict[str, None] = {}
+    for text in chain.from_iterable(zip_longest(*groups)):
+        if len(chosen) == most:
+            break
+        if text is not None:
+            chosen[text] = None
+    return tuple(chosen)
 
 
 @cache
@@ -287,17 +295,14 @@ def load_domain(path: Path = FILE) -> Domain:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     random = np.random.default_rng(7)
     lists = {name: tuple(values) for name, values in content["lists"].items()}
-    unknown = content["unknown"]
+    unknown = _unknown(content["unknown"], random)
     greeting = content["greeting"]
     intents = {name: _intent(name, entry, content) for name, entry in content["intents"].items()}
     strangers = content["strangers"]
     clips = _clips(content, lists)
     return Domain(
         intents,
-        {
-            "train": sample(_filled_lines(unknown["say"], unknown["lists"]), 900, random),
-            "held-out": sample(_filled_lines(unknown["held_out"], unknown["held_out_lists"]), 260, random),
-        },
+        unknown,
         lists,
         {
             "train": {kind: tuple(strangers[kind]) for kind in ("agent", "company")},
@@ -317,27 +322,56 @@ def load_domain(path: Path = FILE) -> Domain:
 
 
 def _intent(name: str, entry: Mapping[str, Any], content: Mapping[str, Any]) -> Intent:
-    if unknown := sorted(entry.keys() - {"answer", "unknown", "say", "held_out", "plain"}):
+    if unknown := sorted(entry.keys() - {"answer", "unknown", "say", "more", "held_out", "plain"}):
         raise ValueError(f"intent {name!r} has no field {unknown[0]!r}")
-    for line in (*entry["say"], *entry["held_out"]):
+    for line in (*entry["say"], *entry["more"], *entry["held_out"]):
         if not isinstance(line, str):
             raise ValueError(f"intent {name!r} has a line that YAML takes for {line!r}; put it in quotes")
     random = np.random.default_rng([*name.encode()])  # its own, so that one intent's lines do not move another's
-    plain = entry.get("plain", False)
-    around = [] if plain else [(before, after) for before in content["prefix"] for after in content["suffix"]]
+    around = [("", "")]
+    if not entry.get("plain", False):
+        around = list(dict.fromkeys(product(content["prefix"], content["suffix"])))
+    lines = [_framed(line, around, random) for line in entry["say"]]
+    held_out = shuffled([_worded(line, around) for line in entry["held_out"]], random)
+    lines += [_framed(line, around, random) for line in entry["more"]]
+    # Callers often say no more than the core: half of what is trained on is that, as far as there is another half.
+    cores = in_turn((plain for plain, _ in lines), WORDINGS if len(around) == 1 else WORDINGS // 2)
+    others = in_turn((framed for _, framed in lines), len(cores))
     wordings: dict[Split, tuple[str, ...]] = {
-        "train": sample([_worded(expand(line), around) for line in entry["say"]], WORDINGS, random),
-        "held-out": sample([_worded(expand(line), around) for line in entry["held_out"]], HELD_OUT_WORDINGS, random),
+        "train": tuple(dict.fromkeys((*cores, *others))),
+        "held-out": in_turn(held_out, HELD_OUT_WORDINGS),
     }
     return Intent(name, tuple(entry["answer"]), tuple(entry.get("unknown", ())), wordings)
 
 
-def _worded(cores: Sequence[str], around: Sequence[tuple[str, str]]) -> list[str]:
-    """Every core with every pair of prefix and suffix; pairs that occur often in the lists occur often here."""
-    if not around:
-        return list(cores)
-    texts = (" ".join(f"{before} {core} {after}".split()) for core in cores for before, after in around)
-    return list(dict.fromkeys(texts))
+def _unknown(entry: Mapping[str, Any], random: np.random.Generator) -> dict[Split, tuple[str, ...]]:
+    say = shuffled(_filled_lines(entry["say"], entry["lists"]), random)
+    held_out = shuffled(_filled_lines(entry["held_out"], entry["held_out_lists"]), random)
+    say += shuffled(_filled_lines(entry["more"], entry["lists"]), random)
+    return {"train": in_turn(say, 2 * WORDINGS), "held-out": in_turn(held_out, HELD_OUT_UNKNOWN)}
+
+
+def _framed(
+    line: str, around: Sequence[tuple[str, str]], random: np.random.Generator
+) -> tuple[list[str], Iterator[str]]:
+    """A line's cores, then all that they say with a prefix or a suffix, made as it is asked for: both in random order.
+
+    The first pair of `around` is empty.
+    """
+    cores = expand(line)
+    which, pairs = np.divmod(random.permutation(len(cores) * len(around))[::-1], len(around))
+    plain = [cores[core] for core in which[pairs == 0]]
+    framed = zip(which[pairs > 0], pairs[pairs > 0], strict=True)
+    return plain, (_between(cores[core], around[pair]) for core, pair in framed)
+
+
+def _worded(line: str, around: Sequence[tuple[str, str]]) -> list[str]:
+    """Every core with every pair of prefix and suffix."""
+    return [_between(core, pair) for core in expand(line) for pair in around]
+
+
+def _between(core: str, pair: tuple[str, str]) -> str:
+    return " ".join(part for part in (pair[0], core, pair[1]) if part)
 
 
 def _filled_lines(lines: Sequence[str], lists: Mapping[str, Sequence[str]]) -> list[list[str]]:

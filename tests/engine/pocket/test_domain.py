@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from engine.model.text import SILENT, Tokenizer
 from engine.pocket.recipe.domain import (
     ASKING,
     DIGITS,
+    FILE,
     TELLING,
     UNKNOWN,
     Facts,
@@ -17,8 +22,8 @@ from engine.pocket.recipe.domain import (
     State,
     Wording,
     expand,
+    in_turn,
     load_domain,
-    sample,
 )
 from engine.pocket.recipe.formats import Split
 from engine.pocket.recipe.tokenizer import train_tokenizer
@@ -26,6 +31,29 @@ from engine.pocket.recipe.tokenizer import train_tokenizer
 DOMAIN = load_domain()
 KNOWN = Persona("", "Emma", "Blue Harbor", "Welcome")
 SPLITS: tuple[Split, Split] = ("train", "held-out")
+
+CONTENT = yaml.safe_load(FILE.read_text())
+LINES = {
+    "train": {name: [*entry["say"], *entry["more"]] for name, entry in CONTENT["intents"].items()},
+    "held-out": {name: entry["held_out"] for name, entry in CONTENT["intents"].items()},
+}
+CORES = {
+    split: {name: {text.lower() for line in lines for text in expand(line)} for name, lines in intents.items()}
+    for split, intents in LINES.items()
+}
+FRAMED = {name for name, entry in CONTENT["intents"].items() if not entry.get("plain")}
+"""The intents that are said with a prefix or a suffix, too."""
+
+
+BEFORE = {f"{each} ".lstrip() for each in CONTENT["prefix"]}
+AFTER = {f" {each}".rstrip() for each in CONTENT["suffix"]}
+
+
+def bare(text: str) -> Iterator[str]:
+    """What is left of a text without a prefix, a suffix, both or neither."""
+    for before in filter(text.startswith, BEFORE):
+        for after in filter(text.endswith, AFTER):
+            yield text.removeprefix(before).removesuffix(after)
 
 
 @pytest.mark.parametrize(
@@ -49,15 +77,17 @@ def test_brackets_that_do_not_match_are_refused(line: str) -> None:
         expand(line)
 
 
-def test_sampling_takes_from_each_group_in_turn() -> None:
-    chosen = sample([["a"], [f"b{n}" for n in range(50)], ["c1", "c2"]], 6, np.random.default_rng(0))
-    assert len(chosen) == 6 and {"a", "c1", "c2"} <= set(chosen)
+def test_taking_in_turn_drowns_no_group_and_says_nothing_twice() -> None:
+    groups = [["a"], [f"b{n}" for n in range(50)], ["c1", "a", "c2"]]
+    assert in_turn(groups, 6) == ("a", "b0", "c1", "b1", "b2", "c2")
+    assert in_turn([["a"], ["a", "b"]], 6) == ("a", "b")
 
 
 def test_there_is_enough_to_talk_about() -> None:
     assert len(DOMAIN.intents) >= 40
-    assert sum(len(intent.wordings["train"]) >= 60 for intent in DOMAIN.intents.values()) >= 40
-    assert len(DOMAIN.unknown["train"]) >= 400 and len(DOMAIN.unknown["held-out"]) >= 200
+    assert all(len(lines) >= 22 for lines in LINES["train"].values())
+    assert all(len(cores) >= 150 for cores in CORES["train"].values())
+    assert len(DOMAIN.unknown["train"]) >= 1200 and len(DOMAIN.unknown["held-out"]) >= 200
     assert all(intent.wordings["held-out"] for intent in DOMAIN.intents.values())
 
 
@@ -70,6 +100,53 @@ def test_no_wording_means_two_things_or_is_both_trained_and_held_out() -> None:
             for text in intent.wordings[split]:
                 meanings[text.lower()].add((intent.name, split))
     assert {text: found for text, found in meanings.items() if len(found) > 1} == {}
+
+
+def test_whatever_is_said_around_it_every_core_has_one_meaning() -> None:
+    meanings: dict[str, str] = {text.lower(): UNKNOWN for text in DOMAIN.unknown["train"]}
+    for name, cores in CORES["train"].items():
+        assert {core: meanings[core] for core in cores & meanings.keys()} == {}, name
+        meanings |= dict.fromkeys(cores, name)
+    for core, name in meanings.items():
+        others = {meanings[text] for text in bare(core) if text in meanings}
+        assert others & FRAMED <= {name}, core
+
+
+def test_nothing_that_is_tested_with_is_trained_on() -> None:
+    asked = {core for cores in CORES["held-out"].values() for core in cores}
+    asked |= {text.lower() for text in DOMAIN.unknown["held-out"]}
+    trained = {core for cores in CORES["train"].values() for core in cores}
+    trained |= {text.lower() for text in DOMAIN.unknown["train"]}
+    assert {core for core in trained if asked & {*bare(core)}} == set()
+    framed = {core for name in FRAMED for core in CORES["train"][name]}
+    assert {core for core in asked if framed & {*bare(core)}} == set()
+
+
+def test_every_word_that_is_tested_with_is_trained_on() -> None:
+    for name, cores in CORES["held-out"].items():
+        words = {word for core in CORES["train"][name] for word in core.split()}
+        assert {word for core in cores for word in core.split()} - words == set(), name
+
+
+def test_the_wordings_to_test_with_stay_as_they_are() -> None:
+    """They are compared from training to training: a change here is a new exam, and older figures are no measure."""
+    texts = [text for intent in DOMAIN.intents.values() for text in intent.wordings["held-out"]]
+    digest = sha256("\n".join((*texts, *DOMAIN.unknown["held-out"])).encode()).hexdigest()
+    assert digest == "171ca45f5c21b647b3646ee6dcff30733520c68c0165b5395c6b77948dc95c9f"
+
+
+@pytest.mark.parametrize("name", CORES["train"])
+def test_every_line_is_trained_on_and_half_of_the_wordings_are_cores(name: str) -> None:
+    trained = [text.lower() for text in DOMAIN.intents[name].wordings["train"]]
+    cores = [text for text in trained if text in CORES["train"][name]]
+    assert abs(len(cores) / len(trained) - (0.5 if name in FRAMED else 1.0)) < 0.01
+    assert all({text.lower() for text in expand(line)} & {*cores} for line in LINES["train"][name])
+
+
+def test_synthesisers_can_say_every_line() -> None:
+    lines = [line for intents in LINES.values() for each in intents.values() for line in each]
+    lines += [text for split in SPLITS for text in DOMAIN.unknown[split]]
+    assert [line for line in lines if re.search(r"[^A-Za-z' ()|{}\[\]]", line)] == []
 
 
 def test_every_wording_says_something() -> None:
