@@ -285,10 +285,15 @@ def load_batch(model: str, rows: int | None, device: str, prompt_style: str, ear
     return batch
 
 
+def has_cuda() -> bool:
+    """Whether this machine has a CUDA device that torch can use."""
+    return torch.cuda.is_available()
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        name = "cuda" if has_cuda() else "cpu"
+    there = {"cpu": True, "cuda": has_cuda(), "mps": torch.backends.mps.is_available()}
     if not there.get(name.partition(":")[0], False):
         raise EngineError(f"torch {torch.__version__} finds no device {name!r} on this machine; cpu is always there")
     return torch.device(name)

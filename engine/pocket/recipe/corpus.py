@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from engine.model.text import EPAD, PAD, SILENT, Tokenizer
 from engine.pocket.prompt import render
+from engine.pocket.recipe.dialogues import GREETING
 from engine.pocket.recipe.domain import TELLING, Domain
 from engine.pocket.recipe.encode import Voice
 from engine.pocket.recipe.formats import SILENCE, Dialogue, Span, read_dialogues, shards
@@ -144,11 +145,11 @@ def _opening(text: NDArray[np.int16]) -> NDArray[np.bool_]:
 
 
 def bare(example: Example) -> Example:
-    """Without the prompt."""
+    """Without the prompt. Nothing is asked of its first frames: a call that begins without one is greeted there."""
     start = example.prompt
     return Example(
         example.frames[start:],
-        0,
+        GREETING,
         example.edges[start:],
         example.opening[start:],
         tuple((frame - start, intent, words) for frame, intent, words in example.asked),

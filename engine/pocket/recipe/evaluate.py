@@ -259,7 +259,7 @@ def _sentences(domain: Domain) -> list[str]:
 
 
 def unrelated(exam: Exam) -> list[Result]:
-    said = exam.material.asked(exam.most, None, lambda intent: intent == UNKNOWN)
+    said = exam.material.asked(2 * exam.most, None, lambda intent: intent == UNKNOWN)
     false = []
     for each, record in zip(said, exam.ask(said), strict=True):
         text = plain(answered(record))

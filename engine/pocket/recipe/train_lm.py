@@ -1,6 +1,7 @@
 """Train the embedded language model:  python -m engine.pocket.recipe.train_lm --work DIR
 
-    WORK/codec, WORK/coded, WORK/tokenizer.model -> WORK/lm/lm.pt, and WORK/lm/model.pt at every checkpoint
+    WORK/codec, WORK/coded, WORK/clips.npz, WORK/tokenizer.model
+    -> WORK/lm/lm.pt, and WORK/lm/model.pt at every checkpoint
 
 Understanding comes first. A loss over whole calls is soon small, because clips are easily learnt by heart and what was
 said tells what will be said; the little that depends on the caller is drowned in it. So the first part of the steps
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,9 @@ from engine.pocket.recipe.corpus import (
 from engine.pocket.recipe.domain import load_domain
 from engine.pocket.recipe.encode import Voice, read_voice
 from engine.pocket.recipe.export_codec import read_codec
-from engine.pocket.recipe.formats import Dialogue
+from engine.pocket.recipe.formats import Dialogue, read_clips
 from engine.pocket.recipe.init_lm import LM, draw
+from engine.pocket.recipe.retell import Retelling
 from engine.pocket.recipe.training import Plan, begin_again, fast_type, load, store, train, use_device
 
 STEPS, RATE, BUDGET = 3_000, 1e-3, 800
@@ -78,6 +81,9 @@ OWN_NOISE = 0.02
 
 MISSED_SHARE = 0.2
 """Of the EPADs that are read, PAD instead: who missed the frame to begin in begins in the next."""
+
+RETOLD_SHARE = 0.3
+"""Of the steps that see windows, those that see calls told anew: what depends on the prompt alone."""
 
 CUT_SHARE = 0.25
 """Whole calls that begin in the middle, as after the window was rebuilt."""
@@ -122,10 +128,12 @@ class LmTask:
         held: Sequence[Example],
         plan: Plan,
         budget: int = BUDGET,
+        retold: Callable[[np.random.Generator], Example] | None = None,
     ) -> None:
-        """`part`: the call of a number as it goes on, from somewhere on, in a fresh row."""
+        """`part`: the call of a number as it goes on, from somewhere on, in a fresh row. `retold`: one told anew."""
         self.moshi, self.labels, self.plan, self.budget = moshi, labels, plan, budget
         self.windows, self.calls, self.part, self.held = windows, calls, part, held
+        self.retold = retold
         self.device = next(moshi.parameters()).device
         torch.manual_seed(plan.seed)
         self.heads = Heads(moshi.config.dim, labels).to(self.device)
@@ -137,7 +145,7 @@ class LmTask:
 
     def loss(self, step: int, random: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         if step < STAGE_1_SHARE * self.plan.steps or random.random() < WINDOWS_LATER:
-            examples = [self.windows[number] for number in self._window_buckets.draw(random, self.budget)]
+            examples = self._windows(random)
         else:
             examples = [self._call(number, random) for number in self._call_buckets.draw(random, self.budget)]
         batch = self._batch(examples, random)
@@ -226,6 +234,15 @@ class LmTask:
     def _call(self, number: int, random: np.random.Generator) -> Example:
         """A whole call, or a part."""
         return self.part(number, random) if random.random() < CUT_SHARE else self.calls[number]
+
+    def _windows(self, random: np.random.Generator) -> list[Example]:
+        """A batch of windows, or of calls told anew."""
+        if self.retold is None or random.random() >= RETOLD_SHARE:
+            return [self.windows[number] for number in self._window_buckets.draw(random, self.budget)]
+        examples = [self.retold(random)]
+        while (len(examples) + 1) * max(map(len, examples)) <= self.budget:
+            examples.append(self.retold(random))
+        return examples
 
     def _batch(self, examples: Sequence[Example], random: np.random.Generator | None) -> Batch:
         return assemble(examples, self.moshi.config, self.labels, random, self.device)
@@ -349,14 +366,20 @@ def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET)
     def part(number: int, random: np.random.Generator) -> Example:
         return example(cut(calls[number], cut_frame(calls[number], random)))
 
+    def retold(random: np.random.Generator) -> Example:
+        return example(retelling.draw(random))
+
     def window(number: int, dialogue: Dialogue) -> Example:
         with_prompt = number % 100 >= 100 * BARE_SHARE or is_told(dialogue, domain)
         return example(dialogue) if with_prompt else bare(example(dialogue))
 
     domain = load_domain()
+    retelling = Retelling(domain, read_clips(work / "clips.npz"), cache(material.tokenizer.encode), windows, calls)
     of_windows = [window(number, each) for number, each in enumerate(windows)]
     of_calls, of_held = ([example(each) for each in group] for group in (calls, held))
-    return LmTask(moshi.to(use_device()), labels, of_windows, of_calls, part, of_held, plan, budget)
+    return LmTask(
+        moshi.to(use_device()), labels, of_windows, of_calls, part, of_held, plan, budget, retold if retelling else None
+    )
 
 
 def _begun_with(work: Path) -> Labels | None:

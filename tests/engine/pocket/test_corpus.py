@@ -25,6 +25,7 @@ from engine.pocket.recipe.corpus import (
     read_coded,
     write_heard,
 )
+from engine.pocket.recipe.dialogues import GREETING
 from engine.pocket.recipe.domain import load_domain
 from engine.pocket.recipe.encode import Voice, read_voice
 from engine.pocket.recipe.formats import SILENCE, Dialogue, Event, Span
@@ -125,7 +126,7 @@ def test_a_cut_call_goes_on_in_a_fresh_row(call: Dialogue) -> None:
 
 def test_a_bare_window_is_the_call_alone(example: Example) -> None:
     alone, start = bare(example), example.prompt
-    assert alone.prompt == 0 and np.array_equal(alone.frames, example.frames[start:])
+    assert alone.prompt == GREETING and np.array_equal(alone.frames, example.frames[start:])
     assert alone.asked[0][0] == example.asked[0][0] - start and len(alone.heard) == len(example.heard)
     assert np.array_equal(alone.edges, example.edges[start:])
 

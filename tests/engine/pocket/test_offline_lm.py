@@ -107,6 +107,6 @@ def test_every_parameter_gets_a_gradient() -> None:
     moshi, columns = model(AGENT), offline_lm.lay_out(AGENT, frames(AGENT, 8))
     hidden = offline_lm.temporal(moshi, columns[:, :-1])
     codes = offline_lm.depth(moshi, hidden.flatten(0, 1), columns[:, 1:, : AGENT.made].flatten(0, 1))
-    (moshi.text_linear(hidden).square().mean() + codes.square().mean()).backward()
+    torch.autograd.backward(moshi.text_linear(hidden).square().mean() + codes.square().mean())
     for name, parameter in moshi.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name

@@ -205,7 +205,7 @@ def test_slices_give_the_same_weights(work: Path, tmp_path: Path) -> None:
 
 
 def test_a_new_plan_begins_with_the_old_weights(work: Path, tmp_path: Path) -> None:
-    for name in ("codec", "coded", "tokenizer.model"):
+    for name in ("codec", "coded", "clips.npz", "tokenizer.model"):
         (tmp_path / name).symlink_to(work / name)
     train_lm(tmp_path, LM, Plan(4, 1e-3), minutes=5, budget=BUDGET)
     before = load(tmp_path / "lm" / "model.pt")["weights"]
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_other_data_is_refused(task: LmTask) -> None:
 
 
 def test_the_command_writes_what_export_reads(work: Path, tmp_path: Path) -> None:
-    for name in ("codec", "coded", "tokenizer.model"):
+    for name in ("codec", "coded", "clips.npz", "tokenizer.model"):
         (tmp_path / name).symlink_to(work / name)
     assert train_lm(tmp_path, LM, Plan(2, 1e-3), minutes=5, budget=BUDGET)
     written = load(tmp_path / "lm" / "model.pt")
