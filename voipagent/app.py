@@ -30,6 +30,8 @@ from voipagent.web.api import create_api, serve_http
 
 logger = logging.getLogger(__name__)
 
+LARGE = "VOIPAGENT_ENGINE__MODEL=kyutai/moshiko-pytorch-bf16"
+
 
 async def serve(settings: Settings) -> None:
     """Answer calls until SIGINT or SIGTERM; then hang up, close the records and return. A second signal kills."""
@@ -70,8 +72,23 @@ async def _serve(settings: Settings) -> None:
             api = create_api(lambda: agent.ready)
             async with serve_http(api, settings.http.host, settings.http.port) as http_port:
                 logger.info("- model %s, %d rows", engine.revision, engine.free)
+                if settings.engine.model == "pocket":
+                    _tell_of_pocket(settings.persona)
                 logger.info("- answering at sip:%s:%d, HTTP on port %d", settings.sip.host, sip.port, http_port)
                 await agent.run(sip)
+
+
+def _tell_of_pocket(persona: Persona) -> None:
+    """What nobody should have to find out from a manual: that a card could run more, and what it cannot say."""
+    from engine.batch import has_cuda
+
+    if has_cuda():
+        logger.info("- this machine has a CUDA device: %s voipagent serve  runs Moshi 7B on it", LARGE)
+    if persona.greeting:
+        logger.warning(
+            "- the embedded model says the sentences of its own list only, and greets by itself: "
+            "VOIPAGENT_PERSONA__GREETING is for larger weights"
+        )
 
 
 async def check_persona(engine: Engine, persona: Persona) -> None:
@@ -110,14 +127,26 @@ def _engine(settings: EngineSettings) -> AbstractAsyncContextManager[Engine]:
         return EchoEngine(rows=settings.rows or 64)
     from engine.local import LocalEngine  # torch takes seconds to import; echo does without
 
-    model = str(_nano_folder()) if settings.model == "nano" else settings.model
     return LocalEngine(
-        model,
+        str(_folder(settings.model) or settings.model),
         rows=settings.rows,
         device=settings.device,
         prompt_style=settings.prompt_style,
         ear=settings.ear == "auto",
     )
+
+
+def _folder(model: str) -> Path | None:
+    """Where the checkpoints with names of their own lie."""
+    match model:
+        case "pocket":
+            from engine.pocket import FOLDER
+
+            return FOLDER
+        case "nano":
+            return _nano_folder()
+        case _:
+            return None
 
 
 def write_nano_checkpoint(folder: Path, seed: int) -> None:

@@ -114,7 +114,10 @@ class HttpSettings(Section):
 class EngineSettings(Section):
     """The model."""
 
-    model: str = Field(default="nano", description="echo, nano, a folder, or a Hub repository owner/name[@revision]")
+    model: str = Field(
+        default="pocket",
+        description="pocket, nano, echo, a folder, or a Hub repository owner/name[@revision]",
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="where the model runs; auto: cuda if there is one"
     )

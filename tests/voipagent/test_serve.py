@@ -175,7 +175,7 @@ async def test_talk_names_a_torn_checkpoint(nano: Path, tmp_path: Path) -> None:
     weights = torn / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     line = await refused(
-        {"VOIPAGENT_ENGINE__MODEL": str(torn)}, "talk", str(SENTENCES / "hours.ogg"), str(tmp_path / "o")
+        {"VOIPAGENT_ENGINE__MODEL": str(torn)}, "talk", str(SENTENCES / "sunday.ogg"), str(tmp_path / "o")
     )
     assert "model.safetensors" in line
 

@@ -36,7 +36,7 @@ class Caller:
 
     def __init__(self, turns: Sequence[Turn], rate: int) -> None:
         self._turns, self._rate = deque(turns), rate
-        self._saying: Iterator[Pcm16] = iter(())
+        self._saying: Iterator[Pcm16] | None = None
         self._talked_s = self._quiet_s = self._waited_s = 0.0
         self._heard_any = False
         self.over = False
@@ -59,18 +59,25 @@ class Caller:
 
     def say(self, samples: int) -> Pcm16:
         """The next piece, silence between sentences."""
-        piece = next(self._saying, None)
-        if piece is None:
-            self._waited_s += samples / self._rate
-            if self._due():
-                self._begin(samples)
-                piece = next(self._saying, None)
+        if self._saying is None and self._due(samples / self._rate):
+            audio = self._turns.popleft().audio
+            self._saying = iter(np.split(audio, range(samples, len(audio), samples)))
         said = np.zeros(samples, np.int16)
-        if piece is not None:
-            said[: len(piece)] = piece
+        if self._saying is not None:
+            piece = next(self._saying, None)
+            if piece is None:
+                self._end_turn()
+            else:
+                said[: len(piece)] = piece
         return said
 
-    def _due(self) -> bool:
+    def _end_turn(self) -> None:
+        """Whatever the agent still said meanwhile was no answer."""
+        self._saying, self._heard_any = None, False
+        self._quiet_s = self._waited_s = 0.0
+
+    def _due(self, seconds: float) -> bool:
+        self._waited_s += seconds
         patient = self._waited_s < PATIENCE_S
         if not self._turns:
             self.over = self.over or not patient or (self._heard_any and self._quiet_s > 2 * PAUSE_S)
@@ -79,8 +86,3 @@ class Caller:
         if turn.when == "talking":
             return self._talked_s >= turn.seconds or not patient
         return (self._heard_any and self._quiet_s >= turn.seconds) or not patient
-
-    def _begin(self, samples: int) -> None:
-        audio = self._turns.popleft().audio
-        self._saying = iter(np.split(audio, range(samples, len(audio), samples)))
-        self._waited_s, self._heard_any = 0.0, False

@@ -33,7 +33,6 @@ from voipagent.lab.timeline import draw
 
 SENTENCES = Path(__file__).with_name("data")
 FOLDER = Path("demo")
-PERSONA = "You are Emma from Blue Harbor. Greet with Hello."
 CALL_S = 60.0
 """After which the telephone is put down, whatever is being said."""
 
@@ -56,8 +55,8 @@ class Heard:
 def turns() -> list[Turn]:
     """Three questions, the last of them into the answer to the second, and a goodbye."""
     return [
-        Turn(read_sentence("hours")),
-        Turn(read_sentence("repair")),
+        Turn(read_sentence("sunday")),
+        Turn(read_sentence("rental")),
         Turn(read_sentence("parking"), "talking", 0.7),
         Turn(read_sentence("goodbye")),
     ]
@@ -75,8 +74,8 @@ async def _demo() -> int:
     calls = FOLDER / "calls"
     environ = {
         "VOIPAGENT_CALLS__DIR": str(calls),
-        "VOIPAGENT_PERSONA__NAME": "Emma",
-        "VOIPAGENT_PERSONA__PROMPT": PERSONA,
+        "VOIPAGENT_PERSONA__NAME": "front desk",
+        "VOIPAGENT_ENGINE__ROWS": "1",  # one call is all that comes
     }
     before = set(calls.glob("*"))
     console.print("Starting the agent …")
@@ -197,7 +196,6 @@ def _talk_instead() -> int:
     console.print(
         "There is no wheel of baresip-python for this platform: no SIP call, the sentences go through `talk`."
     )
-    os.environ.setdefault("VOIPAGENT_PERSONA__PROMPT", PERSONA)
     _write_wav(
         source, np.concatenate([part for turn in turns() for part in (np.zeros(4 * RATE, np.int16), turn.audio)])
     )

@@ -57,6 +57,16 @@ def test_what_was_said_is_the_sentence_and_nothing_else() -> None:
     assert np.array_equal(said[said != 0], WORD)
 
 
+def test_what_the_agent_says_into_a_sentence_is_no_answer_to_it() -> None:
+    caller = Caller([Turn(WORD, "quiet", 0.5), Turn(WORD, "quiet", 0.5)], RATE)
+    run(caller, LOUD, 0.5)
+    assert len(run(caller, QUIET, 0.5)) == 1  # its first piece
+    assert len(run(caller, LOUD, 0.04)) == 2  # the agent is heard meanwhile
+    assert run(caller, QUIET, 3) == []
+    run(caller, LOUD, 0.5)
+    assert run(caller, QUIET, 1)
+
+
 def test_a_deaf_agent_is_asked_all_the_same_and_left_in_the_end() -> None:
     caller = Caller([Turn(WORD), Turn(WORD, "talking")], RATE)
     first = run(caller, QUIET, PATIENCE_S + 0.5)
