@@ -8,7 +8,6 @@ sound. Every dialogue is used, whatever the agent says in it. It stops after --m
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from engine.pocket.recipe.corpus import read_coded, write_heard
 from engine.pocket.recipe.formats import CODEBOOKS, Dialogue
 from engine.pocket.recipe.init_lm import EAR, draw
 from engine.pocket.recipe.train_lm import CODE_NOISE, DEAF_SHARE, DEAF_SPANS, Material
-from engine.pocket.recipe.training import Plan, begin_again, fast_type, store, train, use_device
+from engine.pocket.recipe.training import Plan, fast_type, slice_of, train_moshi, use_device
 
 STEPS, RATE = 3_000, 1.5e-3
 
@@ -156,30 +155,12 @@ def train_ear(
     again: bool = False,
 ) -> bool:
     """True once the plan is done. `again`: from the weights that there are, with a new plan."""
-    task = ear_task(work, sizes, plan, rows, window)
-    folder = work / "ear"
-    if again:
-        begin_again(task, folder / "ear.pt")
-
-    def write() -> None:
-        store(folder / "model.pt", {"sizes": sizes, "weights": task.moshi.state_dict()})
-
-    return train(task, plan, folder / "ear.pt", minutes, write)
+    return train_moshi(ear_task(work, sizes, plan, rows, window), work / "ear" / "ear.pt", sizes, plan, minutes, again)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="train_ear", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="where the data lies (build/pocket)")
-    parser.add_argument("--minutes", type=float, default=8, help="to run before stopping (8)")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"of the whole training ({STEPS})")
-    parser.add_argument("--rate", type=float, default=RATE, help=f"of learning ({RATE})")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--again", action="store_true", help="a new cosine from the weights that there are")
-    options = parser.parse_args(arguments)
-    plan = Plan(options.steps, options.rate, warm_up=100, seed=options.seed)
-    train_ear(options.work, EAR, plan, options.minutes, again=options.again)
+    options = slice_of("train_ear", __doc__, STEPS, RATE, arguments)
+    train_ear(options.work, EAR, options.plan, options.minutes, again=options.again)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ It stops after --minutes and goes on when called again.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -49,7 +48,7 @@ from engine.pocket.recipe.export_codec import read_codec
 from engine.pocket.recipe.formats import Dialogue, read_clips
 from engine.pocket.recipe.init_lm import LM, draw
 from engine.pocket.recipe.retell import Retelling
-from engine.pocket.recipe.training import Plan, begin_again, fast_type, load, store, train, use_device
+from engine.pocket.recipe.training import Plan, fast_type, load, slice_of, train_moshi, use_device
 
 STEPS, RATE, BUDGET = 3_000, 1e-3, 800
 """Frames of a step; on one core somewhat more than half a second."""
@@ -393,30 +392,12 @@ def train_lm(
     work: Path, sizes: dict[str, Any], plan: Plan, minutes: float, budget: int = BUDGET, again: bool = False
 ) -> bool:
     """True once the plan is done. `again`: from the weights that there are, with a new plan."""
-    task = lm_task(work, sizes, plan, budget)
-    folder = work / "lm"
-    if again:
-        begin_again(task, folder / "lm.pt")
-
-    def write() -> None:
-        store(folder / "model.pt", {"sizes": sizes, "weights": task.moshi.state_dict()})
-
-    return train(task, plan, folder / "lm.pt", minutes, write)
+    return train_moshi(lm_task(work, sizes, plan, budget), work / "lm" / "lm.pt", sizes, plan, minutes, again)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="train_lm", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="where the data lies (build/pocket)")
-    parser.add_argument("--minutes", type=float, default=8, help="to run before stopping (8)")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"of the whole training ({STEPS})")
-    parser.add_argument("--rate", type=float, default=RATE, help=f"of learning ({RATE})")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--again", action="store_true", help="a new cosine from the weights that there are")
-    options = parser.parse_args(arguments)
-    plan = Plan(options.steps, options.rate, warm_up=100, seed=options.seed)
-    train_lm(options.work, LM, plan, options.minutes, again=options.again)
+    options = slice_of("train_lm", __doc__, STEPS, RATE, arguments)
+    train_lm(options.work, LM, options.plan, options.minutes, again=options.again)
 
 
 if __name__ == "__main__":

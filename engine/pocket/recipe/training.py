@@ -5,6 +5,7 @@ What a step does depends on its number and the seed alone, so a run in slices gi
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import math
 import os
@@ -17,6 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from engine.model.moshi import Moshi
 
 SAVE_S = 210
 """Seconds between checkpoints."""
@@ -130,6 +133,51 @@ def begin_again(task: Task, checkpoint: Path) -> None:
     if checkpoint.exists():
         task.restore(load(checkpoint)["task"])
         checkpoint.replace(checkpoint.with_suffix(".before.pt"))
+
+
+class MoshiTask(Task, Protocol):
+    """A task that trains a language model, or an ear."""
+
+    moshi: Moshi
+
+
+def train_moshi(
+    task: MoshiTask, checkpoint: Path, sizes: dict[str, Any], plan: Plan, minutes: float, again: bool
+) -> bool:
+    """`train`, with the model for `export` beside each checkpoint. `again`: from its weights, with a new plan."""
+    if again:
+        begin_again(task, checkpoint)
+
+    def write() -> None:
+        store(checkpoint.with_name("model.pt"), {"sizes": sizes, "weights": task.moshi.state_dict()})
+
+    return train(task, plan, checkpoint, minutes, write)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What a command is to do of its training."""
+
+    work: Path
+    plan: Plan
+    minutes: float
+    again: bool
+
+
+def slice_of(command: str, description: str | None, steps: int, rate: float, arguments: Sequence[str] | None) -> Slice:
+    """The command line of a training; None: the program's own."""
+    parser = argparse.ArgumentParser(
+        prog=command, description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="where the data lies (build/pocket)")
+    parser.add_argument("--minutes", type=float, default=8, help="to run before stopping (8)")
+    parser.add_argument("--steps", type=int, default=steps, help=f"of the whole training ({steps})")
+    parser.add_argument("--rate", type=float, default=rate, help=f"of learning ({rate})")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="a new cosine from the weights that there are")
+    options = parser.parse_args(arguments)
+    plan = Plan(options.steps, options.rate, warm_up=100, seed=options.seed)
+    return Slice(options.work, plan, options.minutes, options.again)
 
 
 def _step(task: Task, plan: Plan, step: int, optimiser: torch.optim.Optimizer) -> dict[str, float]:
