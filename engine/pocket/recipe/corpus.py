@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.model.text import EPAD, PAD, SILENT, Tokenizer
 from engine.pocket.prompt import render
-from engine.pocket.recipe.dialogues import GREETING
+from engine.pocket.recipe.dialogues import GREETING, LEAD
 from engine.pocket.recipe.domain import TELLING, Domain
 from engine.pocket.recipe.encode import Voice
 from engine.pocket.recipe.formats import SILENCE, Dialogue, Span, read_dialogues, shards
@@ -53,7 +53,8 @@ class Labels:
 class Example:
     """`frames` [P + T, K]; the first `prompt` are the prompt's. Frame numbers count from the prompt's first.
 
-    `edges` bool [P + T]: frames at a turn's begin or end. `opening` bool [P + T]: the first piece of what is said.
+    `edges` bool [P + T]: frames at a turn's begin or end. `opening` bool [P + T]: the first piece of what is said, and
+    of each further clip: where it is decided which.
     `asked`: (last frame of a question, its intent's label, its words' labels). `heard`: (frame in which a word ended,
     its label).
     """
@@ -77,7 +78,7 @@ def read_coded(work: Path, kind: str) -> list[Dialogue]:
     return [dialogue for path in found for dialogue in read_dialogues(path)]
 
 
-def labels_of(dialogues: Iterable[Dialogue], most: int = 500, least: int = 5) -> Labels:
+def labels_of(dialogues: Iterable[Dialogue], most: int = 900, least: int = 5) -> Labels:
     """The intents, and the callers' words that are said often enough to be learnt."""
     intents: set[str] = set()
     words: Counter[str] = Counter()
@@ -115,7 +116,7 @@ def example_of(dialogue: Dialogue, voice: Voice, tokenizer: Tokenizer, labels: L
         np.concatenate((prompt, call)),
         start,
         np.concatenate((before, _edges(dialogue.schedule))),
-        np.concatenate((before, _opening(dialogue.text))),
+        np.concatenate((before, _opening(dialogue.text, dialogue.schedule[:, 0]))),
         asked,
         heard,
     )
@@ -134,13 +135,16 @@ def _edges(schedule: NDArray[np.int16]) -> NDArray[np.bool_]:
     return edges
 
 
-def _opening(text: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """The first piece after a pause."""
+def _opening(text: NDArray[np.int16], clip: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """The first piece after a pause, and of each clip that follows another: a name, a digit, a company."""
     opening = np.zeros(len(text), np.bool_)
     last = -PAUSE_FRAMES - 1
     for frame in np.flatnonzero(~np.isin(text, list(SILENT))).tolist():
         opening[frame] = frame - last > PAUSE_FRAMES
         last = frame
+    for start in (np.flatnonzero((np.diff(clip) != 0) & (clip[:-1] != SILENCE) & (clip[1:] != SILENCE)) + 1).tolist():
+        begun = start - LEAD + np.flatnonzero(~np.isin(text[start - LEAD : start + LEAD], list(SILENT)))
+        opening[begun[:1]] = True
     return opening
 
 

@@ -3,7 +3,7 @@
 The rules that the model learns from these, in frames of 80 ms:
 
 - The text leads the sound by LEAD, with EPAD one frame before a word where there is room.
-- A question that ended in frame e is answered with EPAD in e + 2 (or 3), so with sound in e + 5 (or 6). Only a number
+- A question that ended in frame e is answered with EPAD in e + 3 (or 4), so with sound in e + 6 (or 7). Only a number
   is waited for longer, NUMBER_GAP, for another digit may follow: callers say them with pauses between.
 - A caller who interrupts is given the floor STOP frames after the first sound; who says "mm-hm" is not.
 - Who tells a story hears "mm-hm" in the first pause of a phrase after LISTEN, timed as an answer would be.
@@ -52,13 +52,13 @@ ANSWERED = 16
 
 LEAD = 2
 GREETING = 4
-GAPS = ((2, 0.8), (3, 0.2))
+GAPS = ((3, 0.8), (4, 0.2))
 """Frames from a question's last to the answer's EPAD, and how often."""
 
 NUMBER_GAP = 6
 """Frames from a number's last to the EPAD of reading it back."""
 
-STOP = 5
+STOP = 6
 INTERRUPTS_S = 0.7
 """What is shorter does not interrupt the agent."""
 
@@ -69,13 +69,13 @@ PHRASE_PAUSE_S = (0.35, 0.75)
 DIGIT_PAUSE_S = (0.03, 0.33)
 
 BARGE_IN = 0.3
-MUTTER = 0.2
-NOISE = 0.25
+MUTTER = 0.45
+NOISE = 0.35
 STORY = 0.15
-PAUSED = 0.25
+PAUSED = 0.35
 SPACED = 0.5
 """Of the numbers, those whose digits are said apart."""
-ECHO = 0.4
+ECHO = 0.5
 RESUMED = 0.3
 IDLE = 0.05
 """Of the calls, those in which nobody says anything to the agent."""

@@ -34,6 +34,8 @@ FILE = Path(__file__).with_name("domain.yaml")
 WORDINGS = 800
 """Most wordings of an intent that are trained on; of `unknown` twice as many."""
 
+FRAMED_UNKNOWN = 0.5
+
 HELD_OUT_WORDINGS = 24
 
 HELD_OUT_UNKNOWN = 260
@@ -118,6 +120,20 @@ class State:
     last: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The parts of a greeting around its names: "Hello, this is Emma at Blue Harbor. How can I help?"
+
+    A name is a clip of its own: within "this is Emma" the sound of the first word would already tell which name comes,
+    and a model that is taught with the sound at hand learns the name from there, not from its prompt.
+    """
+
+    who: str
+    nobody: str
+    where: str
+    offer: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Domain:
     """All of it. `clips` is in the order that clips.npz and schedules count by."""
@@ -131,8 +147,7 @@ class Domain:
     fallbacks: tuple[str, ...]
     silence: str
     backchannel: str
-    offer: str
-    nobody: str
+    opening: Opening
     stories: tuple[tuple[str, ...], ...]
     mutters: tuple[str, ...]
     index: Mapping[str, int] = field(default_factory=dict)
@@ -153,9 +168,9 @@ class Domain:
 
     def greeting(self, persona: Persona) -> tuple[str, ...]:
         """What the agent opens with: the parts of it that the persona says and that there are clips for."""
-        opening = persona.greeting or self.lists["greeting"][0]
-        company = (f"at {persona.company}.",) if persona.company else ()
-        return (f"{opening},", f"this is {persona.agent}" if persona.agent else self.nobody, *company, self.offer)
+        words, who = self.opening, persona.agent or self.opening.nobody
+        rest = (who, words.where, f"{persona.company}.") if persona.company else (f"{who}.",)
+        return (f"{persona.greeting or self.lists['greeting'][0]},", words.who, *rest, words.offer)
 
     def answers(self) -> Iterator[tuple[str, ...]]:
         """Every answer there is, once, with one number for all of them, the greetings left out."""
@@ -295,7 +310,7 @@ def load_domain(path: Path = FILE) -> Domain:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     random = np.random.default_rng(7)
     lists = {name: tuple(values) for name, values in content["lists"].items()}
-    unknown = _unknown(content["unknown"], random)
+    unknown = _unknown(content["unknown"], _around(content), random)
     greeting = content["greeting"]
     intents = {name: _intent(name, entry, content) for name, entry in content["intents"].items()}
     strangers = content["strangers"]
@@ -313,8 +328,7 @@ def load_domain(path: Path = FILE) -> Domain:
         tuple(content["fallbacks"]),
         content["silence"],
         content["backchannel"],
-        greeting["offer"],
-        greeting["nobody"],
+        Opening(greeting["who"], greeting["nobody"], greeting["where"], greeting["offer"]),
         tuple(tuple(expand(line)) for line in content["stories"]),
         tuple(content["mutters"]),
         {clip.id: number for number, clip in enumerate(clips)},
@@ -328,9 +342,7 @@ def _intent(name: str, entry: Mapping[str, Any], content: Mapping[str, Any]) -> 
         if not isinstance(line, str):
             raise ValueError(f"intent {name!r} has a line that YAML takes for {line!r}; put it in quotes")
     random = np.random.default_rng([*name.encode()])  # its own, so that one intent's lines do not move another's
-    around = [("", "")]
-    if not entry.get("plain", False):
-        around = list(dict.fromkeys(product(content["prefix"], content["suffix"])))
+    around = [("", "")] if entry.get("plain", False) else _around(content)
     lines = [_framed(line, around, random) for line in entry["say"]]
     held_out = shuffled([_worded(line, around) for line in entry["held_out"]], random)
     lines += [_framed(line, around, random) for line in entry["more"]]
@@ -344,11 +356,24 @@ def _intent(name: str, entry: Mapping[str, Any], content: Mapping[str, Any]) -> 
     return Intent(name, tuple(entry["answer"]), tuple(entry.get("unknown", ())), wordings)
 
 
-def _unknown(entry: Mapping[str, Any], random: np.random.Generator) -> dict[Split, tuple[str, ...]]:
+def _around(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What may stand before and behind a question; nothing first."""
+    return list(dict.fromkeys(product(content["prefix"], content["suffix"])))
+
+
+def _unknown(
+    entry: Mapping[str, Any], pairs: Sequence[tuple[str, str]], random: np.random.Generator
+) -> dict[Split, tuple[str, ...]]:
     say = shuffled(_filled_lines(entry["say"], entry["lists"]), random)
     held_out = shuffled(_filled_lines(entry["held_out"], entry["held_out_lists"]), random)
     say += shuffled(_filled_lines(entry["more"], entry["lists"]), random)
-    return {"train": in_turn(say, 2 * WORDINGS), "held-out": in_turn(held_out, HELD_OUT_UNKNOWN)}
+    said = in_turn(say, 2 * WORDINGS)
+    # Some with a prefix or a suffix, as what is known has: else that alone would tell them apart.
+    framed = [
+        _between(text, pairs[int(random.integers(len(pairs)))]) if random.random() < FRAMED_UNKNOWN else text
+        for text in said
+    ]
+    return {"train": tuple(dict.fromkeys(framed)), "held-out": in_turn(held_out, HELD_OUT_UNKNOWN)}
 
 
 def _framed(
@@ -395,10 +420,11 @@ def _clips(content: Mapping[str, Any], lists: Mapping[str, tuple[str, ...]]) -> 
                     clips.append(ClipText(part, f"{part} {_example(parts[1], lists)}.", 0, len(part.split())))
                 elif len(parts) == 1 and part != REPEAT:
                     clips.append(ClipText(part, part))
+    for part, values in ((greeting["who"], "agent"), (greeting["where"], "company")):
+        clips.append(ClipText(part, f"{part.capitalize()} {_example(f'{{{values}}}', lists)}.", 0, len(part.split())))
     # A word cut out of a sentence lacks its beginning, which sounds in the end of the word before: so said alone.
     parts = [f"{each}," for each in lists["greeting"]]
-    parts += [greeting["nobody"], *(greeting["agent"].format(agent=each) for each in lists["agent"])]
-    parts += [greeting["company"].format(company=each) for each in lists["company"]]
+    parts += [greeting["nobody"], f"{greeting['nobody']}.", *lists["agent"]]
     parts += [f"{each}." for kind in ("agent", "company", "name") for each in lists[kind]]
     parts += lists["digit"]
     clips += [ClipText(each, f"{each[0].upper()}{each[1:].rstrip('.,')}.") for each in parts]

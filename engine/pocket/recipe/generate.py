@@ -122,13 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def make_clips(work: Path, domain: Domain, makers: Makers) -> None:
     """All clips of the domain, and the tokenizer of its texts.
 
-    Raises ValueError where dialogues lie that were written with another tokenizer: their tokens would mean other words.
+    A tokenizer that lies there stays: in dialogues, and in weights that are trained further, its tokens mean its words.
     """
-    tokenizer, path = train_tokenizer(domain.texts()), work / "tokenizer.model"
-    if path.exists() and path.read_bytes() != tokenizer and any((work / "dialogues").glob("*.npz")):
-        raise ValueError(f"{work / 'dialogues'} is of another tokenizer; delete it, and what was made of it, to go on")
+    path = work / "tokenizer.model"
     write_clips(work / "clips.npz", [makers.clip(text) for text in _counted(domain.clips, "clips")])
-    path.write_bytes(tokenizer)
+    if not path.exists():
+        path.write_bytes(train_tokenizer(domain.texts()))
 
 
 def make_dialogues(work: Path, domain: Domain, kind: Kind, seed: int, count: int, size: int, until: float) -> bool:

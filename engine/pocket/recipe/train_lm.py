@@ -224,11 +224,10 @@ class LmTask:
         return {"moshi": self.moshi.state_dict(), "heads": self.heads.state_dict(), "labels": self.labels}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Raises ValueError where the heads tell other intents or words apart."""
-        if saved["labels"] != self.labels:
-            raise ValueError("the task has other intents or words than this training began with; start it anew")
+        """Heads that told other intents or words apart stay as they were drawn."""
         self.moshi.load_state_dict(saved["moshi"])
-        self.heads.load_state_dict(saved["heads"])
+        if saved["labels"] == self.labels:
+            self.heads.load_state_dict(saved["heads"])
 
     def _call(self, number: int, random: np.random.Generator) -> Example:
         """A whole call, or a part."""
@@ -350,12 +349,15 @@ class Material:
         return cls(mimi, voice, Tokenizer((work / "tokenizer.model").read_bytes()))
 
 
-def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET) -> LmTask:
-    """A model of these sizes, and its data. Raises ValueError where something is missing."""
+def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET, again: bool = False) -> LmTask:
+    """A model of these sizes, and its data. Raises ValueError where something is missing.
+
+    `again`: its heads tell apart what there is now, whatever they told apart before.
+    """
     material = Material.read(work)
     windows, calls = read_coded(work, "stage1"), read_coded(work, "stage2")
     held = read_coded(work, "probe") if list((work / "coded").glob("probe-*.npz")) else []
-    labels = _begun_with(work) or labels_of([*windows, *calls])
+    labels = (None if again else _begun_with(work)) or labels_of([*windows, *calls])
     moshi = Moshi(MoshiConfig.from_kwargs(sizes))
     draw(moshi, material.mimi, plan.seed)
 
@@ -392,7 +394,8 @@ def train_lm(
     work: Path, sizes: dict[str, Any], plan: Plan, minutes: float, budget: int = BUDGET, again: bool = False
 ) -> bool:
     """True once the plan is done. `again`: from the weights that there are, with a new plan."""
-    return train_moshi(lm_task(work, sizes, plan, budget), work / "lm" / "lm.pt", sizes, plan, minutes, again)
+    task = lm_task(work, sizes, plan, budget, again)
+    return train_moshi(task, work / "lm" / "lm.pt", sizes, plan, minutes, again)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -25,10 +25,11 @@ from engine.pocket.recipe.corpus import (
     read_coded,
     write_heard,
 )
-from engine.pocket.recipe.dialogues import GREETING
+from engine.pocket.recipe.dialogues import GREETING, LEAD, Timeline
 from engine.pocket.recipe.domain import load_domain
 from engine.pocket.recipe.encode import Voice, read_voice
-from engine.pocket.recipe.formats import SILENCE, Dialogue, Event, Span
+from engine.pocket.recipe.formats import SILENCE, Clip, ClipWord, Dialogue, Event, Span
+from engine.slot import FRAME_SAMPLES
 from tests.engine.pocket.work import ANSWERS, PROMPT, QUESTIONS
 
 
@@ -96,6 +97,21 @@ def test_one_piece_opens_an_answer(example: Example, dialogue: Dialogue) -> None
     tokens = example.frames[:, 0]
     assert tokens[opening] not in SILENT
     assert set(tokens[example.prompt : opening]) <= {PAD, EPAD}
+
+
+def test_a_clip_that_follows_another_opens_too(voice: Voice, tokenizer: Tokenizer, labels: Labels) -> None:
+    sound = np.zeros(6 * FRAME_SAMPLES, np.float32)
+    clips = [Clip(word, sound, (ClipWord(word, 0),)) for word in ("open", "early")]
+    line = Timeline(60, clips, tokenizer.encode)
+    line.speak([0, 1, 0], 20)
+    dialogue = Dialogue(PROMPT, line.schedule, line.text, (), (), codes=np.zeros((60, 8), np.uint16))
+    example = example_of(dialogue, voice, tokenizer, labels)
+    decided = np.flatnonzero(example.opening) - example.prompt
+    assert len(decided) == 3 and all(
+        -LEAD <= at - start < LEAD for at, start in zip(decided, (20, 26, 32), strict=True)
+    )
+    decided += example.prompt
+    assert not np.isin(example.frames[decided, 0], list(SILENT)).any()
 
 
 def test_what_is_rare_has_no_label(work: Path) -> None:

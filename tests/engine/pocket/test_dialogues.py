@@ -11,6 +11,7 @@ from engine.pocket.recipe import dialogues, standin, voices
 from engine.pocket.recipe.dialogues import (
     ANSWERED,
     FRAMES,
+    GAPS,
     GREETING,
     LEAD,
     LISTEN_S,
@@ -167,7 +168,7 @@ def test_answers_follow_after_the_gap_and_never_before_the_end() -> None:
             between = slice(question.frame + 1, answer.frame)
             assert (dialogue.schedule[between, 0] == SILENCE).all()
             assert dialogue.schedule[answer.frame, 0] != SILENCE
-    low, high = 2 + LEAD + 1, 3 + LEAD + 1
+    low, high = (gap + LEAD + 1 for gap, _ in GAPS)
     assert set(gaps) == {low, high}
     assert 0.7 < gaps.count(low) / len(gaps) < 0.9
 

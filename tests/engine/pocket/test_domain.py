@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -157,7 +158,7 @@ def test_every_wording_says_something() -> None:
 
 def test_every_clip_of_every_answer_is_there_and_every_clip_is_used() -> None:
     used = {clip for answer in DOMAIN.answers() for clip in answer}
-    for persona in (KNOWN, Persona()):
+    for persona in (KNOWN, Persona(), replace(KNOWN, agent="")):
         used |= set(DOMAIN.greeting(persona))
     assert used <= set(DOMAIN.index)
     values = {value for kind in DOMAIN.lists.values() for value in kind}
@@ -206,14 +207,30 @@ def test_what_nobody_told_is_not_known(intent: str) -> None:
 
 def test_the_agent_is_who_the_persona_says() -> None:
     assert DOMAIN.clip_text(DOMAIN.greeting(KNOWN)) == "Welcome, this is Emma at Blue Harbor. How can I help?"
+    nobody = replace(KNOWN, agent="")
+    assert (
+        DOMAIN.clip_text(DOMAIN.greeting(nobody)) == "Welcome, this is the front desk at Blue Harbor. How can I help?"
+    )
+    alone = DOMAIN.greeting(replace(KNOWN, company=""))
+    assert DOMAIN.clip_text(alone) == "Welcome, this is Emma. How can I help?"
     assert DOMAIN.clip_text(DOMAIN.answer(Wording("", "who"), State(KNOWN))) == "My name is Emma."
     assert (
         DOMAIN.clip_text(DOMAIN.answer(Wording("", "where_reached"), State(KNOWN))) == "You have reached Blue Harbor."
     )
 
 
+def test_a_name_is_a_clip_of_its_own_so_that_no_sound_tells_it_before_it_is_chosen() -> None:
+    one, other = (DOMAIN.greeting(replace(KNOWN, agent=name)) for name in ("Emma", "Grace"))
+    assert [a == b for a, b in zip(one, other, strict=True)] == [True, True, False, True, True, True]
+
+
+def test_what_is_not_known_is_framed_as_what_is() -> None:
+    framed = [text for text in DOMAIN.unknown["train"] if text.endswith((" please", " thanks", " thank you"))]
+    assert 0.1 < len(framed) / len(DOMAIN.unknown["train"]) < 0.4
+
+
 def test_a_name_that_no_clip_has_falls_back() -> None:
-    assert DOMAIN.clip_text(DOMAIN.greeting(Persona())) == "Hello, this is the front desk How can I help?"
+    assert DOMAIN.clip_text(DOMAIN.greeting(Persona())) == "Hello, this is the front desk. How can I help?"
     assert DOMAIN.clip_text(DOMAIN.answer(Wording("", "who"), State())) == "I am the front desk."
 
 
