@@ -12,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -30,8 +30,7 @@ CHUNK_COLUMNS = 64
 """Columns in a prime chunk. On a 7B model and an H100 about 3 ms of arithmetic, so a tick hardly waits for it."""
 
 NOISE_WIDTH = 250
-"""Most candidates that a draw may choose from: the reference's top-k for audio. One width for all rows and calls, or
-what a row draws would depend on who else asks for more."""
+"""Most candidates that a draw may choose from: the reference's top-k for audio."""
 
 PRIME_NUMBER = 0
 """The step that ends a prime draws noise of this number; frame n of the call that of n + 1."""
@@ -76,6 +75,10 @@ class PrimeChunk:
     columns: NDArray[np.int64]
     fresh: bool = False
     draw: Sampling | None = None
+
+
+_Settings: TypeAlias = tuple[Tensor, Tensor]
+"""How rows draw, as it is copied: seeds, numbers and both top-k [4, B] int64, both temperatures [2, B] float32."""
 
 
 @dataclass(slots=True)
@@ -173,7 +176,8 @@ class Batch:
         caller = torch.full((1, self.streams - self._config.made), UNGENERATED, device=self._device)
         forced = torch.full((1, self._config.made), UNGENERATED, device=self._device)
         forced[:, 0] = PAD
-        self._moshi.step(state, caller, forced, self._sampling([(0, PRIME_NUMBER, sampling)], 1), None)
+        settings = self._settings([(PRIME_NUMBER, sampling)])
+        self._moshi.step(state, caller, forced, self._sampling(settings), None)
 
     @torch.inference_mode()
     def step(self, steps: Sequence[RowStep]) -> list[Stepped]:
@@ -181,11 +185,11 @@ class Batch:
         config = self._config
         audio = np.zeros((self.rows, 1, FRAME_SAMPLES), np.float32)
         forced = np.full((self.rows, config.made), UNGENERATED, np.int64)
-        running, draws = np.zeros(self.rows, bool), []
+        running, draws = np.zeros(self.rows, bool), [(PRIME_NUMBER, GREEDY)] * self.rows
         for step in steps:
             row, number = step.row, self._logs[step.row].number
             running[row] = True
-            draws.append((row, PRIME_NUMBER + 1 + number, step.sampling))
+            draws[row] = PRIME_NUMBER + 1 + number, step.sampling
             # What is no number would stay in the row's keys for the whole call.
             audio[row, 0] = np.nan_to_num(step.frame, posinf=1.0, neginf=-1.0)
             if step.forced is not None:
@@ -194,19 +198,19 @@ class Batch:
             # All of it before anything runs there: a copy waits for what the device was asked to do before.
             self._to_device(audio),
             self._to_device(forced),
-            self._sampling(draws, self.rows),
+            self._settings(draws),
             None if running.all() else self._to_device(running),
         )
         return [self._stepped(step.row, said[step.row, 0], made[step.row]) for step in steps]
 
     def _run(
-        self, audio: Tensor, forced: Tensor, sampling: SamplingRows | None, mask: Tensor | None
+        self, audio: Tensor, forced: Tensor, settings: _Settings | None, mask: Tensor | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Audio [B, 1, 1920] -> audio of that shape; and the log's columns, with what the ear wrote, [B, K + 1]."""
         made = self._config.made
         codes = self._mimi.encode(audio, self._codec, mask)[:, :, 0]
         caller = codes[:, : self.streams - made]
-        emitted = self._moshi.step(self._state, caller, forced, sampling, mask).emitted
+        emitted = self._moshi.step(self._state, caller, forced, self._sampling(settings), mask).emitted
         # Nobody speaks before the longest delay has passed, of which a row that is primed has one frame behind it.
         speaks = mask if self._config.delay <= 1 else emitted[:, 0] != UNGENERATED
         said = self._mimi.decode(emitted[:, 1:, None], self._codec, speaks).clamp(-1, 1)
@@ -240,25 +244,20 @@ class Batch:
         mask[row] = True
         return mask
 
-    def _sampling(self, draws: Sequence[tuple[int, int, Sampling]], rows: int) -> SamplingRows | None:
-        """How `rows` rows draw; of each that steps, its index, the number of its noise and its settings."""
-        if all(sampling.greedy for _, _, sampling in draws):
+    def _settings(self, draws: Sequence[tuple[int, Sampling]]) -> _Settings | None:
+        """How rows draw, on the device; of each, the number of its noise and its settings. None: all are greedy."""
+        if all(sampling.greedy for _, sampling in draws):
             return None
-        settings, noise = [GREEDY] * rows, np.ones((rows, self._config.made, NOISE_WIDTH), np.float32)
-        for row, number, sampling in draws:
-            settings[row] = sampling
-            if not sampling.greedy:
-                noise[row] = row_noise(sampling.seed, number, self._config.made, NOISE_WIDTH)
-        columns = (
-            np.array([getattr(one, name) for one in settings], kind)
-            for name, kind in (
-                ("text_temperature", np.float32),
-                ("text_top_k", np.int64),
-                ("audio_temperature", np.float32),
-                ("audio_top_k", np.int64),
-            )
-        )
-        return SamplingRows(*map(self._to_device, (*columns, noise)))
+        whole = [(one.seed, number, one.text_top_k, one.audio_top_k) for number, one in draws]
+        broken = [(one.text_temperature, one.audio_temperature) for _, one in draws]
+        return self._to_device(np.array(whole, np.int64).T), self._to_device(np.array(broken, np.float32).T)
+
+    def _sampling(self, settings: _Settings | None) -> SamplingRows | None:
+        if settings is None:
+            return None
+        (seed, number, text_top_k, audio_top_k), (text_temperature, audio_temperature) = settings
+        noise = row_noise(seed, number, self._config.made, NOISE_WIDTH)
+        return SamplingRows(text_temperature, text_top_k, audio_temperature, audio_top_k, noise)
 
     def _to_device(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self._device)

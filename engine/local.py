@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from engine.batch import NOISE_WIDTH, RowStep, load_batch
 from engine.device import Answer, Answers, Command, Free, Open, Prime, Rows, Step, Stop, Worker
+from engine.model.sampling import SEEDS
 from engine.model.text import Forced, TextReader, schedule
 from engine.slot import (
     FRAME_SAMPLES,
@@ -248,8 +249,8 @@ def _check_sampling(sampling: Sampling) -> None:
             raise ValueError(f"{name}_temperature is {temperature}; it must be 0 (greedy) or a number above it")
         if not 1 <= top_k <= NOISE_WIDTH:
             raise ValueError(f"{name}_top_k is {top_k}; it must be 1 to {NOISE_WIDTH}")
-    if sampling.seed < 0:
-        raise ValueError(f"seed is {sampling.seed}; it must not be negative")
+    if not 0 <= sampling.seed < SEEDS:
+        raise ValueError(f"seed is {sampling.seed}; it must be 0 to {SEEDS - 1}")
 
 
 class LocalSlot:

@@ -236,6 +236,21 @@ def test_the_seed_decides(batch: Batch) -> None:
     assert not np.array_equal(tokens(first)[:, :9], tokens(other)[:, :9])
 
 
+def test_what_is_drawn_depends_on_seed_and_frame_and_on_no_place_or_neighbour(batch: Batch, nano: Path) -> None:
+    """The same call in a row of its own; and in another row, between others, primed anew on its way."""
+    alone, frames = live_batch(nano, rows=1), noise(20)
+    prime(alone, 0, PROMPT, sampling=SEED_1)
+    prime(batch, 3, PROMPT, sampling=SEED_1)
+    got: list[Stepped] = []
+    for number, frame in enumerate(frames):
+        others = [RowStep(row, -frame, None, replace(SEED_2, seed=row)) for row in range(3) if number % (row + 1) == 0]
+        got.append(batch.step([*others, RowStep(3, frame, None, SEED_1)])[-1])
+        if number == 12:
+            prime(batch, 3, PROMPT, keep_frames=13, sampling=SEED_1)
+    assert same(got, talk(alone, 0, frames, SEED_1))
+    assert len(np.unique(tokens(got)[:, :9])) > 50
+
+
 def test_greedy_needs_no_seed(batch: Batch) -> None:
     frames = noise(10)
     greedy = [Sampling(text_temperature=0, audio_temperature=0, seed=seed) for seed in (1, 2)]

@@ -383,6 +383,7 @@ async def test_sampling_counts_from_the_next_step_on() -> None:
         (Sampling(text_top_k=0), "text_top_k is 0; it must be 1 to 250"),
         (Sampling(audio_top_k=251), "audio_top_k is 251"),
         (Sampling(seed=-1), "seed is -1"),
+        (Sampling(seed=2**63), f"seed is {2**63}; it must be 0 to {2**63 - 1}"),
     ],
 )
 async def test_sampling_that_makes_no_sense_is_refused(sampling: Sampling, complaint: str) -> None:

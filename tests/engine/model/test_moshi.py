@@ -321,9 +321,8 @@ def test_a_row_in_a_batch_equals_the_row_alone() -> None:
     codes = torch.from_numpy(cases.tokens("rows", (ticks, rows, 8), 24, 1))
     said: list[list[Tensor]] = [[] for _ in range(rows)]
     for tick in range(ticks):
-        numbers = driver.state.kv.position.tolist()
-        noise = np.stack([row_noise(row, numbers[row], 9, 25) for row in range(rows)])
-        got = driver.step(codes[tick], noise=torch.from_numpy(noise), mask=masks[tick])
+        noise = row_noise(torch.arange(rows), driver.state.kv.position, 9, 25)
+        got = driver.step(codes[tick], noise=noise, mask=masks[tick])
         assert (got.emitted[~masks[tick]] == UNGENERATED).all()
         for row in masks[tick].nonzero().flatten().tolist():
             said[row].append(got.emitted[row])
@@ -335,7 +334,7 @@ def test_a_row_in_a_batch_equals_the_row_alone() -> None:
         heard = codes[masks[:, row], row]
         assert len(heard) > 2 * cases.TINY["context"]
         for number, frame in enumerate(heard):
-            own = torch.from_numpy(row_noise(row, number, 9, 25))[None]
+            own = row_noise(torch.tensor([row]), torch.tensor([number]), 9, 25)
             assert torch.equal(alone.step(frame[None], noise=own).emitted[0], said[row][number])
 
 
