@@ -24,6 +24,7 @@ from engine.model.checkpoint import Checkpoint, EarCheckpoint, load_checkpoint, 
 from engine.model.moshi import UNGENERATED, MoshiState
 from engine.model.sampling import SamplingRows, row_noise
 from engine.model.text import PAD
+from engine.model.weights import Wanted, precision
 from engine.slot import FRAME_SAMPLES, CheckpointError, EngineError, Frame, Sampling, Tokens
 
 CHUNK_COLUMNS = 64
@@ -111,6 +112,11 @@ class Batch:
         self.hearing_delay_frames = ear.delay_frames if ear else 0
         self._unheard = torch.full((rows,), PAD, device=self._device)
         self._logs = [self._fresh_row() for _ in range(rows)]
+
+    @property
+    def state(self) -> MoshiState:
+        """What the model remembers of the rows: for those who measure."""
+        return self._state
 
     def _fresh_row(self) -> _Row:
         return _Row(deque(maxlen=self.window_frames + 1))  # one more: the made part of the oldest column that is kept
@@ -263,18 +269,23 @@ class Batch:
         return torch.from_numpy(values).to(self._device)
 
 
-def load_batch(model: str, rows: int | None, device: str, prompt_style: str, ear: bool = True) -> Batch:
+def load_batch(
+    model: str, rows: int | None, device: str, prompt_style: str, ear: bool = True, weights: Wanted = "auto"
+) -> Batch:
     """Load a checkpoint and make rows for it, warm; and for its `ear`, if that is wanted and it has one.
 
-    Raises CheckpointError, EngineError if the device cannot be had.
+    Raises CheckpointError, EngineError if the device cannot be had, or cannot hold weights as `weights` wants them.
     """
     chosen = _device(device)
     rows = rows or (CUDA_ROWS if chosen.type == "cuda" else CPU_ROWS)
     if chosen.type == "cpu":
         torch.set_num_threads(cpu_threads(rows))
-    dtype = torch.bfloat16 if chosen.type == "cuda" else torch.float32
     try:
-        checkpoint = load_checkpoint(model, chosen, dtype, prompt_style)
+        dtype, packing = precision(weights, chosen)
+    except ValueError as error:
+        raise EngineError(str(error)) from None
+    try:
+        checkpoint = load_checkpoint(model, chosen, dtype, prompt_style, packing=packing)
         if not checkpoint.moshi.config.dep_q:
             raise CheckpointError(f"{model!r} listens but does not speak (dep_q is 0): a call needs one that does both")
         batch = Batch(checkpoint, rows, load_ear(model, checkpoint, chosen, dtype) if ear else None)

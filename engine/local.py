@@ -25,6 +25,7 @@ from engine.batch import NOISE_WIDTH, RowStep, load_batch
 from engine.device import Answer, Answers, Command, Free, Open, Prime, Rows, Step, Stop, Worker
 from engine.model.sampling import SEEDS
 from engine.model.text import Forced, TextReader, schedule
+from engine.model.weights import Wanted
 from engine.slot import (
     FRAME_SAMPLES,
     SAMPLE_RATE,
@@ -50,8 +51,8 @@ class LocalEngine:
 
     `model` is a folder or a Hub repository `owner/name[@revision]`; `rows` None is chosen by device; `prompt_style` is
     how a prompt is laid out where the checkpoint does not say; `ear` is whether the caller's words are written down, if
-    the checkpoint has an ear. Entering raises CheckpointError, or EngineError if the device cannot be had. `load` makes
-    the rows, on the thread; a test gives its own.
+    the checkpoint has an ear; `weights` is how the language model's lie in memory. Entering raises CheckpointError, or
+    EngineError if the device cannot be had. `load` makes the rows, on the thread; a test gives its own.
 
     Once the thread has ended, by an exception or however else, the state is FAILED, all that waits gets EngineError,
     and `open` raises it: a device in an unknown state is not used again.
@@ -67,11 +68,12 @@ class LocalEngine:
         device: str = "auto",
         prompt_style: str = "auto",
         ear: bool = True,
+        weights: Wanted = "auto",
         load: Callable[[], Rows] | None = None,
     ) -> None:
         self.state = EngineState.LOADING
         self._model = model
-        self._load = load or (lambda: load_batch(model, rows, device, prompt_style, ear))
+        self._load = load or (lambda: load_batch(model, rows, device, prompt_style, ear, weights))
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: set[asyncio.Future[Any]] = set()
         self._free_rows: list[int] = []

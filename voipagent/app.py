@@ -133,6 +133,7 @@ def _engine(settings: EngineSettings) -> AbstractAsyncContextManager[Engine]:
         device=settings.device,
         prompt_style=settings.prompt_style,
         ear=settings.ear == "auto",
+        weights=settings.weights,
     )
 
 

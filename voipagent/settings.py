@@ -121,6 +121,10 @@ class EngineSettings(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="where the model runs; auto: cuda if there is one"
     )
+    weights: Literal["auto", "bf16", "fp8", "int8", "int4"] = Field(
+        default="auto",
+        description="how the language model's weights lie in memory; auto: as stored, but int8 on a card under 1 TB/s",
+    )
     rows: int | None = Field(default=None, ge=1, le=1024, description="concurrent calls; empty: by device")
     seed: int | None = Field(
         default=None, ge=0, lt=2**31, description="sampling seed of every call; empty: a new one for each"

@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import Moshi, MoshiConfig
 from engine.model.prompt import SILENCE, SINE, PromptLayout
 from engine.model.source import Repository, Source, open_source
+from engine.model.stored import Stored, fill
 from engine.model.text import Tokenizer
+from engine.model.weights import Packing
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, CheckpointError, Sampling
 
 logger = logging.getLogger(__name__)
@@ -61,8 +58,6 @@ STEADY_FRAMES = 13
 
 TONE_HZ = 440
 
-M = TypeVar("M", bound=nn.Module)
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -91,9 +86,11 @@ def load_checkpoint(
     dtype: torch.dtype = torch.float32,
     prompt_style: str = "auto",
     config_name: str = CONFIG,
+    packing: Packing = "stored",
 ) -> Checkpoint:
     """Load folder or Hub repository `model`. `dtype` is the language model's; the codec is float32 as in training.
 
+    `packing` is how the language model's large linear maps lie in memory; `dtype` is then what it computes in.
     `prompt_style` stands where the checkpoint has no prompt_config; `auto` is `system` for weights that were trained on
     prompts, as their depth steps or the voices beside them show, else `text`. `config_name` is for a folder that holds
     two models, as the embedded one has an ear beside it. Raises CheckpointError.
@@ -108,15 +105,15 @@ def load_checkpoint(
     sampling = _sampling(config.pop("lm_gen_config", None))
     codec_name = _name(config, "mimi_config_name") if "mimi_config_name" in config else None
     moshi_path, mimi_path, tokenizer_path = (source.get(_name(config, key, name)) for key, name in NAMES.items())
-    stored = Stored(moshi_path)
+    stored = Stored(moshi_path, _quantised(config))
     try:
         sizes = _moshi_config({key: value for key, value in config.items() if key not in OTHERS}, stored)
         codec = _mimi_config(source.get(codec_name) if codec_name else None, sizes)
     except (TypeError, ValueError) as error:  # the values are anyone's, of any type
         raise CheckpointError(f"{CONFIG}: {error}") from None
     tokenizer = _tokenizer(tokenizer_path, sizes.text_card)
-    mimi = _fill(lambda: Mimi(codec, codec.quantizer.n_q), Stored(mimi_path), device, torch.float32)
-    moshi = _fill(lambda: Moshi(sizes), stored, device, dtype)
+    mimi = fill(lambda: Mimi(codec, codec.quantizer.n_q), Stored(mimi_path), device, torch.float32)
+    moshi = fill(lambda: Moshi(sizes), stored, device, dtype, packing)
     voices = source.voices()
     trained_on_prompts = stored.depth_steps >= PERSONA_DEPTH or bool(voices)
     style = ("system" if trained_on_prompts else "text") if prompt_style == "auto" else prompt_style
@@ -139,14 +136,14 @@ def load_ear(
     if path is None:
         return None
     config = _read_json(path)
-    stored = Stored(source.get(_name(config, "moshi_name", file=EAR_CONFIG)))
+    stored = Stored(source.get(_name(config, "moshi_name", file=EAR_CONFIG)), _quantised(config, EAR_CONFIG))
     try:
         delay_frames = _delay_frames(config.get("stt_config"))
         sizes = _moshi_config({key: value for key, value in config.items() if key not in OTHERS | SHARED}, stored)
         _check_ear(sizes, checkpoint)
     except (TypeError, ValueError) as error:  # the values are anyone's, of any type
         raise CheckpointError(f"{EAR_CONFIG}: {error}") from None
-    return EarCheckpoint(_fill(lambda: Moshi(sizes), stored, device, dtype), delay_frames)
+    return EarCheckpoint(fill(lambda: Moshi(sizes), stored, device, dtype), delay_frames)
 
 
 # --- config.json ---------------------------------------------------------------------------------------------------
@@ -173,6 +170,14 @@ def _name(config: dict[str, Any], key: str, default: str = "", file: str = CONFI
     if "://" not in name and (PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts):
         raise CheckpointError(f"{file}: {key} is {name!r}; it must lie inside the checkpoint")
     return name
+
+
+def _quantised(config: dict[str, Any], file: str = CONFIG) -> bool:
+    """Take out whether the large linear maps are stored in 8 bits. Raises CheckpointError."""
+    value = config.pop("quantize", False)
+    if not isinstance(value, bool):
+        raise CheckpointError(f"{file}: quantize is {value!r}; it must be true or false")
+    return value
 
 
 GENERATION = {
@@ -263,129 +268,6 @@ def _check_ear(ear: MoshiConfig, checkpoint: Checkpoint) -> None:
         raise ValueError(f"card is {ear.card}, but the codec's codebooks hold {bins} codes")
     if ear.text_card < len(checkpoint.tokenizer):
         raise ValueError(f"text_card is {ear.text_card}, but the tokenizer has {len(checkpoint.tokenizer)} pieces")
-
-
-# --- tensors -------------------------------------------------------------------------------------------------------
-
-ALIASES = (
-    (re.compile(r"\.in_proj\.weight$"), ".in_proj_weight"),
-    (re.compile(r"\.in_projs\.(\d+)\.weight$"), ".in_proj_weight"),
-    (re.compile(r"\.out_projs\.(\d+)\.weight$"), ".out_proj.weight"),
-    (re.compile(r"\._codebook\.inited$"), "._codebook._initialized"),
-    (re.compile(r"\._codebook\.cluster_size$"), "._codebook.cluster_usage"),
-    (re.compile(r"\._codebook\.embed_(?:avg|sum)$"), "._codebook.embedding_sum"),
-)
-"""Names that newer or older programs write, and ours. A number is a part of the tensor of our name, in its order."""
-
-UNUSED = re.compile(
-    r"quantizer\.rvq_rest\.vq\.layers\.\d+\..+|(linears|depformer_in|depformer_emb|depformer\.layers\.\d+\.gating)\.\d+\..+"
-)
-"""Codebooks and depth steps, of which the last may be left over."""
-
-STACKED = re.compile(r"depformer\.layers\.\d+\.self_attn\.(in_proj_weight|out_proj\.weight)")
-"""All depth steps in one tensor, of which the last may be left over."""
-
-
-class Stored:
-    """The tensors of a safetensors file under our names. Raises CheckpointError where the file is none, or torn."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._file = _open(path)
-            names = list(self._file.keys())
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{str(path)!r} is not a whole safetensors file: {error}") from None
-        self._parts: dict[str, dict[int, str]] = {}
-        for name in names:
-            ours, part = _our_name(name)
-            if part in self._parts.setdefault(ours, {}):
-                raise CheckpointError(f"{str(path)!r} holds tensor {ours!r} twice, once as {name!r}")
-            self._parts[ours][part] = name
-
-    def count(self, group: str) -> int:
-        """How many tensors `group.N.weight` there are."""
-        return sum(1 for name in self._parts if re.fullmatch(rf"{group}\.\d+\.weight", name))
-
-    @property
-    def depth_steps(self) -> int:
-        """How many depth steps a language model's file holds. Each has both tensors; one may be missing."""
-        return max(self.count("linears"), self.count("depformer_in"))
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Of all its parts together. Raises CheckpointError if it is not there, or a part is missing or unlike."""
-        parts = self._parts.get(name)
-        if parts is None:
-            raise CheckpointError(f"{str(self._path)!r} lacks tensor {name!r}")
-        shapes = [tuple(self._file.get_slice(part).get_shape()) for part in parts.values()]
-        if sorted(parts) != list(range(len(parts))) or len(set(shapes)) > 1 or (len(parts) > 1 and not shapes[0]):
-            found = ", ".join(f"{part!r} {list(shape)}" for part, shape in zip(parts.values(), shapes, strict=True))
-            raise CheckpointError(f"{str(self._path)!r}: the parts of tensor {name!r} do not make a whole: {found}")
-        return shapes[0] if len(parts) == 1 else (len(parts) * shapes[0][0], *shapes[0][1:])
-
-    def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
-        """Raises CheckpointError that names a tensor which is missing, of another shape, left over, or quantised."""
-        for name, shape in wanted.items():
-            if not _fits(name, self.shape(name), shape):
-                raise CheckpointError(
-                    f"tensor {name!r} in {str(self._path)!r} has shape {list(self.shape(name))}; "
-                    f"the config makes it {list(shape)}"
-                )
-        if left := [name for name in self._parts if name not in wanted and not UNUSED.fullmatch(name)]:
-            raise CheckpointError(f"{str(self._path)!r} holds tensor {left[0]!r}, which this model does not have")
-
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor, without what is left over at its end. Raises CheckpointError."""
-        try:
-            parts = [self._file.get_tensor(part) for _, part in sorted(self._parts[name].items())]
-        except SafetensorError as error:
-            raise CheckpointError(f"tensor {name!r} in {str(self._path)!r} cannot be read: {error}") from None
-        if not all(part.is_floating_point() or part.numel() == 1 for part in parts):
-            raise CheckpointError(
-                f"tensor {name!r} in {str(self._path)!r} is {parts[0].dtype}; quantised weights are not read yet"
-            )
-        return torch.cat(parts)[: shape[0]] if len(parts) > 1 else parts[0][: shape[0]]
-
-
-def _open(path: Path) -> Any:  # the package does not type its methods
-    return safe_open(path, framework="pt")
-
-
-def _our_name(name: str) -> tuple[str, int]:
-    for pattern, ours in ALIASES:
-        if found := pattern.search(name):
-            return pattern.sub(ours, name), int(found[1]) if pattern.groups else 0
-    return name, 0
-
-
-def _fits(name: str, stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    if STACKED.fullmatch(name) and stored[1:] == wanted[1:]:
-        return stored[0] >= wanted[0] and stored[0] % wanted[1] == 0
-    return stored == wanted
-
-
-class _NoDraw(TorchFunctionMode):
-    """torch draws initial weights even where there is no memory for them, and imports its compiler to do so: 2 s."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
-def _fill(build: Callable[[], M], stored: Stored, device: torch.device | str, dtype: torch.dtype) -> M:
-    """A module with the file's tensors for weights, made without drawing any first. Raises CheckpointError."""
-    with torch.device("meta"), _NoDraw():
-        module = build()
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    stored.check(wanted)
-    # Copied in any case: what is read lies in the file itself, which somebody may write anew while we serve.
-    tensors = {name: stored.read(name, shape).to(device, dtype, copy=True) for name, shape in wanted.items()}
-    module.load_state_dict(tensors, strict=True, assign=True)
-    return module.eval().requires_grad_(False)
 
 
 # --- prompt layout -------------------------------------------------------------------------------------------------

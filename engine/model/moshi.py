@@ -37,7 +37,8 @@ from torch.nn import functional as F
 
 from engine.model.moshi_config import UNGENERATED, ZERO, MoshiConfig
 from engine.model.sampling import SamplingRows, draw
-from engine.model.transformer import GatedFeedForward, KvState, Linear, RmsNormF32, Transformer
+from engine.model.transformer import Attention, GatedFeedForward, KvState, Linear, RmsNormF32, Transformer
+from engine.model.weights import project
 
 __all__ = ["UNGENERATED", "ZERO", "DepthLayer", "Moshi", "MoshiConfig", "MoshiState", "Step"]
 
@@ -92,11 +93,11 @@ class DepthAttention(nn.Module):
     def forward(self, x: Tensor, step: int, memory: Tensor) -> Tensor:
         """x [B, dim] -> [B, dim]; memory [steps, B, 3, H, h] holds the frame's queries, keys and values so far."""
         dim = x.shape[-1]
-        weight = self.in_proj_weight[step * 3 * dim : (step + 1) * 3 * dim]
-        memory[step] = F.linear(x, weight).view(len(x), 3, self.heads, -1)
+        rows = slice(step * 3 * dim, (step + 1) * 3 * dim)
+        memory[step] = project(x, self.in_proj_weight, rows).view(len(x), 3, self.heads, -1)
         query, keys, values = memory[: step + 1].permute(2, 1, 3, 0, 4)  # [B, H, step + 1, h] each
         mixed = F.scaled_dot_product_attention(query[:, :, step:], keys, values)
-        return F.linear(mixed.flatten(1), self.out_proj.weight[step * dim : (step + 1) * dim])
+        return project(mixed.flatten(1), self.out_proj.weight, slice(step * dim, (step + 1) * dim))
 
     __call__ = forward
 
@@ -265,6 +266,16 @@ class Moshi(nn.Module):
         if not self.extra_heads:
             return hidden.new_zeros(len(hidden), 0, self.config.extra_heads_dim, dtype=torch.float32)
         return torch.cat([head(hidden) for head in self.extra_heads], 1).float().softmax(-1)
+
+
+def linear_maps(module: nn.Module) -> frozenset[str]:
+    """Names of the parameters that are linear maps: what 8-bit checkpoints hold in 8 bits."""
+    fused = (Attention, DepthAttention)
+    return frozenset(
+        f"{name}.{'in_proj_weight' if isinstance(part, fused) else 'weight'}"
+        for name, part in module.named_modules()
+        if isinstance(part, (*fused, Linear))
+    )
 
 
 def _embedded(embedding: nn.Module, tokens: Tensor) -> Tensor:

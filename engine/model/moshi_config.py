@@ -34,7 +34,6 @@ FIXED: Mapping[str, tuple[object, ...]] = {
     "demux_second_text_stream": (False,),
     "text_card_out": (None,),
     "conditioners": (None, {}),
-    "quantize": (False,),
     "lora": (False, None),
     "existing_text_end_padding_id": (0,),
     "depformer_layer_scale": (None,),

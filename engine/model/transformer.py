@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.model.weights import project
+
 LAYER_NORM_EPSILON = 1e-5
 RMS_NORM_EPSILON = 1e-8
 
@@ -94,7 +96,7 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        return project(x, self.weight)
 
     __call__ = forward
 
@@ -162,7 +164,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, call: _Call) -> Tensor:
         """x [B, T, dim] -> [B, T, dim]; keys and values are this layer's rings [B, H, C, h]."""
-        projected = F.linear(x, self.in_proj_weight).view(*x.shape[:2], 3, self.heads, -1)  # [B, T, 3, H, h]
+        projected = project(x, self.in_proj_weight).view(*x.shape[:2], 3, self.heads, -1)  # [B, T, 3, H, h]
         projected = projected.permute(2, 0, 3, 1, 4)  # [3, B, H, T, h]
         query, key = rotate(projected[:2], call.turn)
         value = projected[2]

@@ -24,6 +24,7 @@ from engine.model.checkpoint import load_checkpoint, load_ear
 from engine.model.mimi import Mimi, MimiState
 from engine.model.moshi import MoshiState, Step
 from engine.model.text import PAD
+from engine.model.weights import Wanted
 from engine.slot import CheckpointError, EngineError, Frame, Sampling
 from tests.engine.ears import DELAY_FRAMES
 from tests.engine.rows import live_batch, no_log, noise, prime
@@ -504,6 +505,16 @@ def test_a_device_that_is_not_there_is_named(nano: Path, monkeypatch: pytest.Mon
     with pytest.raises(EngineError, match="no device 'abacus'"):
         load_batch(str(nano), 1, "abacus", "auto")
     assert load_batch(str(nano), 1, "auto", "auto")._device.type == "cpu"
+
+
+def test_weights_lie_in_memory_as_wanted(nano: Path) -> None:
+    def kinds(weights: Wanted) -> set[torch.dtype]:
+        return {tensor.dtype for tensor in load_batch(str(nano), 1, "cpu", "auto", weights=weights)._moshi.buffers()}
+
+    assert kinds("auto") == set()
+    assert kinds("int8") == {torch.int8, torch.float32}
+    with pytest.raises(EngineError, match="fp8 needs a CUDA card"):
+        load_batch(str(nano), 1, "cpu", "auto", weights="fp8")
 
 
 @pytest.mark.parametrize("step", ["load_checkpoint", "Batch"])

@@ -22,8 +22,10 @@ from engine.model.checkpoint import Checkpoint, default_layout, load_checkpoint,
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import MoshiConfig
 from engine.model.prompt import SILENCE, SINE
+from engine.model.weights import Packing
 from engine.slot import CheckpointError, Sampling
 from tests.engine.ears import DELAY_FRAMES, write_ear
+from tests.oracle.variant_cases import in_8_bits
 
 Tensors = dict[str, Tensor]
 Change = Callable[[Tensors], object]
@@ -334,9 +336,116 @@ def test_a_missing_head_is_named(folder: Path) -> None:
         load_checkpoint(str(folder))
 
 
-def test_quantised_weights_are_refused_by_name(folder: Path) -> None:
-    rewrite(folder, lambda tensors: tensors.update({"text_linear.weight": torch.zeros(400, 64, dtype=torch.int8)}))
-    with pytest.raises(CheckpointError, match=r"text_linear\.weight.*int8; quantised weights are not read yet"):
+def to_8_bits(tensors: Tensors) -> None:
+    """As the published 8-bit files."""
+    stored = in_8_bits({name: tensor.float().numpy() for name, tensor in tensors.items()})
+    for name, value in stored.items():
+        rounded = value.dtype == np.int8 or name.endswith("_scb")
+        tensors[name] = torch.from_numpy(value) if rounded else tensors[name]
+
+
+@pytest.fixture
+def q8(folder: Path) -> Path:
+    rewrite(folder, to_8_bits)
+    configure(folder, quantize=True)
+    return folder
+
+
+def test_the_published_8_bit_form_is_read_as_it_is(q8: Path, nano: Path) -> None:
+    stored = load_file(q8 / "model.safetensors")
+    weights = load_checkpoint(str(q8), dtype=torch.bfloat16).moshi.state_dict()
+    for name, tensor in stored.items():
+        if name.endswith("_scb"):
+            base = name.removesuffix("_scb")
+            assert torch.equal(weights[f"{base}.codes"], stored[base])
+            assert weights[f"{base}.scale"].dtype is torch.float32
+            assert torch.equal(weights[f"{base}.scale"], tensor / 127)
+        elif f"{name}_scb" not in stored:
+            assert torch.equal(weights[name], tensor)
+    assert sum(name.endswith(".codes") for name in weights) == len([name for name in stored if name.endswith("_scb")])
+    rounded_here = load_checkpoint(str(nano), packing="int8").moshi.state_dict()
+    assert all(torch.equal(rounded_here[name], weights[name]) for name in weights if name.endswith(".codes"))
+
+
+@pytest.mark.parametrize("packing", ["none", "int8", "int4"])
+def test_8_bit_weights_are_packed_as_wanted(q8: Path, packing: Packing) -> None:
+    moshi = load_checkpoint(str(q8), packing=packing).moshi
+    kinds = {tensor.dtype for name, tensor in moshi.state_dict().items() if name.endswith(".codes")}
+    assert kinds == {"none": set(), "int8": {torch.int8}, "int4": {torch.int8, torch.uint8}}[packing]
+
+
+def test_more_depth_steps_in_8_bits_may_be_left_over(q8: Path) -> None:
+    before = load_checkpoint(str(q8)).moshi.state_dict()
+
+    def more(tensors: Tensors) -> None:
+        for name in list(tensors):
+            if name.startswith("depformer.layers.0.self_attn"):
+                tensors[name] = torch.cat((tensors[name], torch.zeros_like(tensors[name])))
+            elif found := re.match(r"(.*(?:linears|depformer_in|gating)\.)(\d)(\..*)", name):
+                if name.startswith(("linears", "depformer")):
+                    tensors[f"{found[1]}{int(found[2]) + 8}{found[3]}"] = torch.zeros_like(tensors[name])
+        for step in range(7, 15):
+            tensors[f"depformer_emb.{step}.weight"] = torch.zeros_like(tensors["depformer_emb.0.weight"])
+
+    rewrite(q8, more)
+    configure(q8, dep_q=16)
+    after = load_checkpoint(str(q8)).moshi.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def scb_of(name: str, change: Callable[[Tensor], Tensor | None]) -> Change:
+    def apply(tensors: Tensors) -> None:
+        scales = change(tensors.pop(f"{name}_scb"))
+        if scales is not None:
+            tensors[f"{name}_scb"] = scales
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (scb_of("text_linear.weight", lambda scb: None), r"lacks tensor 'text_linear\.weight_scb'"),
+        (
+            scb_of("transformer.layers.1.self_attn.in_proj_weight", lambda scb: None),
+            r"lacks tensor 'transformer\.layers\.1\.self_attn\.in_proj_weight_scb'",
+        ),
+        (
+            lambda tensors: tensors.update({"emb.0.weight_scb": torch.ones(129)}),
+            r"holds tensor 'emb\.0\.weight_scb', which this model does not have",
+        ),
+        (
+            scb_of("text_linear.weight", lambda scb: scb[:-1]),
+            r"'text_linear\.weight_scb' .* has shape \[399\]; the config makes it \[400\]",
+        ),
+        (scb_of("linears.3.weight", torch.Tensor.bfloat16), r"'linears\.3\.weight_scb' .* is BF16; .* must be F32"),
+        (
+            lambda tensors: tensors.update({"linears.3.weight": torch.zeros(128, 32)}),
+            r"'linears\.3\.weight' .* is F32; the config says that it is quantised \(quantize\), so it must be I8",
+        ),
+        (
+            lambda tensors: tensors.update({"emb.2.weight": torch.zeros(129, 64, dtype=torch.int8)}),
+            r"'emb\.2\.weight' .* is I8; it must be a floating-point type",
+        ),
+    ],
+)
+def test_8_bit_weights_that_do_not_fit_their_scales_are_refused(q8: Path, change: Change, complaint: str) -> None:
+    rewrite(q8, change)
+    with pytest.raises(CheckpointError, match=complaint):
+        load_checkpoint(str(q8))
+
+
+def test_8_bit_weights_of_which_the_config_says_nothing_are_refused(q8: Path) -> None:
+    configure(q8, "quantize")
+    with pytest.raises(CheckpointError, match=r"is I8; .* the config must say that it is quantised \(quantize\)"):
+        load_checkpoint(str(q8))
+
+
+def test_scales_without_8_bit_weights_are_refused(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.update({"text_linear.weight_scb": torch.ones(400)}))
+    with pytest.raises(
+        CheckpointError, match=r"'text_linear\.weight_scb', the scales of 8-bit weights, but the config"
+    ):
         load_checkpoint(str(folder))
 
 
@@ -380,7 +489,8 @@ def test_a_config_that_is_none_is_refused(folder: Path, content: bytes, complain
         ({"delays": [0]}, "delays must be 17"),
         ({"card": 256}, "card is 256, but the codec's codebooks hold 128"),
         ({"text_card": 300}, "has 400 pieces, but the model's text_card is 300"),
-        ({"quantize": True}, "quantize"),
+        ({"quantize": True}, "lacks tensor .*_scb|is BF16; the config says that it is quantised"),
+        ({"quantize": "q8"}, "quantize is 'q8'; it must be true or false"),
         ({"lora_name": "lora.safetensors"}, "LoRA"),
         ({"moshi_name": 3}, "moshi_name must be a file name"),
         ({"moshi_name": "../model.safetensors"}, "inside the checkpoint"),

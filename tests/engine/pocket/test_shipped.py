@@ -15,6 +15,7 @@ import torch
 from engine.batch import Batch, RowStep
 from engine.model.checkpoint import load_checkpoint, load_ear
 from engine.model.text import TextReader
+from engine.model.weights import Packing
 from engine.pocket import FOLDER
 from engine.pocket.prompt import render
 from engine.pocket.recipe.agent import PERIOD
@@ -54,8 +55,12 @@ class Heard:
 @pytest.fixture(scope="module")
 def heard() -> dict[str, Heard]:
     """Every question asked at once, each in a row of its own."""
+    return ask("stored")
+
+
+def ask(packing: Packing) -> dict[str, Heard]:
     torch.set_num_threads(1)
-    checkpoint = load_checkpoint(str(FOLDER))
+    checkpoint = load_checkpoint(str(FOLDER), packing=packing)
     ear = load_ear(str(FOLDER), checkpoint)
     assert ear is not None
     batch = Batch(checkpoint, len(ASKED), ear)
@@ -103,6 +108,13 @@ def test_a_caller_is_greeted(heard: dict[str, Heard]) -> None:
 @pytest.mark.parametrize("name", ASKED)
 def test_the_answer_is_right_in_text(heard: dict[str, Heard], name: str) -> None:
     assert heard[name].answer.strip() == ASKED[name][1]
+
+
+def test_the_answers_are_the_same_in_8_bits(heard: dict[str, Heard]) -> None:
+    rounded = ask("int8")
+    assert [(call.greeting, call.answer) for call in rounded.values()] == [
+        (call.greeting, call.answer) for call in heard.values()
+    ]
 
 
 @pytest.mark.parametrize("name", ASKED)
