@@ -99,6 +99,17 @@ def nano(
     print(f"wrote {folder}; run it with VOIPAGENT_ENGINE__MODEL={folder}")
 
 
+@bench.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def engine(context: typer.Context) -> None:
+    """Ticks of the model, by part and against what the device's memory allows (--help: its options)."""
+    from engine.bench import main as run
+
+    sys.exit(run(context.args))
+
+
 @bench.command()
 def latency(
     target: Annotated[

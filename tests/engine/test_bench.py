@@ -1,0 +1,227 @@
+"""The engine's bench: what it counts and reports, on a made-up clock and on the nano checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from engine import bench
+from engine.batch import Batch
+from engine.bench import FRAME_S, Plan, append, drive, due, fill, measure, row_bytes, weight_bytes
+from engine.model.checkpoint import Checkpoint, load_checkpoint
+from engine.model.mimi import Mimi, MimiConfig
+from engine.model.moshi import Moshi, MoshiConfig
+from engine.nano import MIMI, MOSHI, write_nano
+
+
+class Clock:
+    """Time that passes only where it is told to; each look takes `look_s`."""
+
+    def __init__(self, look_s: float = 0.0) -> None:
+        self.now, self._look_s = 100.0, look_s
+
+    def __call__(self) -> float:
+        self.now += self._look_s
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+
+
+def drive_with(
+    cost: Callable[[list[int]], float], phases: list[float], seconds: float
+) -> list[tuple[float, list[float]]]:
+    clock = Clock()
+
+    def step(rows: list[int]) -> None:
+        clock.now += cost(rows)
+
+    return list(drive(step, phases, seconds, clock, clock.sleep))
+
+
+def measured(checkpoint: Checkpoint, plan: Plan) -> bench.Report:
+    """A run in which every tick takes a millisecond."""
+    clock = Clock(0.001)
+    return measure(checkpoint, plan, "nano", clock, clock.sleep)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nano")
+    write_nano(folder, 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Checkpoint:
+    return load_checkpoint(str(folder))
+
+
+def test_frames_arrive_together_or_each_at_its_place() -> None:
+    assert due(3, "together") == [0, 0, 0]
+    assert due(4, "spread") == pytest.approx([0, 0.02, 0.04, 0.06])
+
+
+def test_rows_that_come_together_are_one_tick_and_wait_for_it() -> None:
+    ticks = drive_with(lambda rows: 0.03, [0.0, 0.0], 10 * FRAME_S - 0.001)
+    assert len(ticks) == 10
+    assert all(tick == pytest.approx(0.03) and replies == pytest.approx([0.03, 0.03]) for tick, replies in ticks)
+
+
+def test_a_row_that_comes_while_a_tick_runs_waits_for_the_next() -> None:
+    (first, one), (second, two), *_ = drive_with(lambda rows: 0.03, [0.0, 0.01], 5 * FRAME_S)
+    assert (first, second) == pytest.approx((0.03, 0.03))
+    assert one == pytest.approx([0.03]) and two == pytest.approx([0.05])  # 20 ms of waiting, 30 of its own
+
+
+def test_what_is_too_slow_is_late_and_drops_nothing() -> None:
+    ticks = drive_with(lambda rows: 0.1, [0.0], 0.95)
+    replies = [reply for _, each in ticks for reply in each]
+    assert replies == pytest.approx([0.1 + 0.02 * number for number in range(10)])
+
+
+def test_weights_are_counted_without_tables_of_single_lines(checkpoint: Checkpoint) -> None:
+    moshi = checkpoint.moshi
+    tables = sum(part.weight.numel() for part in moshi.modules() if isinstance(part, torch.nn.Embedding))
+    everything = sum(
+        weight.numel() for part in (moshi, checkpoint.mimi) for weight in (*part.parameters(), *part.buffers())
+    )
+    assert tables > 0
+    counted = weight_bytes(checkpoint)
+    assert 4 * (everything - tables) * 0.99 < counted < 4 * everything
+
+
+def test_full_size_is_what_the_reference_counts() -> None:
+    """14.75 GB of a step in bfloat16 and 0.3 GB of codec; 1.573 GB of keys and values at 3,000 frames."""
+    with torch.device("meta"):
+        moshi = Moshi(MoshiConfig()).to(torch.bfloat16)
+        mimi = Mimi(MimiConfig(), 8)
+    language = sum(weight.numel() * 2 for weight in moshi.parameters())
+    language -= sum(part.weight.numel() * 2 for part in moshi.modules() if isinstance(part, torch.nn.Embedding))
+    assert language / 1e9 == pytest.approx(14.75, abs=0.01)
+    codec = sum(weight.numel() * 4 for weight in mimi.parameters()) / 1e9
+    assert 0.25 < codec < 0.4
+    sizes = MoshiConfig().temporal
+    assert 2 * sizes.layers * sizes.dim * 2 * 3_000 / 1e9 == pytest.approx(1.573, abs=0.001)
+
+
+def test_a_filled_row_is_at_its_window_and_read_whole(checkpoint: Checkpoint) -> None:
+    batch = Batch(checkpoint, 2)
+    with torch.inference_mode():
+        fill(batch, 40)
+    kv = batch.state.kv
+    assert kv.position.tolist() == [40, 40]
+    assert kv.keys[..., :40, :].abs().min() > 0 and not kv.keys[..., 40:, :].any()
+    sizes = checkpoint.moshi.config.temporal
+    assert row_bytes(batch, 40) == 2 * sizes.layers * sizes.dim * 40 * 4
+    assert row_bytes(batch, 10**6) == 2 * sizes.layers * sizes.dim * sizes.context * 4
+
+
+def test_a_run_reports_what_it_saw(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    report = measured(checkpoint, Plan(2, 20, "together", 3.0, 0.1))
+    assert report.ticks >= bench.LEAST
+    assert report.ticks == 38  # one at once, then one each 80 ms
+    assert (report.tick_p50, report.tick_p95, report.tick_p99) == pytest.approx((1, 1, 1))
+    assert 1 <= report.reply_p50 <= report.reply_p99 < 5 and report.late == 0
+    assert min(report.encode, report.language, report.decode) > 0
+    assert report.bound_ms == pytest.approx(
+        (report.weight_bytes + 2 * report.row_bytes) / report.read_gb_s / 1e6, rel=1e-6
+    )
+    assert f"{100 * report.of_bound:.0f} % of it reached" in str(report)
+    path = tmp_path / "runs.csv"
+    for _ in range(2):
+        append(path, report)
+    lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    assert len(lines) == 2 and float(lines[1]["tick_p99"]) == report.tick_p99
+    path.write_text("a,b\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="has other columns"):
+        append(path, report)
+
+
+def test_too_few_ticks_are_no_run(checkpoint: Checkpoint) -> None:
+    with pytest.raises(ValueError, match=r"ticks in 0\.2 s are too few; give it time for 30"):
+        measured(checkpoint, Plan(1, 20, "spread", 0.2, 0.0))
+
+
+def test_random_weights_are_made_where_they_run_and_step() -> None:
+    sizes, codec = MoshiConfig.from_kwargs(MOSHI), MimiConfig.from_dict(MIMI)
+    checkpoint = bench.random_checkpoint(sizes, codec, torch.device("cpu"), torch.float32)
+    assert not any(weight.is_meta for weight in (*checkpoint.moshi.parameters(), *checkpoint.mimi.buffers()))
+    assert measured(checkpoint, Plan(1, 20, "spread", 3.0, 0.0)).ticks >= bench.LEAST
+
+
+def test_the_command_prints_json_and_profiles(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "runs.csv"
+    chosen = ["--model", str(folder), "--device", "cpu", "--precision", "fp32", "--window", "20"]
+    clock = Clock(0.001)
+    monkeypatch.setattr(bench, "measure", partial(measure, clock=clock, sleep=clock.sleep))
+    assert bench.main([*chosen, "--seconds", "3", "--warm", "0", "--json", "--csv", str(path)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["rows"] == 1 and printed["window"] == 20
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 2
+    assert bench.main([*chosen, "--profile"]) == 0
+    assert "Self CPU" in capsys.readouterr().out
+
+
+def test_what_cannot_be_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["--model", str(tmp_path / "nothing"), "--device", "cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bench engine: ") and "nothing" in line
+
+
+def test_the_other_package_is_timed_by_the_same_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not installed here: what stands in for it shows that its loop is driven as its own server drives it."""
+    calls: list[str] = []
+
+    class Streams:
+        def streaming(self, rows: int) -> torch.autograd.profiler.record_function:
+            calls.append(f"rows {rows}")
+            return torch.autograd.profiler.record_function("streaming")
+
+    class Codec(Streams):
+        def encode(self, audio: torch.Tensor) -> torch.Tensor:
+            assert audio.shape == (3, 1, 1920)
+            calls.append("encode")
+            return torch.zeros(3, 8, 1)
+
+        def decode(self, codes: torch.Tensor) -> torch.Tensor:
+            assert codes.shape == (3, 8, 1)
+            calls.append("decode")
+            return torch.zeros(3, 1, 1920)
+
+    class Generator(Streams):
+        def __init__(self, model: object, use_sampling: bool) -> None:
+            self.steps = 0
+
+        def step(self, codes: torch.Tensor) -> torch.Tensor | None:
+            self.steps += 1
+            return torch.zeros(3, 9, 1) if self.steps > 2 else None
+
+    models = ModuleType("moshi.models")
+    loaders = ModuleType("moshi.models.loaders")
+    monkeypatch.setattr(loaders, "get_mimi", lambda *_, **__: Codec(), raising=False)
+    monkeypatch.setattr(loaders, "get_moshi_lm", lambda *_, **__: None, raising=False)
+    monkeypatch.setattr(models, "loaders", loaders, raising=False)
+    monkeypatch.setattr(models, "LMGen", Generator, raising=False)
+    for name, module in (("moshi", ModuleType("moshi")), ("moshi.models", models)):
+        monkeypatch.setitem(sys.modules, name, module)
+    assert bench.against_moshi(3, torch.device("cpu"), torch.float32) > 0
+    turns = bench.LEAST + bench.PART_TURNS
+    assert (calls.count("encode"), calls.count("decode"), calls.count("rows 3")) == (turns, turns - 2, 2)
+
+
+def test_a_report_survives_json(checkpoint: Checkpoint) -> None:
+    report = measured(checkpoint, Plan(1, 20, "together", 3.0, 0.0))
+    assert bench.Report(**json.loads(json.dumps(asdict(report)))) == report
