@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.model.lora import Lora
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import Moshi, MoshiConfig
 from engine.model.prompt import SILENCE, SINE, PromptLayout
@@ -43,6 +45,9 @@ NAMES = {
 
 OTHERS = {"model_type", "model_id", "version", "stt_config", "tts_config"}
 """Keys of config.json that are other programs' settings. PersonaPlex's holds model_type and version, and no more."""
+
+LORA = {"lora": None, "lora_rank": 128, "lora_scaling": 2.0}
+"""Keys of config.json on adapters, and the reference's defaults."""
 
 SHARED = {"mimi_name", "mimi_config_name", "tokenizer_name", "prompt_config", "lm_gen_config"}
 """Keys of ear.json that are not the ear's: what the talking model has already, how it is told, and how one draws."""
@@ -97,15 +102,13 @@ def load_checkpoint(
     """
     source = open_source(model)
     config = _read_json(source.find(config_name))
-    if config.pop("lora_name", None) is not None:
-        raise CheckpointError(
-            f"{config_name} names LoRA weights (lora_name); only weights that are fused already are read"
-        )
+    quantised = _quantised(config)
+    lora_path, lora = _lora(config, source, quantised)
     prompt_config = config.pop("prompt_config", None)
     sampling = _sampling(config.pop("lm_gen_config", None))
     codec_name = _name(config, "mimi_config_name") if "mimi_config_name" in config else None
     moshi_path, mimi_path, tokenizer_path = (source.get(_name(config, key, name)) for key, name in NAMES.items())
-    stored = Stored(moshi_path, _quantised(config))
+    stored = Stored(moshi_path, quantised)
     try:
         sizes = _moshi_config({key: value for key, value in config.items() if key not in OTHERS}, stored)
         codec = _mimi_config(source.get(codec_name) if codec_name else None, sizes)
@@ -113,12 +116,12 @@ def load_checkpoint(
         raise CheckpointError(f"{CONFIG}: {error}") from None
     tokenizer = _tokenizer(tokenizer_path, sizes.text_card)
     mimi = fill(lambda: Mimi(codec, codec.quantizer.n_q), Stored(mimi_path), device, torch.float32)
-    moshi = fill(lambda: Moshi(sizes), stored, device, dtype, packing)
+    moshi = fill(lambda: Moshi(sizes), stored, device, dtype, packing, lora)
     voices = source.voices()
     trained_on_prompts = stored.depth_steps >= PERSONA_DEPTH or bool(voices)
     style = ("system" if trained_on_prompts else "text") if prompt_style == "auto" else prompt_style
     layout = _layout(prompt_config, style, mimi, sizes)
-    files = [path for path in (source.find(config_name), moshi_path, mimi_path, tokenizer_path) if path]
+    files = [path for path in (source.find(config_name), moshi_path, lora_path, mimi_path, tokenizer_path) if path]
     return Checkpoint(mimi, moshi, tokenizer, layout, voices, source.revision(files), sampling)
 
 
@@ -178,6 +181,27 @@ def _quantised(config: dict[str, Any], file: str = CONFIG) -> bool:
     if not isinstance(value, bool):
         raise CheckpointError(f"{file}: quantize is {value!r}; it must be true or false")
     return value
+
+
+def _lora(config: dict[str, Any], source: Source, quantised: bool) -> tuple[Path | None, Lora | None]:
+    """Take out what is said of LoRA adapters, and open their file if one is named. Raises CheckpointError."""
+    wanted, rank, scaling = (config.pop(key, default) for key, default in LORA.items())
+    if config.get("lora_name") is None:
+        config.pop("lora_name", None)
+        if wanted:
+            raise CheckpointError(f"{CONFIG}: lora is {wanted!r}, but no file of adapters is named (lora_name)")
+        return None, None
+    name = _name(config, "lora_name")
+    if wanted is False:
+        raise CheckpointError(f"{CONFIG}: lora_name is {name!r}, but lora is false; keep one of the two")
+    if quantised:
+        raise CheckpointError(f"{CONFIG}: LoRA adapters (lora_name) cannot be fused into 8-bit weights (quantize)")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise CheckpointError(f"{CONFIG}: lora_rank is {rank!r}; it must be an integer above 0")
+    if not isinstance(scaling, int | float) or isinstance(scaling, bool) or not math.isfinite(scaling):
+        raise CheckpointError(f"{CONFIG}: lora_scaling is {scaling!r}; it must be a number")
+    path = source.get(name)
+    return path, Lora(path, rank, scaling)
 
 
 GENERATION = {

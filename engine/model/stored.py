@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,6 +44,16 @@ SCALES = "_scb"
 M = TypeVar("M", bound=nn.Module)
 
 
+class Adapters(Protocol):
+    """What is added to linear maps as they are read: `engine.model.lora`."""
+
+    def check(self, linears: Mapping[str, tuple[int, ...]]) -> None:
+        """Raises CheckpointError unless all of it fits these."""
+
+    def fused(self, name: str, weight: Tensor) -> Tensor:
+        """The weight with what belongs to it."""
+
+
 class Stored:
     """The tensors of a safetensors file under our names. Raises CheckpointError where the file is none, or torn.
 
@@ -53,11 +63,7 @@ class Stored:
     def __init__(self, path: Path, quantised: bool = False) -> None:
         self._path = path
         self.quantised = quantised
-        try:
-            self._file = _open(path)
-            names = list(self._file.keys())
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{str(path)!r} is not a whole safetensors file: {error}") from None
+        self._file, names = open_tensors(path)
         self._parts: dict[str, dict[int, str]] = {}
         for name in names:
             ours, part = our_name(name)
@@ -133,8 +139,13 @@ class Stored:
         return (torch.cat(parts) if len(parts) > 1 else parts[0])[:rows]
 
 
-def _open(path: Path) -> Any:  # the package does not type its methods
-    return safe_open(path, framework="pt")
+def open_tensors(path: Path) -> tuple[Any, list[str]]:
+    """A safetensors file, and the names in it. Raises CheckpointError where it is none, or torn."""
+    try:
+        file: Any = safe_open(path, framework="pt")  # the package does not type its methods
+        return file, list(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{str(path)!r} is not a whole safetensors file: {error}") from None
 
 
 def our_name(name: str) -> tuple[str, int]:
@@ -171,21 +182,27 @@ def fill(
     device: torch.device | str,
     dtype: torch.dtype,
     packing: Packing = "stored",
+    adapters: Adapters | None = None,
 ) -> M:
-    """A module with the file's tensors for weights, made without drawing any first. Raises CheckpointError."""
+    """A module with the file's tensors for weights, made without drawing any first; `adapters` are fused into them.
+
+    Raises CheckpointError.
+    """
     with torch.device("meta"), _NoDraw():
         module = build()
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     linears = linear_maps(module)
     stored.check(wanted, linears)
+    if adapters is not None:
+        adapters.check({name: wanted[name] for name in linears})
     tensors: dict[str, Tensor] = {}
     for name, (*shape,) in wanted.items():
         rows = shape[0] if shape else None
-        if name not in linears or (packing in {"stored", "none"} and not stored.quantised):
-            # Copied in any case: what is read lies in the file itself, which somebody may write anew while we serve.
+        # Copied in any case: what is read lies in the file itself, which somebody may write anew while we serve.
+        if name not in linears or (packing in {"stored", "none"} and not stored.quantised and adapters is None):
             tensors[name] = stored.read(name, rows).to(device, dtype, copy=True)
             continue
-        weight = _weight(stored, name, rows, device, _packing_of(name, packing))
+        weight = _weight(stored, name, rows, device, _packing_of(name, packing), adapters)
         if isinstance(weight, Packed):
             _replace(module, name, weight)
             tensors |= {f"{name}.{part}": value for part, value in weight.state_dict().items()}
@@ -201,12 +218,18 @@ def _packing_of(name: str, packing: Packing) -> Packing:
 
 
 def _weight(
-    stored: Stored, name: str, rows: int | None, device: torch.device | str, packing: Packing
+    stored: Stored,
+    name: str,
+    rows: int | None,
+    device: torch.device | str,
+    packing: Packing,
+    adapters: Adapters | None,
 ) -> Packed | Tensor:
-    """A large linear map's weight, as it is stored or packed anew."""
+    """A large linear map's weight, adapted, and as it is stored or packed anew."""
     weight = stored.read(name, rows).to(device, copy=True)
     if not stored.quantised:
-        return pack(weight, packing)
+        weight = weight if adapters is None else adapters.fused(name, weight)
+        return weight if packing in {"stored", "none"} else pack(weight, packing)
     packed = published(weight, stored.read(name + SCALES, rows).to(device, copy=True))
     if packing in {"stored", "int8"}:
         return packed

@@ -70,7 +70,7 @@ def talk(model: Moshi, case: str, patch: pytest.MonkeyPatch) -> tuple[Tensor, li
     return torch.stack(emitted), text, audio
 
 
-def equals_the_oracle(model: Moshi, case: str, patch: pytest.MonkeyPatch) -> None:
+def equals_the_oracle(model: Moshi, case: str, patch: pytest.MonkeyPatch, tolerance: float = TOLERANCE) -> None:
     """The same tokens, from nearly the same logits."""
     emitted, text, audio = talk(model, case, patch)
     assert torch.equal(emitted[model.config.delay :].short(), torch.from_numpy(goldens()[f"{case}/emitted"]))
@@ -78,7 +78,7 @@ def equals_the_oracle(model: Moshi, case: str, patch: pytest.MonkeyPatch) -> Non
         if name == "text_logits" or model.config.dep_q:
             want = torch.from_numpy(goldens()[f"{case}/{name}"])
             for one, golden in zip(got[:: cases.LOGITS_EVERY], want, strict=True):
-                torch.testing.assert_close(one, golden, atol=TOLERANCE, rtol=0)
+                torch.testing.assert_close(one, golden, atol=tolerance, rtol=0)
 
 
 # --- 8 bits --------------------------------------------------------------------------------------------------------
