@@ -107,6 +107,7 @@ class Batch:
         with torch.inference_mode():
             self._codec, self._state = self._mimi.initial_state(rows), self._moshi.initial_state(rows)
         self._device = self._state.kv.position.device
+        self._audio = next(self._mimi.parameters()).dtype
         self._ahead = 1 + self._config.delay
         self._ear = Ear(ear.moshi, rows) if ear else None
         self.hearing_delay_frames = ear.delay_frames if ear else 0
@@ -214,7 +215,7 @@ class Batch:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Audio [B, 1, 1920] -> audio of that shape; and the log's columns, with what the ear wrote, [B, K + 1]."""
         made = self._config.made
-        codes = self._mimi.encode(audio, self._codec, mask)[:, :, 0]
+        codes = self._mimi.encode(audio.to(self._audio), self._codec, mask)[:, :, 0]
         caller = codes[:, : self.streams - made]
         emitted = self._moshi.step(self._state, caller, forced, self._sampling(settings), mask).emitted
         # Nobody speaks before the longest delay has passed, of which a row that is primed has one frame behind it.
