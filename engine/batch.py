@@ -22,6 +22,7 @@ from torch import Tensor
 from engine.ear import Ear
 from engine.model.checkpoint import Checkpoint, EarCheckpoint, load_checkpoint, load_ear
 from engine.model.moshi import UNGENERATED, MoshiState
+from engine.model.rows import Rows
 from engine.model.sampling import SamplingRows, row_noise
 from engine.model.text import PAD
 from engine.model.weights import Wanted, precision
@@ -35,8 +36,6 @@ NOISE_WIDTH = 250
 
 PRIME_NUMBER = 0
 """The step that ends a prime draws noise of this number; frame n of the call that of n + 1."""
-
-GREEDY = Sampling(text_temperature=0, audio_temperature=0)
 
 CPU_ROWS = 4
 CUDA_ROWS = 16
@@ -111,7 +110,6 @@ class Batch:
         self._ahead = 1 + self._config.delay
         self._ear = Ear(ear.moshi, rows) if ear else None
         self.hearing_delay_frames = ear.delay_frames if ear else 0
-        self._unheard = torch.full((rows,), PAD, device=self._device)
         self._logs = [self._fresh_row() for _ in range(rows)]
 
     @property
@@ -127,7 +125,7 @@ class Batch:
         """Make `row` as new, with `log` (T, K) as its past. It is primed before it is stepped."""
         self._codec.reset(self._only(row))
         if self._ear:
-            self._ear.reset(self._only(row))
+            self._ear.reset(row)
         self._logs[row] = self._fresh_row()
         self._logs[row].log.extend(log)
         self._logs[row].number = len(log)
@@ -188,44 +186,44 @@ class Batch:
 
     @torch.inference_mode()
     def step(self, steps: Sequence[RowStep]) -> list[Stepped]:
-        """One masked step of the rows in `steps`, each at most once; the other rows do not move."""
-        config = self._config
-        audio = np.zeros((self.rows, 1, FRAME_SAMPLES), np.float32)
-        forced = np.full((self.rows, config.made), UNGENERATED, np.int64)
-        running, draws = np.zeros(self.rows, bool), [(PRIME_NUMBER, GREEDY)] * self.rows
-        for step in steps:
-            row, number = step.row, self._logs[step.row].number
-            running[row] = True
-            draws[row] = PRIME_NUMBER + 1 + number, step.sampling
-            # What is no number would stay in the row's keys for the whole call.
-            audio[row, 0] = np.nan_to_num(step.frame, posinf=1.0, neginf=-1.0)
+        """One step of the rows in `steps`, each at most once; the other rows do not move, and cost nothing."""
+        if not steps:
+            return []
+        ascending = sorted(steps, key=lambda step: step.row)
+        audio = np.stack([step.frame for step in ascending])[:, None]
+        forced = np.full((len(steps), self._config.made), UNGENERATED, np.int64)
+        for own, step in enumerate(ascending):
             if step.forced is not None:
-                forced[row, 0] = step.forced
+                forced[own, 0] = step.forced
         said, made = self._run(
             # All of it before anything runs there: a copy waits for what the device was asked to do before.
-            self._to_device(audio),
+            Rows.of([step.row for step in ascending], self._device),
+            # What is no number would stay in the row's keys for the whole call.
+            self._to_device(np.nan_to_num(audio, posinf=1.0, neginf=-1.0)),
             self._to_device(forced),
-            self._settings(draws),
-            None if running.all() else self._to_device(running),
+            self._settings([(PRIME_NUMBER + 1 + self._logs[step.row].number, step.sampling) for step in ascending]),
         )
-        return [self._stepped(step.row, said[step.row, 0], made[step.row]) for step in steps]
+        stepped = {step.row: self._stepped(step.row, said[own, 0], made[own]) for own, step in enumerate(ascending)}
+        return [stepped[step.row] for step in steps]
 
     def _run(
-        self, audio: Tensor, forced: Tensor, settings: _Settings | None, mask: Tensor | None
+        self, rows: Rows, audio: Tensor, forced: Tensor, settings: _Settings | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Audio [B, 1, 1920] -> audio of that shape; and the log's columns, with what the ear wrote, [B, K + 1]."""
-        made = self._config.made
-        codes = self._mimi.encode(audio.to(self._audio), self._codec, mask)[:, :, 0]
+        """Audio [B, 1, 1920] of `rows` -> audio of that shape; the log's columns and what the ear wrote, [B, K + 1]."""
+        made, codec, state = self._config.made, self._codec.select(rows), self._state.select(rows)
+        codes = self._mimi.encode(audio.to(self._audio), codec, None)[:, :, 0]
         caller = codes[:, : self.streams - made]
-        emitted = self._moshi.step(self._state, caller, forced, self._sampling(settings), mask).emitted
+        emitted = self._moshi.step(state, caller, forced, self._sampling(settings), None).emitted
         # Nobody speaks before the longest delay has passed, of which a row that is primed has one frame behind it.
-        speaks = mask if self._config.delay <= 1 else emitted[:, 0] != UNGENERATED
-        said = self._mimi.decode(emitted[:, 1:, None], self._codec, speaks).clamp(-1, 1)
+        speaks = None if self._config.delay <= 1 else emitted[:, 0] != UNGENERATED
+        said = self._mimi.decode(emitted[:, 1:, None], codec, speaks).clamp(-1, 1)
         if speaks is not None:
             said = said.masked_fill(~speaks[:, None, None], 0)
-        heard = self._ear.hear(codes, mask) if self._ear else self._unheard
-        column = torch.cat((self._state.ahead()[:, 0, :made], caller, heard[:, None]), 1)
-        return said.cpu().numpy(), column.cpu().numpy()
+        heard = self._ear.hear(codes, rows) if self._ear else codes.new_full((len(codes),), PAD)
+        column = torch.cat((state.ahead()[:, 0, :made], caller, heard[:, None]), 1)
+        self._codec.merge(rows, codec)
+        self._state.merge(rows, state)
+        return said.float().cpu().numpy(), column.cpu().numpy()
 
     def _stepped(self, row: int, said: Frame, column: NDArray[np.int64]) -> Stepped:
         # Copies: a reply does not hold the batch in memory.
@@ -241,7 +239,8 @@ class Batch:
         """
         for chunk in self.plan(0, np.zeros((CHUNK_COLUMNS, self.streams), np.int64), 0, Sampling()):
             self.prefill(chunk)
-        self.step([])
+        silence = np.zeros(FRAME_SAMPLES, np.float32)
+        self.step([RowStep(row, silence, None, Sampling()) for row in range(self.rows)])
 
     # --- small tensors
 

@@ -9,33 +9,42 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.model.moshi import UNGENERATED, Moshi
+from engine.model.moshi import UNGENERATED, Moshi, MoshiState
+from engine.model.rows import Rows
 
 
 class Ear:
     """`rows` fresh rows of a listening model, greedy. Use it from one thread only."""
 
+    @torch.inference_mode()
     def __init__(self, moshi: Moshi, rows: int) -> None:
         self._moshi, self._state = moshi, moshi.initial_state(rows)
-        device = self._state.kv.position.device
-        self._free = torch.full((rows, 1), UNGENERATED, device=device)
-        self._nothing = torch.full((rows, moshi.config.n_q), UNGENERATED, device=device)
-        self.reset(torch.ones(rows, dtype=torch.bool, device=device))
+        self._begin(self._state)
 
     @torch.inference_mode()
-    def reset(self, mask: Tensor) -> None:
-        """Make the rows where `mask` [B] bool is True fresh: each has run column 0, which is before any caller.
+    def reset(self, row: int) -> None:
+        """Make `row` fresh. Between steps only."""
+        state = self._state.row(row)
+        state.reset(torch.ones(1, dtype=torch.bool))
+        self._begin(state)
 
-        Between steps only.
-        """
-        self._state.reset(mask)
-        self.hear(self._nothing, mask)
+    def _begin(self, state: MoshiState) -> None:
+        """A fresh row has run column 0, which is before any caller."""
+        nothing = torch.full((len(state.table), self._moshi.config.n_q), UNGENERATED, device=state.table.device)
+        self._step(state, nothing)
 
     @torch.inference_mode()
-    def hear(self, codes: Tensor, mask: Tensor | None) -> Tensor:
-        """The codes of a caller's frame [B, at least n_q] -> a text token each [B], on the device as it is.
-
-        Rows where `mask` [B] bool is False do not move; theirs is UNGENERATED. None is all rows.
-        """
+    def hear(self, codes: Tensor, rows: Rows | None) -> Tensor:
+        """The codes of a caller's frame [B, at least n_q] for each of `rows` -> a text token each [B], on the device
+        as it is. The other rows do not move. None is all rows."""
         codes = codes[:, : self._moshi.config.n_q]
-        return self._moshi.step(self._state, codes, self._free, None, mask).emitted[:, 0]
+        if rows is None:
+            return self._step(self._state, codes)
+        state = self._state.select(rows)
+        written = self._step(state, codes)
+        self._state.merge(rows, state)
+        return written
+
+    def _step(self, state: MoshiState, codes: Tensor) -> Tensor:
+        free = torch.full((len(codes), 1), UNGENERATED, device=codes.device)
+        return self._moshi.step(state, codes, free, None, None).emitted[:, 0]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.model.quantizer import QuantizerConfig, SplitQuantizer
+from engine.model.rows import Rows
 from engine.model.seanet import (
     CausalConv,
     CausalConvTranspose,
@@ -139,6 +140,19 @@ class EncoderState:
             part.reset(rows)
         self.fresh |= rows
 
+    def select(self, rows: Rows) -> EncoderState:
+        """The state of some rows, to run them alone; `merge` takes it back."""
+        return EncoderState(
+            self.convs.select(rows), self.transformer.select(rows), self.downsample.select(rows), rows.take(self.fresh)
+        )
+
+    def merge(self, rows: Rows, selected: EncoderState) -> None:
+        """Take back what `select` gave, once it has run."""
+        self.convs.merge(rows, selected.convs)
+        self.transformer.merge(rows, selected.transformer)
+        self.downsample.merge(rows, selected.downsample)
+        rows.put(self.fresh, selected.fresh)
+
 
 @dataclass
 class DecoderState:
@@ -153,6 +167,16 @@ class DecoderState:
         for part in (self.upsample, self.transformer, self.convs):
             part.reset(rows)
 
+    def select(self, rows: Rows) -> DecoderState:
+        """The state of some rows, to run them alone; `merge` takes it back."""
+        return DecoderState(self.upsample.select(rows), self.transformer.select(rows), self.convs.select(rows))
+
+    def merge(self, rows: Rows, selected: DecoderState) -> None:
+        """Take back what `select` gave, once it has run."""
+        self.upsample.merge(rows, selected.upsample)
+        self.transformer.merge(rows, selected.transformer)
+        self.convs.merge(rows, selected.convs)
+
 
 @dataclass
 class MimiState:
@@ -165,6 +189,15 @@ class MimiState:
         """Make `rows`, [B] bool, as new."""
         self.encoder.reset(rows)
         self.decoder.reset(rows)
+
+    def select(self, rows: Rows) -> MimiState:
+        """The state of some rows, to run them alone; `merge` takes it back."""
+        return MimiState(self.encoder.select(rows), self.decoder.select(rows))
+
+    def merge(self, rows: Rows, selected: MimiState) -> None:
+        """Take back what `select` gave, once it has run."""
+        self.encoder.merge(rows, selected.encoder)
+        self.decoder.merge(rows, selected.decoder)
 
 
 class _Stack(nn.Module):

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.model.moshi_config import UNGENERATED, ZERO, MoshiConfig
+from engine.model.rows import Rows
 from engine.model.sampling import SamplingRows, draw
 from engine.model.transformer import Attention, GatedFeedForward, KvState, Linear, RmsNormF32, Transformer
 from engine.model.weights import project
@@ -52,8 +53,8 @@ class MoshiState:
 
     kv: KvState
     table: Tensor  # [B, W, K] int64
-    delays: Tensor  # [B, K] int64, constant
-    initial: Tensor  # [B, K] int64, constant
+    delays: Tensor  # [B, K] int64, constant, the same for all rows
+    initial: Tensor  # [B, K] int64, likewise
 
     def reset(self, rows: Tensor) -> None:
         """Make the rows where `rows` [B] bool is True fresh. Between steps only."""
@@ -64,6 +65,16 @@ class MoshiState:
         """A view of one row, B = 1: what is done to it is done to the row."""
         one = slice(index, index + 1)
         return MoshiState(self.kv.row(index), self.table[one], self.delays[one], self.initial[one])
+
+    def select(self, rows: Rows) -> MoshiState:
+        """The state of some rows, to run them alone; `merge` takes it back."""
+        table = rows.take(self.table)
+        return MoshiState(self.kv.select(rows), table, self.delays[: len(table)], self.initial[: len(table)])
+
+    def merge(self, rows: Rows, selected: MoshiState) -> None:
+        """Take back what `select` gave, once it has run."""
+        self.kv.merge(rows, selected.kv)
+        rows.put(self.table, selected.table)
 
     def ahead(self) -> Tensor:
         """The next 1 + D columns [B, 1 + D, K], as far as they are known."""

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.model.rows import Rows
+
 FEW_POSITIONS = 16
 """Up to so many output positions, a convolution is one matrix product that reads the weights once, in place. The CPU's
 convolution kernels rearrange all weights first: 57 ms instead of 3 for the first transposed one at 2 positions."""
@@ -47,6 +49,15 @@ class ConvState:
         """Forget the past of `rows`, [B] bool."""
         for carry in self.carries:
             carry.masked_fill_(rows[:, None, None], 0)
+
+    def select(self, rows: Rows) -> ConvState:
+        """The state of some rows, to run them alone; `merge` takes it back."""
+        return ConvState(tuple(map(rows.take, self.carries)))
+
+    def merge(self, rows: Rows, selected: ConvState) -> None:
+        """Take back what `select` gave, once it has run."""
+        for carry, taken in zip(self.carries, selected.carries, strict=True):
+            rows.put(carry, taken)
 
 
 def initial_state(network: nn.Module, rows: int, device: torch.device | str | None = None) -> ConvState:

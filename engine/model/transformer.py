@@ -11,6 +11,7 @@ Shapes: B rows, T positions of one call, C the ring's slots (= context), H heads
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.model.rows import Rows
 from engine.model.weights import project
 
 LAYER_NORM_EPSILON = 1e-5
@@ -58,12 +60,14 @@ class TransformerConfig:
 class KvState:
     """What the rows of one stack remember: the last `context` keys and values, and how far each row has come.
 
-    Position p lies in slot p mod C. `position` counts a row's executed positions since its last reset.
+    Position p lies in slot p mod C. `position` counts a row's executed positions since its last reset. Rows that are
+    `select`ed and no neighbours have their rings among those of all rows, where `stretches` says.
     """
 
     keys: Tensor  # [B, layers, H, C, h]
     values: Tensor  # [B, layers, H, C, h]
     position: Tensor  # [B] int64
+    stretches: tuple[slice, ...] = ()
 
     def reset(self, rows: Tensor) -> None:
         """Make the rows where `rows` [B] bool is True fresh. Between steps only: it asks the device which rows."""
@@ -76,15 +80,38 @@ class KvState:
         one = slice(index, index + 1)
         return KvState(self.keys[one], self.values[one], self.position[one])
 
+    def select(self, rows: Rows) -> KvState:
+        """The state of some rows, to run them alone. No ring is copied."""
+        if rows.index is None:
+            return KvState(rows.take(self.keys), rows.take(self.values), rows.take(self.position))
+        return KvState(self.keys, self.values, rows.take(self.position), rows.stretches)
+
+    def merge(self, rows: Rows, selected: KvState) -> None:
+        """Take back what `select` gave, once it has run."""
+        rows.put(self.position, selected.position)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some of a call's rows, in its own count, and where their rings lie."""
+
+    own: slice
+    rings: slice
+    bias: Tensor  # [b, 1, T, S] of the activations' type: -inf hides a key; S = C, or C + T when parallel
+    slots: Tensor  # [b, H, W, h] where the last W = min(T, C) of the new keys go
+    mask: Tensor | None  # [b] bool
+
+    def of(self, own: slice, rings: slice) -> _Part:
+        """Fewer of these rows."""
+        return _Part(own, rings, self.bias[own], self.slots[own], None if self.mask is None else self.mask[own])
+
 
 @dataclass(frozen=True, slots=True)
 class _Call:
     """What all layers of one call share."""
 
     turn: Tensor  # [B, 1, T, h/2] complex64
-    bias: Tensor  # [B, 1, T, S] of the activations' type: -inf hides a key; S = C, or C + T when parallel
-    slots: Tensor  # [B, H, W, h] where the last W = min(T, C) of the new keys go
-    mask: Tensor | None  # [B] bool
+    parts: tuple[_Part, ...]  # of neighbours in the rings, one for each stretch; more than one in no parallel call
     parallel: bool  # the ring is read as it was before the call, beside the new keys
 
 
@@ -163,18 +190,34 @@ class Attention(nn.Module):
         self.out_proj = Linear(config.dim, config.dim)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, call: _Call) -> Tensor:
-        """x [B, T, dim] -> [B, T, dim]; keys and values are this layer's rings [B, H, C, h]."""
+        """x [B, T, dim] -> [B, T, dim]; keys and values are this layer's rings [R, H, C, h], R = B in one part."""
         projected = project(x, self.in_proj_weight).view(*x.shape[:2], 3, self.heads, -1)  # [B, T, 3, H, h]
         projected = projected.permute(2, 0, 3, 1, 4)  # [3, B, H, T, h]
         query, key = rotate(projected[:2], call.turn)
         value = projected[2]
         seen = (torch.cat((keys, key), 2), torch.cat((values, value), 2)) if call.parallel else (keys, values)
-        store(keys, key, call.slots, call.mask)
-        store(values, value, call.slots, call.mask)
-        mixed = F.scaled_dot_product_attention(query, *seen, attn_mask=call.bias)
+        if len(call.parts) == 1:
+            mixed = _attend(query, (key, value), (keys, values), seen, call.parts[0])
+        else:
+            mixed = torch.cat([self._part(query, (key, value), (keys, values), part) for part in call.parts])
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     __call__ = forward
+
+    def _part(self, query: Tensor, new: _Pair, rings: _Pair, part: _Part) -> Tensor:
+        own, there = (new[0][part.own], new[1][part.own]), (rings[0][part.rings], rings[1][part.rings])
+        return _attend(query[part.own], own, there, there, part)
+
+
+_Pair = tuple[Tensor, Tensor]
+"""Of keys and of values."""
+
+
+def _attend(query: Tensor, new: _Pair, rings: _Pair, seen: _Pair, part: _Part) -> Tensor:
+    """query [b, H, T, h] -> [b, H, T, h], from what is `seen`, once the `new` keys and values are in the rings."""
+    for ring, made in zip(rings, new, strict=True):
+        store(ring, made, part.slots, part.mask)
+    return F.scaled_dot_product_attention(query, *seen, attn_mask=part.bias)
 
 
 class Layer(nn.Module):
@@ -260,11 +303,22 @@ class Transformer(nn.Module):
         # Numbers rather than truth values: each layer would make them of those.
         bias = x.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)[:, None]
         slots = (positions[:, -context:] % context)[:, None, :, None].expand(-1, config.heads, -1, config.head_dim)
-        call = _Call(rotation(config, positions), bias, slots, mask, parallel)
+        whole = _Part(slice(None), slice(None), bias, slots, mask)
+        parts = tuple(whole.of(own, rings) for own, rings in _places(state.stretches)) or (whole,)
+        call = _Call(rotation(config, positions), parts, parallel)
         for layer, keys, values in zip(self.layers, state.keys.unbind(1), state.values.unbind(1), strict=True):
             x = layer(x, keys, values, call)
         state.position += positions.shape[1] if mask is None else positions.shape[1] * mask
         return x
+
+
+def _places(stretches: tuple[slice, ...]) -> Iterator[tuple[slice, slice]]:
+    """Of each stretch of rings, the rows of a call that it holds, and itself."""
+    start = 0
+    for rings in stretches:
+        end = start + rings.stop - rings.start
+        yield slice(start, end), rings
+        start = end
 
 
 def rotation(config: TransformerConfig, positions: Tensor) -> Tensor:

@@ -427,9 +427,9 @@ def written(batch: Batch, stepped: Sequence[Stepped], eared: Path) -> list[int]:
     """What a fresh ear of one row makes of the caller's codes in a log."""
     checkpoint = load_ear(str(eared), load_checkpoint(str(eared)))
     assert checkpoint is not None
-    ear, on = Ear(checkpoint.moshi, 1), torch.ones(1, dtype=torch.bool)
+    ear = Ear(checkpoint.moshi, 1)
     codes = torch.from_numpy(tokens(stepped)[:, batch._config.made :].astype(np.int64))
-    return [int(ear.hear(frame[None], on)) for frame in codes]
+    return [int(ear.hear(frame[None], None)) for frame in codes]
 
 
 def test_the_ear_writes_what_it_makes_of_the_callers_codes(listening: Batch, eared: Path) -> None:

@@ -11,10 +11,9 @@ from torch import Tensor
 from engine.ear import Ear
 from engine.model.checkpoint import load_checkpoint, load_ear
 from engine.model.moshi import UNGENERATED, Moshi
+from engine.model.rows import Rows
 from engine.model.sampling import SamplingRows
 from engine.model.text import PAD
-
-ON = torch.ones(1, dtype=torch.bool)
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +21,10 @@ def moshi(eared: Path) -> Moshi:
     ear = load_ear(str(eared), load_checkpoint(str(eared)))
     assert ear is not None
     return ear.moshi
+
+
+def some(*rows: int) -> Rows:
+    return Rows.of(rows, torch.device("cpu"))
 
 
 def sound(frames: int, seed: int) -> Tensor:
@@ -32,7 +35,7 @@ def sound(frames: int, seed: int) -> Tensor:
 def alone(moshi: Moshi, codes: Tensor) -> list[int]:
     """What one fresh row writes."""
     ear = Ear(moshi, 1)
-    return [int(ear.hear(frame[None], ON)) for frame in codes]
+    return [int(ear.hear(frame[None], None)) for frame in codes]
 
 
 def by_hand(moshi: Moshi, codes: Tensor) -> list[int]:
@@ -40,7 +43,7 @@ def by_hand(moshi: Moshi, codes: Tensor) -> list[int]:
     state, zero, one = moshi.initial_state(1), torch.zeros(1), torch.ones(1, dtype=torch.int64)
     greedy, free = SamplingRows(zero, one, zero, one, torch.ones(1, 1, 1)), torch.full((1, 1), UNGENERATED)
     columns = [torch.full((8,), UNGENERATED), *codes]
-    steps = [moshi.step(state, column[None], free, greedy, ON) for column in columns]
+    steps = [moshi.step(state, column[None], free, greedy, None) for column in columns]
     return [int(step.emitted[0, 0]) for step in steps[1:]]
 
 
@@ -56,34 +59,32 @@ def test_rows_that_miss_frames_write_what_they_would_alone(moshi: Moshi) -> None
     sounds = [sound(30, seed) for seed in range(3)]
     written: list[list[int]] = [[], [], []]
     for tick in range(60):
-        running = [tick % (2 + row) == 0 and len(written[row]) < 30 for row in range(3)]
-        codes = torch.stack([sounds[row][min(29, len(written[row]))] for row in range(3)])
-        tokens = ear.hear(codes, torch.tensor(running)).tolist()
-        for row, token in enumerate(tokens):
-            if running[row]:
-                written[row].append(token)
-            else:
-                assert token == UNGENERATED
+        running = [row for row in range(3) if tick % (2 + row) == 0 and len(written[row]) < 30]
+        if not running:
+            continue
+        codes = torch.stack([sounds[row][len(written[row])] for row in running])
+        for row, token in zip(running, ear.hear(codes, some(*running)).tolist(), strict=True):
+            written[row].append(token)
     assert [len(tokens) for tokens in written] == [30, 20, 15]
     for row in range(3):
         assert written[row] == alone(moshi, sounds[row][: len(written[row])])
 
 
 def test_a_row_that_is_reset_is_as_new_and_the_others_go_on(moshi: Moshi) -> None:
-    ear, both = Ear(moshi, 2), torch.ones(2, dtype=torch.bool)
+    ear = Ear(moshi, 2)
     first, second = sound(20, seed=1), sound(20, seed=2)
-    before = [ear.hear(torch.stack((first[at], second[at])), both).tolist() for at in range(10)]
-    ear.reset(torch.tensor([False, True]))
-    after = [ear.hear(torch.stack((first[10 + at], second[at])), both).tolist() for at in range(10)]
+    before = [ear.hear(torch.stack((first[at], second[at])), None).tolist() for at in range(10)]
+    ear.reset(1)
+    after = [ear.hear(torch.stack((first[10 + at], second[at])), None).tolist() for at in range(10)]
     assert [row[0] for row in before + after] == alone(moshi, first)
     assert [row[1] for row in after] == [row[1] for row in before] == alone(moshi, second[:10])
 
 
-def test_a_masked_row_stands_still_bit_for_bit(moshi: Moshi) -> None:
+def test_a_row_that_hears_nothing_stands_still_bit_for_bit(moshi: Moshi) -> None:
     ear = Ear(moshi, 2)
-    ear.hear(sound(2, seed=3), torch.ones(2, dtype=torch.bool))
+    ear.hear(sound(2, seed=3), None)
     before = [tensor[1].clone() for tensor in (ear._state.kv.keys, ear._state.kv.values, ear._state.table)]
-    ear.hear(sound(2, seed=4), torch.tensor([True, False]))
+    ear.hear(sound(1, seed=4), some(0))
     after = [tensor[1] for tensor in (ear._state.kv.keys, ear._state.kv.values, ear._state.table)]
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     assert ear._state.kv.position.tolist() == [3, 2]

@@ -160,10 +160,10 @@ async def test_what_the_caller_says_is_in_the_reply(eared: Path) -> None:
     ear = load_ear(str(eared), checkpoint)
     assert ear is not None
     listener, reader, text = Ear(ear.moshi, 1), TextReader(checkpoint.tokenizer), ""
-    state, on = checkpoint.mimi.initial_state(1), torch.ones(1, dtype=torch.bool)
+    state = checkpoint.mimi.initial_state(1)
     for frame in noise(30):
-        codes = checkpoint.mimi.encode(torch.from_numpy(frame)[None, None], state, on)[:, :, 0]
-        text += reader.read(int(listener.hear(codes, on)))
+        codes = checkpoint.mimi.encode(torch.from_numpy(frame)[None, None], state, None)[:, :, 0]
+        text += reader.read(int(listener.hear(codes, None)))
     assert heard == text
     assert len(heard) > 20
 

@@ -36,9 +36,9 @@ def write_down(checkpoint: Checkpoint, sounds: Sequence[Audio]) -> list[str]:
             audio[row, 0, : len(sound)] = sound
         ear, state = Ear(checkpoint.moshi, len(some)), checkpoint.mimi.initial_state(len(some))
         readers = [TextReader(checkpoint.tokenizer) for _ in some]
-        texts, mask = [""] * len(some), torch.ones(len(some), dtype=torch.bool)
+        texts = [""] * len(some)
         for frame in torch.split(torch.from_numpy(audio), FRAME_SAMPLES, 2):
-            tokens = ear.hear(checkpoint.mimi.encode(frame, state, mask)[:, :, 0], mask).tolist()
+            tokens = ear.hear(checkpoint.mimi.encode(frame, state, None)[:, :, 0], None).tolist()
             texts = [text + reader.read(token) for text, reader, token in zip(texts, readers, tokens, strict=True)]
         written += [" ".join(text.split()) for text in texts]
     return written
