@@ -93,22 +93,28 @@ class Step:
 
 
 class DepthAttention(nn.Module):
-    """Attention over the steps of one frame; each step has its own weights, stacked in one tensor."""
+    """Attention over the steps of one frame; each step has its set of weights, and one tensor holds all sets."""
 
-    def __init__(self, dim: int, heads: int, steps: int) -> None:
+    def __init__(self, config: MoshiConfig) -> None:
         super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.zeros(steps * 3 * dim, dim))
-        self.out_proj = Linear(dim, steps * dim)
+        dim, sets = config.depformer_dim, config.depformer_sets
+        self.schedule = config.depformer_schedule
+        self.heads = config.depformer_num_heads
+        self.parts = (self.heads, config.depformer_kv_heads, config.depformer_kv_heads)
+        self.width = sum(self.parts) * (dim // self.heads)
+        self.in_proj_weight = nn.Parameter(torch.zeros(sets * self.width, dim))
+        self.out_proj = Linear(dim, sets * dim)
 
     def forward(self, x: Tensor, step: int, memory: Tensor) -> Tensor:
-        """x [B, dim] -> [B, dim]; memory [steps, B, 3, H, h] holds the frame's queries, keys and values so far."""
-        dim = x.shape[-1]
-        rows = slice(step * 3 * dim, (step + 1) * 3 * dim)
-        memory[step] = project(x, self.in_proj_weight, rows).view(len(x), 3, self.heads, -1)
-        query, keys, values = memory[: step + 1].permute(2, 1, 3, 0, 4)  # [B, H, step + 1, h] each
-        mixed = F.scaled_dot_product_attention(query[:, :, step:], keys, values)
-        return project(mixed.flatten(1), self.out_proj.weight, slice(step * dim, (step + 1) * dim))
+        """x [B, dim] -> [B, dim]; memory [steps, B, H + 2G, h] holds the frame's queries, keys and values so far."""
+        dim, own = x.shape[-1], self.schedule[step]
+        rows = slice(own * self.width, (own + 1) * self.width)
+        memory[step] = project(x, self.in_proj_weight, rows).view(len(x), sum(self.parts), -1)
+        query, keys, values = (
+            memory[: step + 1].permute(1, 2, 0, 3).split_with_sizes(self.parts, 1)
+        )  # [B, H or G, step + 1, h]
+        mixed = F.scaled_dot_product_attention(query[:, :, step:], keys, values, enable_gqa=query.shape != keys.shape)
+        return project(mixed.flatten(1), self.out_proj.weight, slice(own * dim, (own + 1) * dim))
 
     __call__ = forward
 
@@ -118,14 +124,15 @@ class DepthLayer(nn.Module):
 
     def __init__(self, config: MoshiConfig) -> None:
         super().__init__()
-        dim, steps = config.depformer_dim, config.dep_q
+        dim = config.depformer_dim
+        self.schedule = config.depformer_schedule
         self.norm1, self.norm2 = RmsNormF32(dim), RmsNormF32(dim)
-        self.self_attn = DepthAttention(dim, config.depformer_num_heads, steps)
-        self.gating = nn.ModuleList(GatedFeedForward(dim, config.depformer_hidden) for _ in range(steps))
+        self.self_attn = DepthAttention(config)
+        self.gating = nn.ModuleList(GatedFeedForward(dim, hidden) for hidden in config.depformer_hidden)
 
     def forward(self, x: Tensor, step: int, memory: Tensor) -> Tensor:
         x = x + self.self_attn(self.norm1(x), step, memory)
-        out: Tensor = x + self.gating[step](self.norm2(x))
+        out: Tensor = x + self.gating[self.schedule[step]](self.norm2(x))
         return out
 
     __call__ = forward
@@ -136,13 +143,13 @@ class DepthTransformer(nn.Module):
 
     def __init__(self, config: MoshiConfig) -> None:
         super().__init__()
-        self.steps, self.heads = config.dep_q, config.depformer_num_heads
+        self.steps, self.heads = config.dep_q, config.depformer_num_heads + 2 * config.depformer_kv_heads
         self.head_dim = config.depformer_dim // config.depformer_num_heads
         self.layers = nn.ModuleList(DepthLayer(config) for _ in range(config.depformer_num_layers))
 
     def fresh(self, like: Tensor) -> Tensor:
-        """The memory of one frame, [layers, steps, B, 3, H, h]; `like` [B, ...] gives rows, device and type."""
-        return like.new_empty(len(self.layers), self.steps, len(like), 3, self.heads, self.head_dim)
+        """The memory of one frame, [layers, steps, B, H + 2G, h]; `like` [B, ...] gives rows, device and type."""
+        return like.new_empty(len(self.layers), self.steps, len(like), self.heads, self.head_dim)
 
     def forward(self, x: Tensor, step: int, memory: Tensor) -> Tensor:  # [B, dim]
         for layer, own in zip(self.layers, memory, strict=True):
@@ -164,13 +171,15 @@ class Moshi(nn.Module):
         self.text_linear = Linear(dim, config.text_card)
         heads = range(config.extra_heads_num_heads)
         self.extra_heads = nn.ModuleList(Linear(dim, config.extra_heads_dim) for _ in heads)
-        self.depformer_in = nn.ModuleList(Linear(dim, config.depformer_dim) for _ in range(steps))
+        self.depformer_in = nn.ModuleList(Linear(dim, config.depformer_dim) for _ in range(config.depformer_sets))
         self.linears = nn.ModuleList(Linear(config.depformer_dim, config.card) for _ in range(steps))
         if steps:
-            after_first = range(steps - 1)
-            self.depformer_text_emb = nn.Embedding(config.text_card + 1, config.depformer_dim)
-            self.depformer_emb = nn.ModuleList(nn.Embedding(config.card + 1, config.depformer_dim) for _ in after_first)
+            self.depformer_text_emb = _depth_embedding(config.text_card + 1, config)
+            self.depformer_emb = nn.ModuleList(_depth_embedding(config.card + 1, config) for _ in range(steps - 1))
             self.depformer = DepthTransformer(config)
+            norms = steps if config.depformer_norm else 0
+            self.depformer_norms = nn.ModuleList(RmsNormF32(config.depformer_dim) for _ in range(norms))
+        self.schedule = config.depformer_schedule
 
     def initial_state(
         self, rows: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -241,6 +250,14 @@ class Moshi(nn.Module):
         if known:
             self.transformer.prefill(self._embed(columns[:, :known]), state.kv, mask)
 
+    @torch.no_grad()
+    def prefill_vectors(self, state: MoshiState, vectors: Tensor, mask: Tensor | None) -> None:
+        """Run a fresh row's first columns, of which only the summed input vectors [B, N, dim] are known (a voice).
+
+        `prefill` goes on from there: none of their tokens is emitted any more.
+        """
+        self.transformer.prefill(vectors.to(self.text_emb.weight.dtype), state.kv, mask)
+
     def temporal(self, columns: Tensor, kv: KvState, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """columns [B, T, K] -> (normed output [B, T, dim], text logits [B, T, text_card])."""
         hidden = self.out_norm(self.transformer(self._embed(columns), kv, mask))
@@ -249,8 +266,11 @@ class Moshi(nn.Module):
     def depth(self, step: int, hidden: Tensor, previous: Tensor, memory: Tensor) -> Tensor:
         """Logits [B, card] of codebook `step`, from hidden [B, dim] and the token before it [B] (the text first)."""
         embedding = self.depformer_emb[step - 1] if step else self.depformer_text_emb
-        x = self.depformer_in[step](hidden) + _embedded(embedding, previous)
-        logits: Tensor = self.linears[step](self.depformer(x, step, memory))
+        x = self.depformer_in[self.schedule[step]](hidden) + _embedded(embedding, previous)
+        x = self.depformer(x, step, memory)
+        if self.depformer_norms:
+            x = self.depformer_norms[step](x)
+        logits: Tensor = self.linears[step](x)
         return logits
 
     def _choose(self, hidden: Tensor, text_logits: Tensor, forced: Tensor, sampling: SamplingRows | None) -> Tensor:
@@ -277,6 +297,24 @@ class Moshi(nn.Module):
         if not self.extra_heads:
             return hidden.new_zeros(len(hidden), 0, self.config.extra_heads_dim, dtype=torch.float32)
         return torch.cat([head(hidden) for head in self.extra_heads], 1).float().softmax(-1)
+
+
+class LowRankEmbedding(nn.Embedding):
+    """Vectors of a small rank, and a linear map of them to the full width."""
+
+    def __init__(self, tokens: int, rank: int, dim: int) -> None:
+        super().__init__(tokens, rank)
+        self.low_rank = Linear(rank, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # [...] -> [..., dim]
+        return self.low_rank(super().forward(tokens))
+
+
+def _depth_embedding(tokens: int, config: MoshiConfig) -> nn.Embedding:
+    rank = config.depformer_low_rank_embeddings
+    if rank is None:
+        return nn.Embedding(tokens, config.depformer_dim)
+    return LowRankEmbedding(tokens, rank, config.depformer_dim)
 
 
 def linear_maps(module: nn.Module) -> frozenset[str]:

@@ -8,7 +8,7 @@ before is that stream's initial token, so column 0 is all-initial.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from torch import Tensor
@@ -29,9 +29,9 @@ FIXED: Mapping[str, tuple[object, ...]] = {
     "norm_emb": (False,),
     "bias_proj": (False,),
     "positional_embedding": ("rope",),
-    "kv_repeat": (1,),
     "cross_attention": (False,),
     "demux_second_text_stream": (False,),
+    "demux_second_stream": (False,),
     "text_card_out": (None,),
     "conditioners": (None, {}),
     "lora": (False, None),
@@ -41,9 +41,6 @@ FIXED: Mapping[str, tuple[object, ...]] = {
     "depformer_pos_emb": ("none",),
     "depformer_multi_linear": (True,),
     "depformer_weights_per_step": (True,),
-    "depformer_weights_per_step_schedule": (None,),
-    "depformer_low_rank_embeddings": (None,),
-    "depformer_norm": (None,),
 }
 """Arguments of the reference that we know, with the values that we can run."""
 
@@ -70,7 +67,11 @@ class MoshiConfig:
     depformer_dim: int = 1_024
     depformer_num_heads: int = 16
     depformer_num_layers: int = 6
-    depformer_dim_feedforward: int | None = None
+    depformer_dim_feedforward: int | tuple[int, ...] | None = None
+    depformer_low_rank_embeddings: int | None = None
+    depformer_norm: str | None = None
+    depformer_weights_per_step_schedule: tuple[int, ...] | None = None
+    kv_repeat: int = 1
     extra_heads_num_heads: int = 0
     extra_heads_dim: int = 6
 
@@ -82,7 +83,26 @@ class MoshiConfig:
         heads = self.depformer_num_heads
         if self.dep_q and (heads < 1 or self.depformer_dim % heads):
             raise ValueError(f"depformer_dim {self.depformer_dim} must be a multiple of depformer_num_heads {heads}")
+        if self.dep_q and (self.kv_repeat < 1 or heads % self.kv_repeat):
+            raise ValueError(f"kv_repeat {self.kv_repeat} must divide the {heads} depformer_num_heads")
+        if self.depformer_norm not in (None, "rms_norm_f32"):
+            raise ValueError(
+                f"depformer_norm: {self.depformer_norm!r} is not supported; it must be None or 'rms_norm_f32'"
+            )
+        self._check_sets()
         _ = self.temporal  # its sizes are checked too
+
+    def _check_sets(self) -> None:
+        schedule, feedforward = self.depformer_weights_per_step_schedule, self.depformer_dim_feedforward
+        if schedule is not None and len(schedule) != self.dep_q:
+            raise ValueError(
+                f"depformer_weights_per_step_schedule must be {self.dep_q} numbers, one a depth step: {schedule}"
+            )
+        if isinstance(feedforward, tuple) and len(feedforward) != self.depformer_sets:
+            raise ValueError(
+                f"depformer_dim_feedforward must be one size, or {self.depformer_sets}, one for each set of depth "
+                f"weights: {feedforward}"
+            )
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> Self:
@@ -93,13 +113,24 @@ class MoshiConfig:
         Raises ValueError that names an unknown argument, or a known one with a value that we cannot run.
         """
         sizes = {field.name: field.default for field in fields(cls)}
-        chosen = {name: _size(name, value, sizes[name]) for name, value in kwargs.items() if name in sizes}
+        chosen = {name: _argument(name, value, sizes[name]) for name, value in kwargs.items() if name in sizes}
         for name in sorted(kwargs.keys() - sizes.keys() - IGNORED):
             _check_fixed(name, kwargs[name], has_depth=chosen.get("dep_q") != 0)
         config = cls(**chosen)
-        if config.dep_q == config.n_q:
-            return cls(**{**chosen, "dep_q": config.n_q // 2})
-        return config
+        return config._halved() if config.dep_q == config.n_q else config
+
+    def _halved(self) -> Self:
+        """The same without the later half of the depth steps."""
+        steps, schedule = self.n_q // 2, self.depformer_weights_per_step_schedule
+        schedule = None if schedule is None else schedule[:steps]
+        sets = steps if schedule is None else 1 + max(schedule, default=-1)
+        feedforward = self.depformer_dim_feedforward
+        return replace(
+            self,
+            dep_q=steps,
+            depformer_weights_per_step_schedule=schedule,
+            depformer_dim_feedforward=feedforward[:sets] if isinstance(feedforward, tuple) else feedforward,
+        )
 
     @property
     def streams(self) -> int:
@@ -133,14 +164,30 @@ class MoshiConfig:
             max_period=self.max_period,
             norm="rms_norm_f32",
             gating="silu",
+            kv_repeat=self.kv_repeat,
         )
 
     @property
-    def depformer_hidden(self) -> int:
-        """Width of the Depth Transformer's feed-forward part."""
-        return gated_hidden(
-            self.depformer_dim, self.depformer_dim_feedforward or int(self.hidden_scale * self.depformer_dim)
-        )
+    def depformer_schedule(self) -> tuple[int, ...]:
+        """Which set of weights each depth step uses."""
+        return self.depformer_weights_per_step_schedule or tuple(range(self.dep_q))
+
+    @property
+    def depformer_sets(self) -> int:
+        """Sets of weights that the Depth Transformer has."""
+        return 1 + max(self.depformer_schedule, default=-1)
+
+    @property
+    def depformer_kv_heads(self) -> int:
+        """Heads of keys, and of values, in the Depth Transformer."""
+        return self.depformer_num_heads // self.kv_repeat
+
+    @property
+    def depformer_hidden(self) -> tuple[int, ...]:
+        """Width of the Depth Transformer's feed-forward part, in each set of weights."""
+        sizes = self.depformer_dim_feedforward or int(self.hidden_scale * self.depformer_dim)
+        sizes = sizes if isinstance(sizes, tuple) else (sizes,) * self.depformer_sets
+        return tuple(gated_hidden(self.depformer_dim, size) for size in sizes)
 
     def columns(self, frames: Tensor) -> Tensor:
         """Lay frames [T, K] out as the columns that `Moshi.prefill` takes for a fresh row: [1 + T + D, K].
@@ -159,6 +206,15 @@ class MoshiConfig:
 def gated_hidden(dim: int, feed_forward: int) -> int:
     """Inner width of a gated feed-forward part: two thirds of the plain one's; the reference rounds 4 dim by itself."""
     return 21 * dim // 8 if feed_forward == 4 * dim else 2 * feed_forward // 3
+
+
+def _argument(name: str, value: Any, default: object) -> Any:
+    """The value of a field from a JSON file. Raises ValueError if it cannot be one."""
+    if name == "depformer_norm":
+        return value  # a name, which the class checks
+    may_be_list = name == "depformer_dim_feedforward" and isinstance(value, list)
+    must_be_list = name == "depformer_weights_per_step_schedule" and value is not None
+    return _size(name, value, () if may_be_list or must_be_list else default)
 
 
 def _size(name: str, value: Any, default: object) -> Any:

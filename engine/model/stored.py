@@ -31,9 +31,12 @@ ALIASES = (
 """Names that newer or older programs write, and ours. A number is a part of the tensor of our name, in its order."""
 
 UNUSED = re.compile(
-    r"quantizer\.rvq_rest\.vq\.layers\.\d+\..+|(linears|depformer_in|depformer_emb|depformer\.layers\.\d+\.gating)\.\d+\..+"
+    r"quantizer\.rvq_rest\.vq\.layers\.\d+\..+|(linears|depformer_in|depformer_emb|depformer_norms|depformer\.layers\.\d+\.gating)\.\d+\..+"
 )
 """Codebooks and depth steps, of which the last may be left over."""
+
+UNHEARD = re.compile(r"emb\.\d+\.weight")
+"""Codebooks that a model which only listens may do without: it was trained on any number of the first."""
 
 STACKED = re.compile(r"depformer\.layers\.\d+\.self_attn\.(in_proj_weight|out_proj\.weight)(_scb)?")
 """All depth steps in one tensor, of which the last may be left over."""
@@ -112,7 +115,7 @@ class Stored:
                     f"{str(self._path)!r} holds tensor {name!r}, the scales of 8-bit weights, but the config does not "
                     "say that it is quantised (quantize)"
                 )
-            if not UNUSED.fullmatch(name):
+            if not (UNUSED.fullmatch(name) or (UNHEARD.fullmatch(name) and "linears.0.weight" not in wanted)):
                 raise CheckpointError(f"{str(self._path)!r} holds tensor {name!r}, which this model does not have")
 
     def _check_kind(self, name: str, in_8_bits: bool, is_scale: bool) -> None:

@@ -5,7 +5,8 @@ passed in and updated in place; a row whose mask is False keeps its state bit fo
 and saves the reading of what would be kept. Nothing here reads a tensor's value on the host, so a call can be captured
 in a CUDA graph. Call it under `torch.no_grad()`.
 
-Shapes: B rows, T positions of one call, C the ring's slots (= context), H heads of size h, dim = H * h.
+Shapes: B rows, T positions of one call, C the ring's slots (= context), H heads of size h, dim = H * h; G heads of keys
+and values, as many but where several heads share them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class TransformerConfig:
     """Size and kind of one stack.
 
     `hidden` is the width between the two linear maps of the feed-forward part, as in the weights. `context` is how many
-    positions a query may see, itself included. Raises ValueError where the sizes do not fit together.
+    positions a query may see, itself included. `kv_repeat` query heads share keys and values (grouped-query attention).
+    Raises ValueError where the sizes do not fit together.
     """
 
     dim: int
@@ -43,17 +45,25 @@ class TransformerConfig:
     norm: Literal["layer_norm", "rms_norm_f32"] = "layer_norm"
     gating: Literal["silu"] | None = None
     layer_scale: bool = False
+    kv_repeat: int = 1
 
     def __post_init__(self) -> None:
         if min(self.dim, self.heads, self.layers, self.hidden, self.context) < 1:
             raise ValueError(f"every size of a transformer must be at least 1: {self}")
         if self.dim % (2 * self.heads):
             raise ValueError(f"dim {self.dim} must be a multiple of twice the {self.heads} heads: rotation takes pairs")
+        if self.kv_repeat < 1 or self.heads % self.kv_repeat:
+            raise ValueError(f"kv_repeat {self.kv_repeat} must divide the {self.heads} heads")
 
     @property
     def head_dim(self) -> int:
         """Size of one head."""
         return self.dim // self.heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys, and of values (G)."""
+        return self.heads // self.kv_repeat
 
 
 @dataclass(slots=True)
@@ -64,8 +74,8 @@ class KvState:
     `select`ed and no neighbours have their rings among those of all rows, where `stretches` says.
     """
 
-    keys: Tensor  # [B, layers, H, C, h]
-    values: Tensor  # [B, layers, H, C, h]
+    keys: Tensor  # [B, layers, G, C, h]
+    values: Tensor  # [B, layers, G, C, h]
     position: Tensor  # [B] int64
     stretches: tuple[slice, ...] = ()
 
@@ -98,7 +108,7 @@ class _Part:
     own: slice
     rings: slice
     bias: Tensor  # [b, 1, T, S] of the activations' type: -inf hides a key; S = C, or C + T when parallel
-    slots: Tensor  # [b, H, W, h] where the last W = min(T, C) of the new keys go
+    slots: Tensor  # [b, G, W, h] where the last W = min(T, C) of the new keys go
     mask: Tensor | None  # [b] bool
 
     def of(self, own: slice, rings: slice) -> _Part:
@@ -173,7 +183,7 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
 
 
 def store(ring: Tensor, new: Tensor, slots: Tensor, mask: Tensor | None) -> None:
-    """Write the last W of new [B, H, T, h] into slots [B, H, W, h] of ring [B, H, C, h], where mask [B] says so."""
+    """Write the last W of new [B, G, T, h] into slots [B, G, W, h] of ring [B, G, C, h], where mask [B] says so."""
     fresh = new[:, :, -slots.shape[2] :]
     if mask is not None:
         fresh = torch.where(mask[:, None, None, None], fresh, ring.gather(2, slots))
@@ -181,20 +191,23 @@ def store(ring: Tensor, new: Tensor, slots: Tensor, mask: Tensor | None) -> None
 
 
 class Attention(nn.Module):
-    """Causal self-attention; `in_proj_weight` holds q, k, v in thirds, each heads-major."""
+    """Causal self-attention; `in_proj_weight` holds q, then k, then v, each heads-major."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads = config.heads
-        self.in_proj_weight = nn.Parameter(torch.zeros(3 * config.dim, config.dim))
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        all_heads = config.heads + 2 * config.kv_heads
+        self.in_proj_weight = nn.Parameter(torch.zeros(all_heads * config.head_dim, config.dim))
         self.out_proj = Linear(config.dim, config.dim)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, call: _Call) -> Tensor:
-        """x [B, T, dim] -> [B, T, dim]; keys and values are this layer's rings [R, H, C, h], R = B in one part."""
-        projected = project(x, self.in_proj_weight).view(*x.shape[:2], 3, self.heads, -1)  # [B, T, 3, H, h]
-        projected = projected.permute(2, 0, 3, 1, 4)  # [3, B, H, T, h]
-        query, key = rotate(projected[:2], call.turn)
-        value = projected[2]
+        """x [B, T, dim] -> [B, T, dim]; keys and values are this layer's rings [R, G, C, h], R = B in one part."""
+        turned = self.heads + self.kv_heads
+        projected = project(x, self.in_proj_weight).view(*x.shape[:2], turned + self.kv_heads, -1).transpose(1, 2)
+        query, key = rotate(projected[:, :turned], call.turn).split_with_sizes(
+            (self.heads, self.kv_heads), 1
+        )  # [B, H or G, T, h]
+        value = projected[:, turned:]
         seen = (torch.cat((keys, key), 2), torch.cat((values, value), 2)) if call.parallel else (keys, values)
         if len(call.parts) == 1:
             mixed = _attend(query, (key, value), (keys, values), seen, call.parts[0])
@@ -217,7 +230,8 @@ def _attend(query: Tensor, new: _Pair, rings: _Pair, seen: _Pair, part: _Part) -
     """query [b, H, T, h] -> [b, H, T, h], from what is `seen`, once the `new` keys and values are in the rings."""
     for ring, made in zip(rings, new, strict=True):
         store(ring, made, part.slots, part.mask)
-    return F.scaled_dot_product_attention(query, *seen, attn_mask=part.bias)
+    shared = query.shape[1] != seen[0].shape[1]
+    return F.scaled_dot_product_attention(query, *seen, attn_mask=part.bias, enable_gqa=shared)
 
 
 class Layer(nn.Module):
@@ -262,7 +276,7 @@ class Transformer(nn.Module):
         weights = next(self.parameters())
         device, dtype = device or weights.device, dtype or weights.dtype
         config = self.config
-        shape = (rows, config.layers, config.heads, config.context, config.head_dim)
+        shape = (rows, config.layers, config.kv_heads, config.context, config.head_dim)
         position = torch.zeros(rows, dtype=torch.int64, device=device)
         return KvState(
             torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device), position
@@ -302,7 +316,7 @@ class Transformer(nn.Module):
         hidden = (key < 0) | (key > query) | (key <= query - context)  # [B, T, S]
         # Numbers rather than truth values: each layer would make them of those.
         bias = x.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)[:, None]
-        slots = (positions[:, -context:] % context)[:, None, :, None].expand(-1, config.heads, -1, config.head_dim)
+        slots = (positions[:, -context:] % context)[:, None, :, None].expand(-1, config.kv_heads, -1, config.head_dim)
         whole = _Part(slice(None), slice(None), bias, slots, mask)
         parts = tuple(whole.of(own, rings) for own, rings in _places(state.stretches)) or (whole,)
         call = _Call(rotation(config, positions), parts, parallel)

@@ -472,7 +472,7 @@ def test_depth_starts_afresh_each_frame_and_knows_no_positions() -> None:
     for step in (1, 2):  # the same weights and input in two steps give the same output: nothing tells them apart
         for weight, size in ((weights["in_proj_weight"], 48), (weights["out_proj.weight"], 16)):
             weight[step * size : (step + 1) * size] = weight[:size]
-    x, memory = hidden[:, :16], torch.empty(8, 1, 3, 2, 8)
+    x, memory = hidden[:, :16], torch.empty(8, 1, 6, 8)
     outs = [layer(x, step, memory) for step in range(3)]
     torch.testing.assert_close(outs[1], outs[0])
     torch.testing.assert_close(outs[2], outs[0])

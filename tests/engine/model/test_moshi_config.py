@@ -71,9 +71,9 @@ def test_gated_width_is_two_thirds() -> None:
 
 def test_a_published_configuration_is_read() -> None:
     config = MoshiConfig.from_kwargs(cases.TINY | {"fuser": {"sum": [], "cross": [], "scale": 1.0}, "conditioners": {}})
-    assert (config.dim, config.depformer_hidden, config.temporal.hidden, config.delay) == (32, 44, 88, 1)
+    assert (config.dim, config.depformer_hidden, config.temporal.hidden, config.delay) == (32, (44,) * 8, 88, 1)
     assert MoshiConfig.from_kwargs({}) == MoshiConfig()
-    assert MoshiConfig().depformer_hidden == 2816
+    assert MoshiConfig().depformer_hidden == (2816,) * 8
     assert MoshiConfig.from_kwargs(STT_1B | {"depformer_pos_emb": "sin"}).dep_q == 0  # there is no depth to be placed
 
 
@@ -82,7 +82,23 @@ def test_a_published_configuration_is_read() -> None:
     [
         ({"sliding_window": 5}, "unknown argument of the language model: 'sliding_window'"),
         ({"norm": "layer_norm"}, "norm: 'layer_norm' is not supported; it must be 'rms_norm_f32'"),
-        ({"depformer_norm": "rms_norm_f32"}, "depformer_norm: .* it must be None"),
+        (
+            {"depformer_norm": "layer_norm"},
+            "depformer_norm: 'layer_norm' is not supported; it must be None or 'rms_norm",
+        ),
+        ({"depformer_norm": 3}, "depformer_norm: 3 is not supported"),
+        ({"depformer_weights_per_step_schedule": [0, 1]}, "schedule must be 8 numbers, one a depth step"),
+        ({"depformer_weights_per_step_schedule": 3}, "schedule: 3 is not a list of numbers"),
+        ({"depformer_weights_per_step_schedule": [0, "1"]}, "schedule: '1' is not a size"),
+        ({"depformer_dim_feedforward": [66, 66]}, "must be one size, or 8, one for each set of depth weights"),
+        ({"depformer_dim_feedforward": "66"}, "depformer_dim_feedforward: '66' is not a size"),
+        ({"depformer_low_rank_embeddings": 0.5}, "depformer_low_rank_embeddings: 0.5 is not a size"),
+        ({"kv_repeat": 3}, "kv_repeat 3 must divide the"),
+        ({"kv_repeat": 0}, "kv_repeat 0 must divide the"),
+        ({"kv_repeat": 4}, "kv_repeat 4 must divide the 2 depformer_num_heads"),
+        ({"positional_embedding": "rope_concat"}, "positional_embedding: 'rope_concat' is not supported"),
+        ({"demux_second_stream": True}, "demux_second_stream: True is not supported"),
+        ({"cross_attention": True}, "cross_attention: True is not supported"),
         ({"quantize": True}, "unknown argument of the language model: 'quantize'"),  # how it is stored is no size
         ({"conditioners": {"speaker": {}}}, "conditioners: .* it must be None or {}"),
         ({"fuser": {"sum": ["speaker"]}}, "fuser: .* only one that fuses nothing"),

@@ -17,9 +17,10 @@ from torch import Tensor
 from engine.model.moshi import Moshi, MoshiConfig
 from engine.model.stored import Stored, fill
 from engine.model.weights import Packing
-from tests.engine.model.test_moshi import Driver
+from engine.slot import CheckpointError
+from tests.engine.model.test_moshi import Driver, same_future
 from tests.oracle import variant_cases as cases
-from tests.oracle.lm_cases import tokens
+from tests.oracle.lm_cases import TINY, tokens
 from tests.oracle.weights import draw_all
 
 GOLDENS = Path(__file__).parents[2] / "data" / "oracle" / "lm_variants.npz"
@@ -165,3 +166,76 @@ def test_in_four_bits_heads_and_depth_have_eight(tmp_path: Path) -> None:
         *("text_linear", "depformer", "depformer_in", "linears")
     }
     assert weights["text_emb.weight"].dtype is torch.float32
+
+
+# --- configurations ------------------------------------------------------------------------------------------------
+
+FORMS = ("low rank", "normed", "scheduled", "grouped", "stt of 20")
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_every_configuration_equals_the_oracle(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    equals_the_oracle(load(case, write(drawn(case), tmp_path / "model.safetensors")), case, monkeypatch)
+
+
+@pytest.mark.parametrize("case", ["low rank", "scheduled", "grouped"])
+def test_every_configuration_may_be_in_8_bits(case: str, tmp_path: Path) -> None:
+    """The linear map behind a low-rank embedding too, as the published form has it."""
+    weights = drawn(case)
+    packed = load(case, write(weights, tmp_path / "model.safetensors"), "int8")
+    assert {name.removesuffix(".codes") for name in packed.state_dict() if name.endswith(".codes")} == {
+        name for name, value in weights.items() if value.ndim == 2 and (".low_rank." in name or "emb" not in name)
+    }
+    driver = Driver(packed, cases.ROWS)
+    assert all((driver.step(torch.from_numpy(codes)).column >= 0).all() for codes in cases.caller(case, 0)[:4])
+
+
+def test_grouped_heads_remember_fewer_keys() -> None:
+    model = Moshi(config_of("grouped"))
+    keys = model.initial_state(3).kv.keys
+    assert keys.shape == (3, 2, 2, 10, 8)  # of 4 query heads, 2 of keys
+    assert {name: list(value.shape) for name, value in model.state_dict().items() if "layers.0.self_attn" in name} == {
+        "transformer.layers.0.self_attn.in_proj_weight": [64, 32],
+        "transformer.layers.0.self_attn.out_proj.weight": [32, 32],
+        "depformer.layers.0.self_attn.in_proj_weight": [8 * 32, 16],
+        "depformer.layers.0.self_attn.out_proj.weight": [8 * 16, 16],
+    }
+
+
+def test_prefill_with_grouped_heads_equals_stepping() -> None:
+    model = Moshi(config_of("grouped"))
+    for name, value in draw_all({name: v.shape for name, v in model.state_dict().items()}).items():
+        model.state_dict()[name].copy_(torch.from_numpy(value))
+    frames = torch.from_numpy(tokens("prompt", (14, 17), 24, 0))
+    columns = model.config.columns(frames)[None]
+    whole, stepped = Driver(model, 1), Driver(model, 1)
+    model.prefill(whole.state, columns, None)
+    whole.step()
+    for number in range(15):
+        stepped.step(frames[None, number - 1, 9:] if number else None, columns[:, number + 1, :9])
+    same_future(whole, stepped)
+
+
+def test_half_of_a_scheduled_depth_is_half_of_its_schedule() -> None:
+    schedule = [0, 1, 2, 3, 4, 5, 6, 6, *[7] * 8]
+    config = MoshiConfig.from_kwargs(
+        TINY
+        | {
+            "dep_q": 16,
+            "depformer_weights_per_step_schedule": schedule,
+            "depformer_dim_feedforward": [66, 60, 54, 48, 42, 36, 30, 24],
+        }
+    )
+    assert (config.dep_q, config.depformer_schedule, config.depformer_sets) == (8, tuple(schedule[:8]), 7)
+    assert config.depformer_hidden == (44, 40, 36, 32, 28, 24, 20)
+
+
+def test_a_listener_may_leave_codebooks_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained on any number of the first; a model that speaks is not."""
+    weights = drawn("stt of 20")
+    extra = {f"emb.{stream}.weight": weights["emb.0.weight"].copy() for stream in range(20, 32)}
+    equals_the_oracle(load("stt of 20", write(weights | extra, tmp_path / "stt.safetensors")), "stt of 20", monkeypatch)
+    weights = drawn("normed")
+    path = write(weights | {"emb.16.weight": weights["emb.0.weight"].copy()}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds tensor 'emb\.16\.weight', which this model does not have"):
+        load("normed", path)
