@@ -128,7 +128,7 @@ def random_checkpoint(sizes: MoshiConfig, codec: MimiConfig, device: torch.devic
         _draw(module)
     codes = max(sizes.dep_q, 1), max(sizes.n_q - sizes.dep_q, 1)
     layout = PromptLayout("none", (0,) * codes[0], (0,) * codes[1])
-    return Checkpoint(mimi, moshi, Tokenizer(train_tokenizer()), layout, (), "random", Sampling())
+    return Checkpoint(mimi, moshi, Tokenizer(train_tokenizer()), layout, {}, "random", Sampling())
 
 
 def _draw(module: nn.Module) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from engine.batch import PrimeChunk, RowStep, Stepped
 from engine.model.prompt import PromptLayout
 from engine.model.text import Tokenizer
+from engine.model.voice import Voices
 from engine.scheduler import Chunk, Scheduler, Tick
 from engine.slot import Sampling, Tokens
 
@@ -38,7 +39,7 @@ class Rows(Protocol):
     revision: str
     tokenizer: Tokenizer
     layout: PromptLayout
-    voices: tuple[str, ...]
+    voices: Voices
     sampling: Sampling
 
     def open(self, row: int, log: Tokens) -> None:

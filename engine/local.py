@@ -304,9 +304,10 @@ class LocalSlot:
         if prompt.voice and prompt.voice not in rows.voices:
             there = ", ".join(rows.voices) or "none"
             raise PromptError(f"no voice {prompt.voice!r} lies beside the weights; there are: {there}")
-        if prompt.voice:
-            raise PromptError(f"the voice {prompt.voice!r} cannot be used yet: files of voices are not read")
-        frames = rows.layout.frames(rows.tokenizer, prompt.text)
+        voice = rows.voices[prompt.voice] if prompt.voice else None
+        if prompt.voice and voice is None:
+            raise PromptError(f"the voice {prompt.voice!r} cannot be used yet: it is no recording (.wav)")
+        frames = rows.layout.frames(rows.tokenizer, prompt.text, voice)
         if 1 + len(frames) + keep_frames > rows.window_frames:
             raise PromptError(
                 f"the prompt takes {len(frames)} frames and {keep_frames} are to be kept; together they must be fewer "

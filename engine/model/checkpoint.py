@@ -23,9 +23,10 @@ from engine.model.lora import Lora
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import Moshi, MoshiConfig
 from engine.model.prompt import SILENCE, SINE, PromptLayout
-from engine.model.source import Repository, Source, open_source
+from engine.model.source import RECORDING, VOICES, Repository, Source, open_source
 from engine.model.stored import Stored, fill
 from engine.model.text import Tokenizer
+from engine.model.voice import Voices, record
 from engine.model.weights import Packing
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, CheckpointError, Sampling
 
@@ -66,13 +67,16 @@ TONE_HZ = 440
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a checkpoint holds, its weights on their device. `revision` is exact enough to repeat a call."""
+    """All that a checkpoint holds, its weights on their device. `revision` is exact enough to repeat a call.
+
+    `voices` are those beside the weights, by name: codes [n, agent] of a recording, None where there is but a state.
+    """
 
     mimi: Mimi
     moshi: Moshi
     tokenizer: Tokenizer
     layout: PromptLayout
-    voices: tuple[str, ...]
+    voices: Voices
     revision: str
     sampling: Sampling
 
@@ -117,7 +121,7 @@ def load_checkpoint(
     tokenizer = _tokenizer(tokenizer_path, sizes.text_card)
     mimi = fill(lambda: Mimi(codec, codec.quantizer.n_q), Stored(mimi_path), device, torch.float32)
     moshi = fill(lambda: Moshi(sizes), stored, device, dtype, packing, lora)
-    voices = source.voices()
+    voices = _voices(source, mimi, sizes.dep_q)
     trained_on_prompts = stored.depth_steps >= PERSONA_DEPTH or bool(voices)
     style = ("system" if trained_on_prompts else "text") if prompt_style == "auto" else prompt_style
     layout = _layout(prompt_config, style, mimi, sizes)
@@ -308,6 +312,12 @@ def _layout(config: object, style: str, mimi: Mimi, moshi: MoshiConfig) -> Promp
     except ValueError as error:
         raise CheckpointError(f"{CONFIG}: {error}") from None
     return layout
+
+
+def _voices(source: Source, mimi: Mimi, agent: int) -> Voices:
+    """The voices that lie beside the weights. Raises CheckpointError if one is no recording that says it is."""
+    paths = {name: source.find(f"{VOICES}/{name}{RECORDING}") for name in source.voices()}
+    return {name: record(path, mimi, agent) if path else None for name, path in paths.items()}
 
 
 def default_layout(style: str, mimi: Mimi, moshi: MoshiConfig) -> PromptLayout:

@@ -68,8 +68,19 @@ class PromptLayout:
                     f"prompt_config.{name} is {list(values)}; it must be {streams} codes below {codes}, one a stream"
                 )
 
-    def frames(self, tokenizer: Tokenizer, text: str) -> NDArray[np.int64]:
-        """Undelayed tokens (T, K) of a prompt: a gap, the text, a gap. No frames without a text, or in style `none`."""
+    def frames(self, tokenizer: Tokenizer, text: str, voice: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Undelayed tokens (T, K) of a prompt: a gap, the text, a gap. No frames without a text, or in style `none`.
+
+        With a voice, the agent's codes [n, agent] of a recording, that comes first, and a gap behind it in any case.
+        """
+        told = self._told(tokenizer, text)
+        if voice is None:
+            return told
+        spoken = self._frames([PAD] * len(voice))
+        spoken[:, 1 : 1 + len(self.silence)] = voice
+        return np.concatenate((spoken, told if len(told) else self._frames([PAD] * self.gap_frames)))
+
+    def _told(self, tokenizer: Tokenizer, text: str) -> NDArray[np.int64]:
         text = text.strip()
         if not text or self.style == "none":
             return self._frames([])

@@ -19,6 +19,10 @@ REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 VOICES = "voices"
 """A folder of voices beside the weights."""
 
+RECORDING = ".wav"
+STATE = ".pt"
+"""Suffixes of a voice's file: somebody speaking, or what the model makes of that."""
+
 SAMPLED_BYTES = 1 << 16
 SAMPLES = 16
 """A weights file is told from another by its size and this many pieces of it: 15 GB are not read twice."""
@@ -74,9 +78,9 @@ class Folder:
         return path
 
     def voices(self) -> tuple[str, ...]:
-        """Files of the folder `voices`, without their suffix."""
+        """Files of the folder `voices` that are voices, without their suffix."""
         files = (path for path in (self._path / VOICES).glob("[!.]*") if path.is_file())
-        return tuple(sorted(path.stem for path in files))
+        return tuple(sorted({path.stem for path in files if path.suffix in (RECORDING, STATE)}))
 
     def revision(self, paths: Iterable[Path]) -> str:
         """The folder's name, and a digest of what can be read in no time."""

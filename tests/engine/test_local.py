@@ -20,6 +20,7 @@ from engine.local import LocalEngine, LocalSlot
 from engine.model.checkpoint import load_checkpoint, load_ear
 from engine.model.prompt import PromptLayout
 from engine.model.text import TextReader, Tokenizer
+from engine.model.voice import Voices
 from engine.nano import train_tokenizer
 from engine.slot import (
     CheckpointError,
@@ -50,7 +51,7 @@ class FakeRows:
         self.heard: list[int] = []
         self.vocabulary: tuple[int, ...] = (400,) * 17
         self.revision, self.tokenizer = "fake@0", TOKENIZER
-        self.voices: tuple[str, ...] = ("ada",)
+        self.voices: Voices = {"ada": None}
         self.sampling = Sampling(text_temperature=0.3)
         self.layout = PromptLayout("text", (1,) * 8, (2,) * 8, gap_frames=1)
         self.before = before

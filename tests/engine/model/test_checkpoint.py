@@ -555,7 +555,7 @@ def test_voices_beside_the_weights_show_them_too(folder: Path) -> None:
         (folder / "voices" / name).touch()
     configure(folder, "prompt_config")
     checkpoint = load_checkpoint(str(folder))
-    assert (checkpoint.layout.style, checkpoint.voices) == ("system", ("NATF0", "NATF1"))
+    assert (checkpoint.layout.style, checkpoint.voices) == ("system", {"NATF0": None, "NATF1": None})
 
 
 def test_a_codec_of_its_own_has_its_own_silence(folder: Path, nano: Path) -> None:

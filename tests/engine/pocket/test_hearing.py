@@ -27,7 +27,7 @@ def ear(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     train(task, plan, tmp_path_factory.mktemp("ear") / "ear.pt", minutes=5)
     material = Material.read(work)
     parts = (material.mimi, task.moshi.requires_grad_(False), material.tokenizer, material.voice.layout)
-    return Checkpoint(*parts, (), "made", Sampling())
+    return Checkpoint(*parts, {}, "made", Sampling())
 
 
 def test_it_writes_what_it_hears(ear: Checkpoint, work: Path) -> None:

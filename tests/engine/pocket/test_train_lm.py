@@ -57,7 +57,7 @@ class Serving:
         draw(moshi, self.material.mimi, 0)
         self.config, self.fed = moshi.config, list[NDArray[np.int64]]()
         parts = (self.material.mimi, moshi, self.material.tokenizer, self.material.voice.layout)
-        self.batch = EngineBatch(Checkpoint(*parts, (), "made", Sampling()), 1)
+        self.batch = EngineBatch(Checkpoint(*parts, {}, "made", Sampling()), 1)
         step, prefill = moshi.step, moshi.prefill
 
         def see_step(*args: Tensor) -> Step:
