@@ -8,9 +8,10 @@ a log says all that a row needs to be rebuilt, and a call's log, kept anywhere, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -26,7 +27,7 @@ from engine.model.rows import Rows
 from engine.model.sampling import SamplingRows, row_noise
 from engine.model.text import PAD
 from engine.model.weights import Wanted, precision
-from engine.slot import FRAME_SAMPLES, CheckpointError, EngineError, Frame, Sampling, Tokens
+from engine.slot import FRAME_SAMPLES, CheckpointError, EngineError, EngineFull, Frame, Sampling, Tokens
 
 CHUNK_COLUMNS = 64
 """Columns in a prime chunk. On a 7B model and an H100 about 3 ms of arithmetic, so a tick hardly waits for it."""
@@ -55,13 +56,15 @@ class RowStep:
 @dataclass(frozen=True, slots=True)
 class Stepped:
     """What a row's part gave: the frame to play, the text token just made, the log's column, the frame's number, and
-    the token that the ear wrote, PAD without one."""
+    the token that the ear wrote, PAD without one. `broken`: the row computes what is no number, and none of the rest
+    means anything; it is of use again once it is opened anew."""
 
     frame: Frame
     text: int
     tokens: Tokens
     number: int
     heard: int = PAD
+    broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,14 @@ class Batch:
 
     @torch.inference_mode()
     def open(self, row: int, log: Tokens) -> None:
-        """Make `row` as new, with `log` (T, K) as its past. It is primed before it is stepped."""
+        """Make `row` as new, with `log` (T, K) as its past. It is primed before it is stepped.
+
+        Raises EngineFull if the device's memory does not hold it; so does `prefill`. The other rows are as they were.
+        """
+        with _within_memory():
+            self._open(row, log)
+
+    def _open(self, row: int, log: Tokens) -> None:
         self._codec.reset(self._only(row))
         if self._ear:
             self._ear.reset(row)
@@ -162,7 +172,11 @@ class Batch:
 
     @torch.inference_mode()
     def prefill(self, chunk: PrimeChunk) -> None:
-        """Run one chunk of a plan; in order, each once."""
+        """Run one chunk of a plan; in order, each once. Raises EngineFull, after which `row` must be opened anew."""
+        with _within_memory():
+            self._prefill(chunk)
+
+    def _prefill(self, chunk: PrimeChunk) -> None:
         if chunk.fresh:
             self._state.reset(self._only(chunk.row))
         state = self._state.row(chunk.row)
@@ -230,7 +244,9 @@ class Batch:
         state, tokens = self._logs[row], column[:-1].astype(np.uint16)
         state.log.append(tokens)
         state.number += 1
-        return Stepped(said.copy(), int(column[0]), tokens, state.number - 1, int(column[-1]))
+        broken = bool((column[: self._config.made] == UNGENERATED).any()) or not np.isfinite(said).all()
+        heard = PAD if column[-1] == UNGENERATED else int(column[-1])  # nothing yet; or it is the ear that is broken
+        return Stepped(said.copy(), int(column[0]), tokens, state.number - 1, heard, broken)
 
     def warm_up(self) -> None:
         """Run a prime and a step of no consequence, so that the first caller does not wait for kernels to be chosen.
@@ -267,6 +283,18 @@ class Batch:
 
     def _to_device(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self._device)
+
+
+@contextlib.contextmanager
+def _within_memory() -> Iterator[None]:
+    """What the device's memory does not hold is refused: EngineFull."""
+    full = False
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        full = True  # nothing more in here: the error holds on to the tensors of all that was under way
+    if full:
+        raise EngineFull("the device's memory is full")
 
 
 def load_batch(

@@ -55,8 +55,9 @@ class LocalEngine:
     the checkpoint has an ear; `weights` is how the language model's lie in memory. Entering raises CheckpointError, or
     EngineError if the device cannot be had. `load` makes the rows, on the thread; a test gives its own.
 
-    Once the thread has ended, by an exception or however else, the state is FAILED, all that waits gets EngineError,
-    and `open` raises it: a device in an unknown state is not used again.
+    A row that fails ends its own conversation only, with EngineError; EngineFull, if memory was short while it was put
+    through. Once the thread has ended, by an exception or however else, the state is FAILED, all that waits gets
+    EngineError, and `open` raises it: a device in an unknown state is not used again.
     """
 
     sample_rate = SAMPLE_RATE
@@ -215,7 +216,11 @@ class LocalEngine:
 
     def _deliver(self, answers: Answers) -> None:
         for done, answer in answers:
-            if not done.done():
+            if done.done():
+                continue
+            if isinstance(answer, EngineError):
+                done.set_exception(type(answer)(*answer.args))  # one of its own for each who hears of it
+            else:
                 done.set_result(answer)
 
     def _end(self, error: BaseException | None) -> None:

@@ -20,6 +20,7 @@ class RowState(Enum):
     FREE = "free"
     PRIMING = "priming"
     LIVE = "live"
+    FAILED = "failed"
 
 
 class Event(Enum):
@@ -29,6 +30,8 @@ class Event(Enum):
     """Columns are to be run through it: it was just given out, or its conversation wants another prompt."""
     PRIMED = "primed"
     """The last of those columns has run."""
+    FAIL = "fail"
+    """What is in it is of no more use; its conversation has yet to hear of it."""
     FREE = "free"
     """Its conversation is over."""
 
@@ -40,6 +43,10 @@ TABLE: dict[tuple[RowState, Event], RowState] = {
     (RowState.PRIMING, Event.PRIMED): RowState.LIVE,
     (RowState.PRIMING, Event.FREE): RowState.FREE,
     (RowState.LIVE, Event.FREE): RowState.FREE,
+    (RowState.FREE, Event.FAIL): RowState.FAILED,  # it could not even be opened
+    (RowState.PRIMING, Event.FAIL): RowState.FAILED,
+    (RowState.LIVE, Event.FAIL): RowState.FAILED,
+    (RowState.FAILED, Event.FREE): RowState.FREE,
 }
 """State and event -> next state. What is not here is refused."""
 
@@ -96,17 +103,27 @@ class Scheduler(Generic[S, C]):
     def step(self, row: int, step: S) -> S | None:
         """Let `step` wait for the next tick. One that still waited is replaced, and returned: its caller gave it up."""
         state = self._rows[row]
-        if state.state is RowState.FREE:
-            raise ValueError(f"row {row} is free: nobody steps it")
+        if state.state in (RowState.FREE, RowState.FAILED):
+            raise ValueError(f"row {row} is {state.state.value}: nobody steps it")
         replaced, state.step = state.step, step
         return replaced
 
     def free(self, row: int) -> None:
         """Take `row` back; what waits for it is dropped."""
         self._move(row, Event.FREE)
-        self._rows[row] = _Row()
+        self._drop(row)
+
+    def fail(self, row: int) -> tuple[S | None, tuple[C, ...]]:
+        """Nothing runs in `row` any more until it is freed; the step and the chunks that waited for it are returned."""
+        self._move(row, Event.FAIL)
+        return self._drop(row)
+
+    def _drop(self, row: int) -> tuple[S | None, tuple[C, ...]]:
+        dropped = self._rows[row]
+        self._rows[row] = _Row(dropped.state)
         if row in self._priming:
             self._priming.remove(row)
+        return dropped.step, tuple(dropped.chunks)
 
     def next(self) -> Tick[S] | Chunk[C] | None:
         """What to run now; None when nothing waits. What is returned counts as run."""

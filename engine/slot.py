@@ -117,11 +117,12 @@ class Slot(Protocol):
     async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
         """Run the prompt through the row, followed by the row's own last `keep_frames` columns.
 
-        Raises EngineError if the engine died meanwhile, PromptError if the prompt does not fit the window.
+        Raises EngineError if the engine died meanwhile, EngineFull if the device's memory does not hold the row,
+        PromptError if the prompt does not fit the window.
         """
 
     async def step(self, frame: Frame) -> Reply:
-        """Hear one frame and say one. One call at a time. Raises EngineError if the engine died meanwhile."""
+        """Hear one frame and say one. One call at a time. Raises EngineError if the engine, or this row, has failed."""
 
     def say(self, text: str) -> None:
         """Force `text` into the text stream from the next step on, at a speakable pace.

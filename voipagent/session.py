@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 
-from engine.slot import EngineError, Reply, Slot
+from engine.slot import EngineError, EngineFull, Reply, Slot
 from media.leg import Exchange, Leg, LegError
 from signaling.call import Call, CallEnded, Rejection
 from voipagent.bargein import BargeIn
@@ -76,8 +76,9 @@ class Session:
             await self.call.reject(Rejection.NOT_ACCEPTABLE)
             await self.call.hang_up(str(_first(errors)))
         except* EngineError as errors:
-            logger.error("x %s engine: %s", self.record.id, _first(errors))
-            await self.call.reject(Rejection.OVERLOADED)
+            error = _first(errors)
+            logger.error("x %s engine: %s", self.record.id, error)
+            await self.call.reject(Rejection.BUSY if isinstance(error, EngineFull) else Rejection.OVERLOADED)
             await self.call.hang_up("the engine failed")
 
     async def _talk(self, leg: Leg) -> None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.model.moshi_config import UNGENERATED
+
 SEEDS = 2**63
 """Seeds lie below this: they travel as int64, and are the generator's key."""
 
@@ -43,9 +45,10 @@ class SamplingRows:
 
 
 def draw(logits: Tensor, rows: SamplingRows | None, stream: int) -> Tensor:
-    """One token a row [B] of a stream, the text's being 0, from logits [B, V]."""
+    """One token a row [B] of a stream, the text's being 0, from logits [B, V]; UNGENERATED where one is no number."""
     if rows is None:
-        return logits.argmax(-1)
+        most, likeliest = logits.max(-1)
+        return torch.where(most.isfinite(), likeliest, UNGENERATED)
     temperature = rows.audio_temperature if stream else rows.text_temperature
     return sample(logits, temperature, rows.audio_top_k if stream else rows.text_top_k, rows.noise[:, stream])
 
@@ -54,7 +57,8 @@ def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) ->
     """One token a row [B] from logits [B, V]; temperature and top_k [B], noise [B, k] float32 ~ Exp(1).
 
     The i-th noise of a row belongs to its i-th likeliest token. Softmax comes before top-k, and the kept
-    probabilities are not scaled again: a race has the same winner.
+    probabilities are not scaled again: a race has the same winner. One logit that is NaN or infinite makes them all NaN
+    (but minus infinity, which is a token that cannot be), and the row's token UNGENERATED.
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
     drawn = temperature > 0
@@ -63,7 +67,8 @@ def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) ->
     likeliest, tokens = probability.topk(width)  # sorted, [B, width]
     beyond = torch.arange(width, device=logits.device) >= top_k[:, None]
     winner = (likeliest / noise[:, :width]).masked_fill(beyond, -1.0).argmax(-1, keepdim=True)
-    return torch.where(drawn, tokens.gather(1, winner)[:, 0], wide.argmax(-1))
+    token = torch.where(drawn, tokens.gather(1, winner)[:, 0], wide.argmax(-1))
+    return torch.where(likeliest[:, 0].isnan(), UNGENERATED, token)
 
 
 def row_noise(seed: Tensor, number: Tensor, streams: int, width: int) -> Tensor:

@@ -25,7 +25,7 @@ from engine.model.mimi import Mimi, MimiState
 from engine.model.moshi import MoshiState, Step
 from engine.model.text import PAD
 from engine.model.weights import Wanted
-from engine.slot import CheckpointError, EngineError, Frame, Sampling
+from engine.slot import CheckpointError, EngineError, EngineFull, Frame, Sampling
 from tests.engine.ears import DELAY_FRAMES
 from tests.engine.rows import live_batch, no_log, noise, prime
 
@@ -136,6 +136,49 @@ def test_what_is_no_number_does_not_stay_in_the_row(batch: Batch) -> None:
     stepped = talk(batch, 0, [bad, *noise(5)])
     assert all(np.isfinite(one.frame).all() for one in stepped)
     assert np.isfinite(batch._state.kv.keys.numpy()).all()
+
+
+@pytest.mark.parametrize("sampling", [SEED_1, Sampling(text_temperature=0, audio_temperature=0)])
+@pytest.mark.parametrize("where", ["model", "codec"])
+def test_what_breaks_in_one_row_ends_that_row_only(nano: Path, sampling: Sampling, where: str) -> None:
+    """The others go on bit for bit as if it were whole; and the row is as new once it is opened again."""
+    broken, whole = live_batch(nano, rows=3), live_batch(nano, rows=3)
+    for number, frame in enumerate(noise(6)):
+        if number == 2:
+            ring = broken._state.kv.keys if where == "model" else broken._codec.decoder.transformer.values
+            with torch.inference_mode():
+                ring[1, 0, 0, 0, 0] = torch.nan
+        steps = [RowStep(row, frame * (row + 1), None, sampling) for row in range(3)]
+        got, want = broken.step(steps), whole.step(steps)
+        assert [one.broken for one in got] == [False, number >= 2, False]
+        for row in (0, 2):
+            assert np.array_equal(got[row].tokens, want[row].tokens)
+            assert np.array_equal(got[row].frame, want[row].frame)
+    broken.open(1, no_log())
+    prime(broken, 1)
+    fresh = live_batch(nano, rows=1)
+    assert same(talk(broken, 1, noise(8), sampling), talk(fresh, 0, noise(8), sampling))
+
+
+@pytest.mark.parametrize("act", ["reset", "prefill"])
+def test_a_row_that_memory_does_not_hold_is_refused_and_the_others_do_not_move(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    talk(batch, 0, noise(3))
+    before = fingerprint(batch, 0)
+
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 44.00 MiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MimiState if act == "reset" else type(batch._moshi), act, full)
+        with pytest.raises(EngineFull, match="the device's memory is full"):
+            batch.open(1, no_log())
+            prime(batch, 1, PROMPT)
+    assert fingerprint(batch, 0) == before
+    batch.open(1, no_log())
+    prime(batch, 1)
+    assert same(talk(batch, 1, noise(5)), talk(batch, 2, noise(5)))
 
 
 # --- a step --------------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def test_rows_give_what_they_would_have_given_alone(exact: Callable[[int], Batch
     """
     batch, single, calls = exact(ROWS), exact(1), 0
     acts = st.sampled_from([Act.STEP] * 4 + [Act.REST] * 2 + [Act.SAY, Act.PRIME, Act.LEAVE, Act.RESET])
-    schedules = st.lists(st.lists(acts, min_size=ROWS, max_size=ROWS), min_size=1, max_size=12)
+    schedules = st.lists(st.lists(acts, min_size=ROWS, max_size=ROWS), min_size=1, max_size=8)
 
     @settings(
         max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
@@ -142,4 +142,4 @@ def test_rows_give_what_they_would_have_given_alone(exact: Callable[[int], Batch
             calls += 1
 
     check()
-    assert calls > 2 * examples
+    assert calls > examples

@@ -58,6 +58,7 @@ class FakeRows:
         self.acts: list[str] = []
         self.numbers = [0] * rows
         self.seeds: list[int] = []
+        self.broken: set[int] = set()
 
     def _act(self, act: str) -> None:
         self.before(act)
@@ -81,8 +82,8 @@ class FakeRows:
         self.seeds.append(step.sampling.seed)
         token = 3 if step.forced is None else step.forced
         self.numbers[step.row] += 1
-        heard = self.heard.pop(0) if self.heard else 3
-        return Stepped(step.frame, token, np.full(17, token, np.uint16), self.numbers[step.row] - 1, heard)
+        heard, broken = self.heard.pop(0) if self.heard else 3, step.row in self.broken
+        return Stepped(step.frame, token, np.full(17, token, np.uint16), self.numbers[step.row] - 1, heard, broken)
 
 
 def fake_engine(rows: FakeRows) -> LocalEngine:
@@ -545,6 +546,51 @@ async def test_a_slot_that_is_closed_answers_no_more() -> None:
 
 
 # --- failure -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_row_that_breaks_ends_its_call_only() -> None:
+    """Whatever else the call asks gets the same answer; the row's next holder finds it whole."""
+    rows = FakeRows(rows=2)
+    async with fake_engine(rows) as engine, engine.open(Sampling()) as other:
+        async with engine.open(Sampling()) as slot:
+            await slot.step(SILENCE)
+            rows.broken = {1}
+            answers = await asyncio.gather(slot.step(SILENCE), other.step(SILENCE), return_exceptions=True)
+            assert isinstance(answers[1], Reply)
+            for failed in (answers[0], *await asyncio.gather(slot.step(SILENCE), return_exceptions=True)):
+                assert type(failed) is EngineError and "no number any more" in str(failed)
+            with pytest.raises(EngineError, match="no number any more"):
+                await slot.prime(Prompt("Hello"))
+        rows.broken = set()
+        async with engine.open(Sampling()) as again:
+            assert (await again.step(SILENCE)).number == 0
+            assert (await other.step(SILENCE)).number == 1
+        assert engine.state is EngineState.READY
+
+
+@pytest.mark.parametrize("act", ["open 1", "prefill 1"])
+async def test_a_call_that_memory_does_not_hold_is_refused_and_the_others_go_on(act: str) -> None:
+    full = threading.Event()
+
+    def before(done: str) -> None:
+        if done == act and full.is_set():
+            raise EngineFull("the device's memory is full")
+
+    async with asyncio.timeout(10), fake_engine(FakeRows(rows=2, before=before)) as engine:
+        async with engine.open(Sampling()) as other:
+            full.set()
+            async with engine.open(Sampling()) as slot:
+                with pytest.raises(EngineFull, match="memory is full"):
+                    await slot.prime(Prompt("Hello"))
+                with pytest.raises(EngineFull, match="memory is full"):
+                    await slot.step(SILENCE)
+                await other.step(SILENCE)
+            full.clear()
+            async with engine.open(Sampling()) as again:
+                await again.prime(Prompt("Hello"))
+                await again.step(SILENCE)
+            assert (await other.step(SILENCE)).number == 1
+            assert (engine.state, engine.free) == (EngineState.READY, 1)
 
 
 class Broken(Exception):

@@ -26,17 +26,20 @@ def drive(row: int, scheduler: Scheduler[str, str], event: Event) -> None:
         scheduler.prime(row, ["columns"])
     elif event is Event.FREE:
         scheduler.free(row)
+    elif event is Event.FAIL:
+        scheduler.fail(row)
     else:
         assert isinstance(scheduler.next(), Chunk)
 
 
-@pytest.mark.parametrize(("state", "event"), list(itertools.product(RowState, [Event.PRIME, Event.FREE])))
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(RowState, [Event.PRIME, Event.FAIL, Event.FREE])))
 def test_every_cell_of_the_table(state: RowState, event: Event) -> None:
     made = scheduler(rows=1)
     ways: dict[RowState, list[Event]] = {
         RowState.FREE: [],
         RowState.PRIMING: [Event.PRIME],
         RowState.LIVE: [Event.PRIME, Event.PRIMED],
+        RowState.FAILED: [Event.FAIL],
     }
     for step in ways[state]:
         drive(0, made, step)
@@ -52,6 +55,24 @@ def test_every_cell_of_the_table(state: RowState, event: Event) -> None:
 
 def test_only_a_priming_row_is_ever_primed() -> None:
     assert [cell for cell in TABLE if cell[1] is Event.PRIMED] == [(RowState.PRIMING, Event.PRIMED)]
+
+
+def test_a_row_that_fails_gives_back_what_waited_and_runs_no_more() -> None:
+    made = scheduler(rows=3, live=2)
+    made.step(0, "a frame")
+    made.prime(1, ["more", "columns"])
+    made.step(1, "another")
+    assert made.fail(1) == ("another", ("more", "columns"))
+    assert made.next() == Tick(("a frame",))
+    assert made.fail(0) == (None, ())
+    assert made.fail(2) == (None, ())
+    assert made.next() is None
+    for row in range(3):
+        with pytest.raises(ValueError, match=f"row {row} is failed: nobody steps it"):
+            made.step(row, "a frame")
+    made.free(1)
+    made.prime(1, ["new"])
+    assert made.next() == Chunk(1, "new", last=True)
 
 
 def test_nothing_waits_at_first() -> None:

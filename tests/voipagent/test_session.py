@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from engine.echo import EchoEngine, EchoSlot
-from engine.slot import FRAME_SAMPLES, EngineError, Frame, Prompt, Reply, Sampling
+from engine.slot import FRAME_SAMPLES, EngineError, EngineFull, Frame, Prompt, Reply, Sampling
 from media.leg import Digit, Pcm
 from signaling.call import CallEnded, Rejection
 from tests.fakes import SILENCE, FakeCall, FakeLeg, offer
@@ -274,6 +274,18 @@ async def test_a_row_that_cannot_be_primed_is_overload(
     async with stage(recorder, tmp_path) as on:
         await on.over()
     assert on.call.log == [("ring", None), ("reject", Rejection.OVERLOADED)]
+
+
+async def test_a_row_that_memory_does_not_hold_is_busy(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(self: object, prompt: Prompt, keep_frames: int = 0) -> None:
+        raise EngineFull("the device's memory is full")
+
+    monkeypatch.setattr("engine.echo.EchoSlot.prime", full)
+    async with stage(recorder, tmp_path) as on:
+        await on.over()
+    assert on.call.log == [("ring", None), ("reject", Rejection.BUSY)]
 
 
 async def test_a_bug_ends_the_call_and_is_not_swallowed(recorder: Recorder, tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from engine.model import sampling as sampling_file
-from engine.model.sampling import WORD, philox, row_noise, sample
+from engine.model.moshi_config import UNGENERATED
+from engine.model.sampling import WORD, SamplingRows, draw, philox, row_noise, sample
 
 
 def row(*values: float) -> Tensor:
@@ -30,6 +32,19 @@ def test_the_noise_belongs_to_tokens_by_likelihood() -> None:
         noise = torch.ones(1, 3)
         noise[0, place] = 1e-6
         assert sample(logits, torch.ones(1), torch.tensor([3]), noise).tolist() == [token]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("rows", [None, "drawn"])
+def test_a_row_whose_logits_are_no_numbers_draws_nothing(bad: float, rows: str | None) -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0], [0.0, bad, 3.0], [9.0, 1.0, bad], [1.0, -math.inf, 2.0]])
+    ones, three = torch.ones(4), torch.full((4,), 3)
+    how = SamplingRows(ones, three, ones, three, torch.tensor([1.0, 1e9, 1e9]).repeat(4, 2, 1)) if rows else None
+    for stream in (0, 1):
+        assert draw(logits, how, stream).tolist() == [1, UNGENERATED, UNGENERATED, 2]
+    if how:
+        cold = replace(how, text_temperature=torch.zeros(4))
+        assert draw(logits, cold, 0).tolist() == [1, UNGENERATED, UNGENERATED, 2]
 
 
 def test_top_k_keeps_the_likeliest_only() -> None:
