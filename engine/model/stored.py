@@ -66,6 +66,7 @@ class Stored:
     def __init__(self, path: Path, quantised: bool = False) -> None:
         self._path = path
         self.quantised = quantised
+        self._stamp = _stamp(path)
         self._file, names = open_tensors(path)
         self._parts: dict[str, dict[int, str]] = {}
         for name in names:
@@ -134,9 +135,15 @@ class Stored:
             raise CheckpointError(f"tensor {name!r} in {str(self._path)!r} is {'/'.join(sorted(kinds))}; {wanted}")
 
     def read(self, name: str, rows: int | None = None) -> Tensor:
-        """The tensor, or its first `rows`, without what is left over at its end. Raises CheckpointError."""
+        """The tensor, or its first `rows`, without what is left over at its end. Raises CheckpointError.
+
+        It lies in a mapping of the file that ends with it: one for all would count as memory, as far as it was read.
+        """
+        if _stamp(self._path) != self._stamp:
+            raise CheckpointError(f"{str(self._path)!r} was written anew while it was read; start again")
         try:
-            parts = [self._file.get_tensor(part) for _, part in sorted(self._parts[name].items())]
+            file, _ = open_tensors(self._path)
+            parts = [file.get_tensor(part) for _, part in sorted(self._parts[name].items())]
         except SafetensorError as error:
             raise CheckpointError(f"tensor {name!r} in {str(self._path)!r} cannot be read: {error}") from None
         return (torch.cat(parts) if len(parts) > 1 else parts[0])[:rows]
@@ -149,6 +156,15 @@ def open_tensors(path: Path) -> tuple[Any, list[str]]:
         return file, list(file.keys())
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{str(path)!r} is not a whole safetensors file: {error}") from None
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from one that took its place; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def our_name(name: str) -> tuple[str, int]:

@@ -22,6 +22,7 @@ from engine.model.checkpoint import Checkpoint, default_layout, load_checkpoint,
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import MoshiConfig
 from engine.model.prompt import SILENCE, SINE
+from engine.model.stored import Stored
 from engine.model.weights import Packing
 from engine.slot import CheckpointError, Sampling
 from tests.engine.ears import DELAY_FRAMES, write_ear
@@ -673,3 +674,14 @@ def test_a_model_that_is_neither_folder_nor_repository_is_refused(tmp_path: Path
     for name in ("nowhere", "a/b/c", "", str(tmp_path / "nowhere")):
         with pytest.raises(CheckpointError):
             load_checkpoint(name)
+
+
+def test_a_file_that_is_written_anew_while_it_is_read_is_refused(folder: Path) -> None:
+    """Half of one training and half of another would make a model that nearly speaks."""
+    path = folder / "model.safetensors"
+    stored = Stored(path)
+    stored.read("text_linear.weight")
+    shutil.copy(path, folder / "newer")
+    (folder / "newer").replace(path)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors' was written anew while it was read; start again"):
+        stored.read("text_linear.weight")
