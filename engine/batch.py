@@ -13,7 +13,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ NOISE_WIDTH = 250
 
 PRIME_NUMBER = 0
 """The step that ends a prime draws noise of this number; frame n of the call that of n + 1."""
+
+KeyPrecision: TypeAlias = Literal["full", "int8"]
+"""Of keys and values: as the activations are, or half of that."""
 
 CPU_ROWS = 4
 CUDA_ROWS = 16
@@ -91,9 +94,14 @@ class _Row:
 
 
 class Batch:
-    """`rows` rows of a checkpoint, and of the ear that writes down what they hear. Use it from one thread only."""
+    """`rows` rows of a checkpoint, and of the ear that writes down what they hear. Use it from one thread only.
 
-    def __init__(self, checkpoint: Checkpoint, rows: int, ear: EarCheckpoint | None = None) -> None:
+    `kv`: how the model's keys and values lie in memory.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, rows: int, ear: EarCheckpoint | None = None, kv: KeyPrecision = "full"
+    ) -> None:
         self.rows = rows
         self.revision, self.tokenizer = checkpoint.revision, checkpoint.tokenizer
         self.layout, self.voices = checkpoint.layout, checkpoint.voices
@@ -107,7 +115,8 @@ class Batch:
         self.streams, self.window_frames = self._config.streams, self._config.context
         self.vocabulary = tuple(1 + token for token in self._config.initial)  # a stream's initial token is its last
         with torch.inference_mode():
-            self._codec, self._state = self._mimi.initial_state(rows), self._moshi.initial_state(rows)
+            self._codec = self._mimi.initial_state(rows)
+            self._state = self._moshi.initial_state(rows, eight_bits=kv == "int8")
         self._device = self._state.kv.position.device
         self._audio = next(self._mimi.parameters()).dtype
         self._ahead = 1 + self._config.delay
@@ -298,7 +307,13 @@ def _within_memory() -> Iterator[None]:
 
 
 def load_batch(
-    model: str, rows: int | None, device: str, prompt_style: str, ear: bool = True, weights: Wanted = "auto"
+    model: str,
+    rows: int | None,
+    device: str,
+    prompt_style: str,
+    ear: bool = True,
+    weights: Wanted = "auto",
+    kv: KeyPrecision = "full",
 ) -> Batch:
     """Load a checkpoint and make rows for it, warm; and for its `ear`, if that is wanted and it has one.
 
@@ -316,7 +331,7 @@ def load_batch(
         checkpoint = load_checkpoint(model, chosen, dtype, prompt_style, packing=packing)
         if not checkpoint.moshi.config.dep_q:
             raise CheckpointError(f"{model!r} listens but does not speak (dep_q is 0): a call needs one that does both")
-        batch = Batch(checkpoint, rows, load_ear(model, checkpoint, chosen, dtype) if ear else None)
+        batch = Batch(checkpoint, rows, load_ear(model, checkpoint, chosen, dtype) if ear else None, kv)
         batch.warm_up()
     except torch.OutOfMemoryError as error:
         raise EngineError(f"{rows} rows of {model!r} do not fit the device's memory; ask for fewer") from error

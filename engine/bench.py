@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.batch import Batch, RowStep
+from engine.batch import Batch, KeyPrecision, RowStep
 from engine.model.checkpoint import Checkpoint, load_checkpoint
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import UNGENERATED, Moshi, MoshiConfig
@@ -61,6 +61,7 @@ class Plan:
     arrivals: Arrivals
     seconds: float
     warm_s: float
+    kv: KeyPrecision = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Report:
     torch: str
     model: str
     precision: str
+    kv: str
     rows: int
     window: int
     arrivals: str
@@ -98,7 +100,7 @@ class Report:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.model} {self.precision} on {self.device}, torch {self.torch}",
+            f"{self.model} {self.precision}, keys {self.kv}, on {self.device}, torch {self.torch}",
             f"{self.rows} rows, windows of {self.window} full, arrivals {self.arrivals}, {self.ticks} ticks",
             f"tick       {self.tick_p50:8.2f} p50 {self.tick_p95:8.2f} p95 {self.tick_p99:8.2f} p99 ms",
             f"reply      {self.reply_p50:8.2f} p50 {self.reply_p99:8.2f} p99 ms, late {self.late:.2e}",
@@ -145,7 +147,10 @@ def fill(batch: Batch, window: int) -> None:
     """As if every row had already stepped `window` frames. What it remembers is noise; reading it takes as long."""
     kv = batch.state.kv
     for ring in (kv.keys, kv.values):
-        ring[..., : min(window, ring.shape[-2]), :].normal_()
+        part = ring[..., : min(window, ring.shape[-2]), :]
+        part.random_(-100, 100) if kv.scales else part.normal_()
+    for scale in kv.scales or ():
+        scale.fill_(0.01)
     kv.position.fill_(window)
 
 
@@ -231,9 +236,10 @@ def _embeddings(module: nn.Module) -> Iterator[Tensor]:
 
 def row_bytes(batch: Batch, window: int) -> int:
     """Keys and values that a tick reads of each row whose window is full."""
-    keys = batch.state.kv.keys  # [B, layers, H, C, h]
-    held = min(window, keys.shape[-2])
-    return 2 * keys[0].numel() // keys.shape[-2] * held * keys.element_size()
+    kv = batch.state.kv
+    slots = kv.keys.shape[-2]
+    rings = (kv.keys, kv.values, *(kv.scales or ()))  # [B, layers, heads, slots, ...] each
+    return sum(ring[0].numel() // slots * min(window, slots) * ring.element_size() for ring in rings)
 
 
 def read_speed(device: torch.device) -> float:
@@ -256,7 +262,7 @@ def measure(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Report:
     """Raises ValueError if so few ticks were run that percentiles would say nothing."""
-    batch = Batch(checkpoint, plan.rows)
+    batch = Batch(checkpoint, plan.rows, kv=plan.kv)
     device = batch.state.kv.position.device
     fill(batch, plan.window)
     silence, sampling = np.zeros(FRAME_SAMPLES, np.float32), Sampling()
@@ -280,7 +286,8 @@ def measure(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type,
         torch=torch.__version__,
         model=model,
-        precision=str(batch.state.kv.keys.dtype).removeprefix("torch."),
+        precision=str(checkpoint.moshi.text_emb.weight.dtype).removeprefix("torch."),
+        kv=str(batch.state.kv.keys.dtype).removeprefix("torch."),
         rows=plan.rows,
         window=plan.window,
         arrivals=plan.arrivals,
@@ -335,7 +342,7 @@ def against_moshi(rows: int, device: torch.device, dtype: torch.dtype, turns: in
 
 def profile(checkpoint: Checkpoint, plan: Plan, kernels: int = 10) -> str:
     """A table of what takes the longest in a tick, and how many kernels it launches."""
-    batch = Batch(checkpoint, plan.rows)
+    batch = Batch(checkpoint, plan.rows, kv=plan.kv)
     with torch.inference_mode():
         fill(batch, plan.window)
     steps = [RowStep(row, np.zeros(FRAME_SAMPLES, np.float32), None, Sampling()) for row in range(plan.rows)]
@@ -386,7 +393,7 @@ def _run(options: argparse.Namespace) -> None:
         checkpoint = load_checkpoint(options.model, device, dtype)
     window = min(options.window or checkpoint.moshi.config.context, checkpoint.moshi.config.context)
     for rows in options.rows:
-        plan = Plan(rows, window, options.arrivals, options.seconds, options.warm)
+        plan = Plan(rows, window, options.arrivals, options.seconds, options.warm, options.kv)
         if options.profile:
             print(profile(checkpoint, plan))
             continue
@@ -408,6 +415,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--window", type=int, help="frames that every row remembers (all that the model can)")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of weights and keys (bf16)")
+    parser.add_argument("--kv", choices=("full", "int8"), default="full", help="precision of keys and values (full)")
     parser.add_argument("--arrivals", choices=("together", "spread"), default="together")
     parser.add_argument("--seconds", type=float, default=300, help="to measure (300)")
     parser.add_argument("--warm", type=float, default=60, help="seconds before that (60)")

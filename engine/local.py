@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.batch import NOISE_WIDTH, RowStep, load_batch
+from engine.batch import NOISE_WIDTH, KeyPrecision, RowStep, load_batch
 from engine.device import Answer, Answers, Command, Free, Open, Prime, Rows, Step, Stop, Worker
 from engine.model.sampling import SEEDS
 from engine.model.text import Forced, TextReader, schedule
@@ -52,7 +52,8 @@ class LocalEngine:
 
     `model` is a folder or a Hub repository `owner/name[@revision]`; `rows` None is chosen by device; `prompt_style` is
     how a prompt is laid out where the checkpoint does not say; `ear` is whether the caller's words are written down, if
-    the checkpoint has an ear; `weights` is how the language model's lie in memory. Entering raises CheckpointError, or
+    the checkpoint has an ear; `weights` and `kv` are how the language model's lie in memory, and
+    its keys and values. Entering raises CheckpointError, or
     EngineError if the device cannot be had. `load` makes the rows, on the thread; a test gives its own.
 
     A row that fails ends its own conversation only, with EngineError; EngineFull, if memory was short while it was put
@@ -71,11 +72,12 @@ class LocalEngine:
         prompt_style: str = "auto",
         ear: bool = True,
         weights: Wanted = "auto",
+        kv: KeyPrecision = "full",
         load: Callable[[], Rows] | None = None,
     ) -> None:
         self.state = EngineState.LOADING
         self._model = model
-        self._load = load or (lambda: load_batch(model, rows, device, prompt_style, ear, weights))
+        self._load = load or (lambda: load_batch(model, rows, device, prompt_style, ear, weights, kv))
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: set[asyncio.Future[Any]] = set()
         self._free_rows: list[int] = []

@@ -134,6 +134,7 @@ def _engine(settings: EngineSettings) -> AbstractAsyncContextManager[Engine]:
         prompt_style=settings.prompt_style,
         ear=settings.ear == "auto",
         weights=settings.weights,
+        kv=settings.kv,
     )
 
 

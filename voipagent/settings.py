@@ -125,6 +125,10 @@ class EngineSettings(Section):
         default="auto",
         description="how the language model's weights lie in memory; auto: as stored, but int8 on a card under 1 TB/s",
     )
+    kv: Literal["full", "int8"] = Field(
+        default="full",
+        description="how keys and values lie in memory, 1.57 GB a call of Moshi 7B when full; int8: half of that",
+    )
     rows: int | None = Field(default=None, ge=1, le=1024, description="concurrent calls; empty: by device")
     seed: int | None = Field(
         default=None, ge=0, lt=2**31, description="sampling seed of every call; empty: a new one for each"

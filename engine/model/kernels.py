@@ -46,6 +46,7 @@ def _part(  # type: ignore[no-untyped-def]
     SIZE: tl.constexpr,
     SPLIT: tl.constexpr,
     STEP: tl.constexpr,
+    SHARED: tl.constexpr,
     SCALED: tl.constexpr,
 ):
     row, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -60,8 +61,8 @@ def _part(  # type: ignore[no-untyped-def]
     if first < length:
         asked = tl.load(query + (row * heads + head) * SIZE + size).to(tl.float32)
         source = tl.load(rows + row)
-        ring = source * ring_row + head * ring_head
-        scales = source * scale_row + head * scale_head
+        ring = source * ring_row + (head // SHARED) * ring_head
+        scales = source * scale_row + (head // SHARED) * scale_head
         for start in range(first, min(first + SPLIT, length), STEP):
             slots = start + tl.arange(0, STEP)
             there = slots < length
@@ -110,10 +111,12 @@ def decode(
     held: Tensor,
     scales: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """query [b, H, h] of rows [b] -> [b, H, h]; keys and values [B, H, C, h] of all rows, any strides of B and H.
+    """query [b, H, h] of rows [b] -> [b, H, h]; keys and values [B, G, C, h] of all rows, any strides of B and G.
+
+    H / G query heads share the keys and values of one.
 
     `held` [b]: how many slots a row has written, from the first on; 0 gives zeros. `scales`: of 8-bit keys and values,
-    [B, H, C] each. `rows` and `held` are integers on the device: nothing is read on the host.
+    [B, G, C] each. `rows` and `held` are integers on the device: nothing is read on the host.
     """
     count, heads, size = query.shape
     slots = keys.shape[2]
@@ -143,6 +146,7 @@ def decode(
         SIZE=size,
         SPLIT=SPLIT,
         STEP=STEP,
+        SHARED=heads // keys.shape[1],
         SCALED=scales is not None,
     )
     _join[(count * heads,)](means, tops, sums, out, blocks, SIZE=size, BLOCKS=triton.next_power_of_2(blocks))

@@ -182,11 +182,17 @@ class Moshi(nn.Module):
         self.schedule = config.depformer_schedule
 
     def initial_state(
-        self, rows: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        rows: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        eight_bits: bool = False,
     ) -> MoshiState:
-        """Fresh rows, on the weights' device and of their type unless told otherwise."""
+        """Fresh rows, on the weights' device and of their type unless told otherwise; keys and values in `eight_bits`
+        if that is wanted."""
         config = self.config
-        kv = self.transformer.initial_state(rows, device=device, dtype=dtype)
+        kv = self.transformer.initial_state(rows, device=device, dtype=dtype, eight_bits=eight_bits)
         device = kv.position.device
         # Forced tokens reach D columns beyond the next, emitted ones lie up to D behind it.
         table = torch.full((rows, 2 * (config.delay + 1), config.streams), UNGENERATED, device=device)

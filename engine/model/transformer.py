@@ -12,8 +12,10 @@ and values, as many but where several heads share them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import repeat
 from typing import Literal
 
 import torch
@@ -25,6 +27,9 @@ from engine.model.weights import project
 
 LAYER_NORM_EPSILON = 1e-5
 RMS_NORM_EPSILON = 1e-8
+
+LARGEST = 127
+"""Of a key or a value in 8 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,33 +77,97 @@ class KvState:
 
     Position p lies in slot p mod C. `position` counts a row's executed positions since its last reset. Rows that are
     `select`ed and no neighbours have their rings among those of all rows, where `stretches` says.
+
+    In 8 bits, keys and values are int8, each vector with a scale of its own: half of bfloat16's bytes to hold and to
+    read. (Of a vector's greatest number it then knows each to 0.4 %, float8_e4m3 to 6 % of itself.)
     """
 
     keys: Tensor  # [B, layers, G, C, h]
     values: Tensor  # [B, layers, G, C, h]
     position: Tensor  # [B] int64
     stretches: tuple[slice, ...] = ()
+    scales: tuple[Tensor, Tensor] | None = None  # of keys and of values in 8 bits [B, layers, G, C, 1] float32
+
+    def _held(self) -> tuple[Tensor, ...]:
+        return self.keys, self.values, *(self.scales or ())
+
+    def _of(self, keys: Tensor, values: Tensor, *scales: Tensor) -> KvState:
+        return replace(self, keys=keys, values=values, scales=(scales[0], scales[1]) if scales else None)
+
+    def layers(self) -> Iterator[tuple[Ring, Ring]]:
+        """Each layer's rings, of keys and of values."""
+        key_scales, value_scales = self.scales or (None, None)
+        return zip(_rings(self.keys, key_scales), _rings(self.values, value_scales), strict=True)
 
     def reset(self, rows: Tensor) -> None:
         """Make the rows where `rows` [B] bool is True fresh. Between steps only: it asks the device which rows."""
         chosen = rows.nonzero().squeeze(1).to(self.position.device)  # the other rows' gigabytes are not even read
-        for tensor in (self.keys, self.values, self.position):
+        for tensor in (*self._held(), self.position):
             tensor.index_fill_(0, chosen, 0)
 
     def row(self, index: int) -> KvState:
         """A view of one row, B = 1: what is done to it is done to the row."""
         one = slice(index, index + 1)
-        return KvState(self.keys[one], self.values[one], self.position[one])
+        return replace(self._of(*(tensor[one] for tensor in self._held())), position=self.position[one])
 
     def select(self, rows: Rows) -> KvState:
         """The state of some rows, to run them alone. No ring is copied."""
+        position = rows.take(self.position)
         if rows.index is None:
-            return KvState(rows.take(self.keys), rows.take(self.values), rows.take(self.position))
-        return KvState(self.keys, self.values, rows.take(self.position), rows.stretches)
+            return replace(self._of(*map(rows.take, self._held())), position=position)
+        return replace(self, position=position, stretches=rows.stretches)
 
     def merge(self, rows: Rows, selected: KvState) -> None:
         """Take back what `select` gave, once it has run."""
         rows.put(self.position, selected.position)
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """The keys, or the values, of one layer's rows."""
+
+    cells: Tensor  # [B, G, C, h], int8 where there are scales
+    scales: Tensor | None  # [B, G, C, 1] float32
+
+    def of(self, rows: slice) -> Ring:
+        """Fewer of these rows."""
+        return Ring(self.cells[rows], None if self.scales is None else self.scales[rows])
+
+    def read(self, dtype: torch.dtype) -> Tensor:
+        """All of it, as numbers of the activations' type."""
+        return self.cells if self.scales is None else (self.cells * self.scales).to(dtype)
+
+    def as_held(self, new: Tensor) -> Tensor:
+        """new [B, G, T, h] as it would be read again."""
+        if self.scales is None:
+            return new
+        whole, scales = rounded(new)
+        return (whole * scales).to(new.dtype)
+
+    def store(self, new: Tensor, slots: Tensor, mask: Tensor | None) -> None:
+        """Write the last W of new [B, G, T, h] into slots [B, G, W, h], where mask [B] says so."""
+        fresh = new[:, :, -slots.shape[2] :]
+        if self.scales is not None:
+            fresh, scales = rounded(fresh)
+            _write(self.scales, scales, slots[..., :1], mask)
+        _write(self.cells, fresh, slots, mask)
+
+
+def _rings(cells: Tensor, scales: Tensor | None) -> Iterator[Ring]:
+    of_layers = repeat(None) if scales is None else scales.unbind(1)
+    return (Ring(*layer) for layer in zip(cells.unbind(1), of_layers, strict=False))
+
+
+def rounded(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """vectors [..., h] in 8 bits: int8 [..., h], and what to multiply them with [..., 1] float32."""
+    scales = vectors.abs().amax(-1, keepdim=True).float() / LARGEST
+    return (vectors / scales.clamp_min(torch.finfo(torch.float32).tiny)).round().to(torch.int8), scales
+
+
+def _write(ring: Tensor, fresh: Tensor, slots: Tensor, mask: Tensor | None) -> None:
+    if mask is not None:
+        fresh = torch.where(mask[:, None, None, None], fresh, ring.gather(2, slots))
+    ring.scatter_(2, slots, fresh)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +179,14 @@ class _Part:
     bias: Tensor  # [b, 1, T, S] of the activations' type: -inf hides a key; S = C, or C + T when parallel
     slots: Tensor  # [b, G, W, h] where the last W = min(T, C) of the new keys go
     mask: Tensor | None  # [b] bool
+    reach: tuple[Tensor, Tensor] | None = None  # where a kernel reads: rows of the rings [b], and slots they hold [b]
 
     def of(self, own: slice, rings: slice) -> _Part:
         """Fewer of these rows."""
-        return _Part(own, rings, self.bias[own], self.slots[own], None if self.mask is None else self.mask[own])
+        mask, reach = self.mask, self.reach
+        if reach is not None:
+            reach = reach[0][: rings.stop - rings.start], reach[1][own]  # which counts from the first of its rings
+        return _Part(own, rings, self.bias[own], self.slots[own], None if mask is None else mask[own], reach)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +255,6 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
     return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
-def store(ring: Tensor, new: Tensor, slots: Tensor, mask: Tensor | None) -> None:
-    """Write the last W of new [B, G, T, h] into slots [B, G, W, h] of ring [B, G, C, h], where mask [B] says so."""
-    fresh = new[:, :, -slots.shape[2] :]
-    if mask is not None:
-        fresh = torch.where(mask[:, None, None, None], fresh, ring.gather(2, slots))
-    ring.scatter_(2, slots, fresh)
-
-
 class Attention(nn.Module):
     """Causal self-attention; `in_proj_weight` holds q, then k, then v, each heads-major."""
 
@@ -200,38 +265,73 @@ class Attention(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.zeros(all_heads * config.head_dim, config.dim))
         self.out_proj = Linear(config.dim, config.dim)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, call: _Call) -> Tensor:
-        """x [B, T, dim] -> [B, T, dim]; keys and values are this layer's rings [R, G, C, h], R = B in one part."""
+    def forward(self, x: Tensor, rings: tuple[Ring, Ring], call: _Call) -> Tensor:
+        """x [B, T, dim] -> [B, T, dim]; this layer's rings, of keys and values, have as many rows in one part."""
         turned = self.heads + self.kv_heads
         projected = project(x, self.in_proj_weight).view(*x.shape[:2], turned + self.kv_heads, -1).transpose(1, 2)
         query, key = rotate(projected[:, :turned], call.turn).split_with_sizes(
             (self.heads, self.kv_heads), 1
         )  # [B, H or G, T, h]
-        value = projected[:, turned:]
-        seen = (torch.cat((keys, key), 2), torch.cat((values, value), 2)) if call.parallel else (keys, values)
-        if len(call.parts) == 1:
-            mixed = _attend(query, (key, value), (keys, values), seen, call.parts[0])
+        new = key, projected[:, turned:]
+        if call.parallel:
+            mixed = _attend_beside(query, new, rings, call.parts[0])
+        elif len(call.parts) == 1:
+            mixed = _attend(query, new, rings, call.parts[0])
         else:
-            mixed = torch.cat([self._part(query, (key, value), (keys, values), part) for part in call.parts])
+            mixed = torch.cat([_attend_part(query, new, rings, part) for part in call.parts])
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     __call__ = forward
 
-    def _part(self, query: Tensor, new: _Pair, rings: _Pair, part: _Part) -> Tensor:
-        own, there = (new[0][part.own], new[1][part.own]), (rings[0][part.rings], rings[1][part.rings])
-        return _attend(query[part.own], own, there, there, part)
 
-
-_Pair = tuple[Tensor, Tensor]
-"""Of keys and of values."""
-
-
-def _attend(query: Tensor, new: _Pair, rings: _Pair, seen: _Pair, part: _Part) -> Tensor:
-    """query [b, H, T, h] -> [b, H, T, h], from what is `seen`, once the `new` keys and values are in the rings."""
+def _attend(query: Tensor, new: tuple[Tensor, ...], rings: tuple[Ring, ...], part: _Part) -> Tensor:
+    """query [b, H, T, h] -> [b, H, T, h], from the rings, once the `new` keys and values are in them."""
     for ring, made in zip(rings, new, strict=True):
-        store(ring, made, part.slots, part.mask)
-    shared = query.shape[1] != seen[0].shape[1]
-    return F.scaled_dot_product_attention(query, *seen, attn_mask=part.bias, enable_gqa=shared)
+        ring.store(made, part.slots, part.mask)
+    if part.reach is not None:
+        decode = _kernel()
+        assert decode is not None
+        return decode(query[:, :, 0], rings[0].cells, rings[1].cells, *part.reach, _scales(rings))[:, :, None]
+    keys, values = (ring.read(query.dtype) for ring in rings)
+    return _mixed(query, keys, values, part.bias)
+
+
+def _mixed(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    shared = query.shape[1] != keys.shape[1]
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, enable_gqa=shared)
+
+
+def _scales(rings: tuple[Ring, ...]) -> tuple[Tensor, Tensor] | None:
+    keys, values = (ring.scales for ring in rings)
+    return None if keys is None or values is None else (keys[..., 0], values[..., 0])
+
+
+@cache
+def _kernel() -> Callable[..., Tensor] | None:
+    """Attention that reads what a row holds, and no more: `kernels.decode`, where triton is."""
+    try:
+        from engine.model.kernels import decode
+    except ImportError:
+        return None
+    return decode
+
+
+def _has_kernel(x: Tensor) -> bool:
+    return x.is_cuda and _kernel() is not None
+
+
+def _attend_part(query: Tensor, new: tuple[Tensor, ...], rings: tuple[Ring, ...], part: _Part) -> Tensor:
+    """The same of some rows among others."""
+    own, there = tuple(made[part.own] for made in new), tuple(ring.of(part.rings) for ring in rings)
+    return _attend(query[part.own], own, there, part)
+
+
+def _attend_beside(query: Tensor, new: tuple[Tensor, ...], rings: tuple[Ring, ...], part: _Part) -> Tensor:
+    """From the rings as they were, and beside them the `new` keys and values, which enter the rings then."""
+    seen = [torch.cat((ring.read(made.dtype), ring.as_held(made)), 2) for ring, made in zip(rings, new, strict=True)]
+    for ring, made in zip(rings, new, strict=True):
+        ring.store(made, part.slots, part.mask)
+    return _mixed(query, seen[0], seen[1], part.bias)
 
 
 class Layer(nn.Module):
@@ -250,8 +350,8 @@ class Layer(nn.Module):
         self.layer_scale_1 = LayerScale(dim) if config.layer_scale else nn.Identity()
         self.layer_scale_2 = LayerScale(dim) if config.layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, call: _Call) -> Tensor:
-        x = x + self.layer_scale_1(self.self_attn(self.norm1(x), keys, values, call))
+    def forward(self, x: Tensor, rings: tuple[Ring, Ring], call: _Call) -> Tensor:
+        x = x + self.layer_scale_1(self.self_attn(self.norm1(x), rings, call))
         out: Tensor = x + self.layer_scale_2(self._feed_forward(self.norm2(x)))
         return out
 
@@ -270,16 +370,27 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
 
     def initial_state(
-        self, rows: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        rows: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        eight_bits: bool = False,
     ) -> KvState:
-        """Fresh rows, on the weights' device and of their type unless told otherwise."""
+        """Fresh rows, on the weights' device and of their type unless told otherwise; or their rings in 8 bits."""
         weights = next(self.parameters())
-        device, dtype = device or weights.device, dtype or weights.dtype
+        device, dtype = device or weights.device, torch.int8 if eight_bits else dtype or weights.dtype
         config = self.config
         shape = (rows, config.layers, config.kv_heads, config.context, config.head_dim)
-        position = torch.zeros(rows, dtype=torch.int64, device=device)
+
+        def empty(size: int, dtype: torch.dtype) -> Tensor:
+            return torch.zeros((*shape[:-1], size), dtype=dtype, device=device)
+
         return KvState(
-            torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device), position
+            empty(config.head_dim, dtype),
+            empty(config.head_dim, dtype),
+            torch.zeros(rows, dtype=torch.int64, device=device),
+            scales=(empty(1, torch.float32), empty(1, torch.float32)) if eight_bits else None,
         )
 
     def forward(self, x: Tensor, state: KvState, mask: Tensor | None) -> Tensor:
@@ -317,11 +428,15 @@ class Transformer(nn.Module):
         # Numbers rather than truth values: each layer would make them of those.
         bias = x.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)[:, None]
         slots = (positions[:, -context:] % context)[:, None, :, None].expand(-1, config.kv_heads, -1, config.head_dim)
-        whole = _Part(slice(None), slice(None), bias, slots, mask)
+        reach = None
+        if not parallel and x.shape[1] == 1 and _has_kernel(x):
+            rows = torch.arange(len(x), dtype=torch.int32, device=x.device)
+            reach = rows, (positions[:, 0] + 1).clamp_max(context).to(torch.int32)
+        whole = _Part(slice(None), slice(None), bias, slots, mask, reach)
         parts = tuple(whole.of(own, rings) for own, rings in _places(state.stretches)) or (whole,)
         call = _Call(rotation(config, positions), parts, parallel)
-        for layer, keys, values in zip(self.layers, state.keys.unbind(1), state.values.unbind(1), strict=True):
-            x = layer(x, keys, values, call)
+        for layer, rings in zip(self.layers, state.layers(), strict=True):
+            x = layer(x, rings, call)
         state.position += positions.shape[1] if mask is None else positions.shape[1] * mask
         return x
 

@@ -562,7 +562,7 @@ def test_weights_lie_in_memory_as_wanted(nano: Path) -> None:
 
 @pytest.mark.parametrize("step", ["load_checkpoint", "Batch"])
 def test_a_device_that_is_too_small_is_told_in_one_line(nano: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 44.00 MiB.")
 
     monkeypatch.setattr(batch_module, step, full)

@@ -125,6 +125,11 @@ def test_a_filled_row_is_at_its_window_and_read_whole(checkpoint: Checkpoint) ->
     sizes = checkpoint.moshi.config.temporal
     assert row_bytes(batch, 40) == 2 * sizes.layers * sizes.dim * 40 * 4
     assert row_bytes(batch, 10**6) == 2 * sizes.layers * sizes.dim * sizes.context * 4
+    small = Batch(checkpoint, 1, kv="int8")
+    with torch.inference_mode():
+        fill(small, 40)
+    assert row_bytes(small, 40) == 2 * sizes.layers * (sizes.dim + 4 * sizes.heads) * 40
+    assert small.state.kv.keys[..., :40, :].float().std() > 10
 
 
 def test_a_run_reports_what_it_saw(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.batch import Batch, RowStep
+from engine.batch import Batch, KeyPrecision, RowStep
 from engine.model.checkpoint import load_checkpoint, load_ear
 from engine.model.text import TextReader
 from engine.model.weights import Packing
@@ -58,12 +58,12 @@ def heard() -> dict[str, Heard]:
     return ask("stored")
 
 
-def ask(packing: Packing) -> dict[str, Heard]:
+def ask(packing: Packing, kv: KeyPrecision = "full") -> dict[str, Heard]:
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(str(FOLDER), packing=packing)
     ear = load_ear(str(FOLDER), checkpoint)
     assert ear is not None
-    batch = Batch(checkpoint, len(ASKED), ear)
+    batch = Batch(checkpoint, len(ASKED), ear, kv)
     questions = [_question(name) for name in ASKED]
     frames = max(map(len, questions)) // FRAME_SAMPLES
     for row in range(batch.rows):
@@ -111,7 +111,8 @@ def test_the_answer_is_right_in_text(heard: dict[str, Heard], name: str) -> None
 
 
 def test_the_answers_are_the_same_in_8_bits(heard: dict[str, Heard]) -> None:
-    rounded = ask("int8")
+    """Weights, keys and values, all of them."""
+    rounded = ask("int8", "int8")
     assert [(call.greeting, call.answer) for call in rounded.values()] == [
         (call.greeting, call.answer) for call in heard.values()
     ]
