@@ -21,7 +21,7 @@ async def test_a_question_on_the_phone_is_understood_and_answered(tmp_path: Path
     said = np.concatenate([np.zeros(6 * SECOND, np.int16), read_sentence("sunday"), np.zeros(6 * SECOND, np.int16)])
     blocks = np.pad(said, (0, -len(said) % 160)).reshape(-1, 160)
     encode = PCMU.make_encoder()
-    environ = {"VOIPAGENT_CALLS__DIR": str(tmp_path / "calls"), "VOIPAGENT_ENGINE__ROWS": "1"}
+    environ = {"VOIPAGENT_CALLS__DIR": str(tmp_path / "calls")}
     async with asyncio.timeout(120), serving_agent(environ) as agent:
         async with call(Target.parse(agent.target), Codec(0, "PCMU")) as phone:
             await phone.send([encode((block / 32_768).astype(np.float32)) for block in blocks])

@@ -75,7 +75,6 @@ async def _demo() -> int:
     environ = {
         "VOIPAGENT_CALLS__DIR": str(calls),
         "VOIPAGENT_PERSONA__NAME": "front desk",
-        "VOIPAGENT_ENGINE__ROWS": "1",  # one call is all that comes
     }
     before = set(calls.glob("*"))
     console.print("Starting the agent …")
