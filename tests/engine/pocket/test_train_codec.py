@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.model.checkpoint import Stored, measured_layout
+from engine.model.checkpoint import measured_layout
 from engine.model.mimi import Mimi
+from engine.model.stored import Stored
 from engine.pocket.recipe import train_decoder, training
 from engine.pocket.recipe.export_codec import (
     UNTRAINED,
