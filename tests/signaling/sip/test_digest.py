@@ -1,0 +1,522 @@
+"""digest.py: the RFCs' examples, both sides against each other, and whatever else a header may hold."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from signaling.sip import digest
+from signaling.sip.digest import (
+    ALGORITHMS,
+    BAN_S,
+    FAILURES,
+    FAILURES_S,
+    MAX_REALMS,
+    NONCE_S,
+    WINDOW,
+    Authenticator,
+    Challenge,
+    Credentials,
+    DigestError,
+    Guard,
+    Login,
+    LoginRefused,
+    Malformed,
+    Unanswerable,
+    answer,
+    challenges,
+    parse_challenge,
+    parse_credentials,
+)
+from signaling.sip.message import Headers, Request, Response
+
+LOGIN = Login("alice", "wonderland")
+URI = "sip:example.org"
+PEER = "192.0.2.7"
+
+
+def numbered() -> Callable[[], str]:
+    numbers = itertools.count(1)
+    return lambda: f"t{next(numbers)}"
+
+
+def guard(**changed: object) -> Guard:
+    settings: dict[str, object] = {"realm": "house", "users": {"alice": "wonderland", "bob": "sponge"}, "key": b"key"}
+    return Guard(token=numbered(), **settings | changed)  # type: ignore[arg-type]  # a test's own
+
+
+def refusal(*fields: tuple[str, str], code: int = 401) -> Response:
+    return Response(Headers(fields), b"", code, "Unauthorized")
+
+
+def asking(fields: tuple[tuple[str, str], ...], method: str = "REGISTER", uri: str = URI) -> Request:
+    return Request(Headers(fields), b"", method, uri)
+
+
+def challenged(**changed: object) -> tuple[str, str]:
+    made = replace(Challenge("house", "n1", "MD5", ("auth",)), **changed)  # type: ignore[arg-type]  # a test's own
+    return ("Proxy-Authenticate" if made.proxy else "WWW-Authenticate"), str(made)
+
+
+def authenticator(login: Login = LOGIN) -> Authenticator:
+    return Authenticator(login, numbered())
+
+
+# --- examples ------------------------------------------------------------------------------------------------------
+
+RFC_2617 = Credentials(
+    "Mufasa",
+    "testrealm@host.com",
+    "dcd98b7102dd2f0e8b11d0f600bfb0c093",
+    "/dir/index.html",
+    qop="auth",
+    nc="00000001",
+    cnonce="0a4f113b",
+)
+RFC_7616 = Credentials(
+    "Mufasa",
+    "http-auth@example.org",
+    "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v",
+    "/dir/index.html",
+    qop="auth",
+    nc="00000001",
+    cnonce="f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ",
+)
+
+
+@pytest.mark.parametrize(
+    ("told", "password", "response"),
+    [
+        (RFC_2617, "Circle Of Life", "6629fae49393a05397450978507c4ef1"),
+        (replace(RFC_2617, qop=""), "CircleOfLife", "1949323746fe6a43ef61f9606e7febea"),  # RFC 2069, by its erratum
+        (RFC_7616, "Circle of Life", "8ca523f5e9506fed4657c9700eebdbec"),
+        (
+            replace(RFC_7616, algorithm="SHA-256"),
+            "Circle of Life",
+            "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1",
+        ),
+    ],
+    ids=["RFC 2617, 3.5", "RFC 2069, 2.4", "RFC 7616, 3.9.1, MD5", "RFC 7616, 3.9.1, SHA-256"],
+)
+def test_the_examples(told: Credentials, password: str, response: str) -> None:
+    assert told.expected(password, "GET") == response
+
+
+@pytest.mark.parametrize("name", ["MD5", "SHA-256"])
+def test_a_session_hashes_its_secret_once_more(name: str) -> None:
+    """RFC 7616, section 3.4.2, written out."""
+    told = replace(RFC_7616, algorithm=f"{name}-sess")
+
+    def hashed(text: str) -> str:
+        return digest._HASHES[name](text.encode()).hexdigest()
+
+    secret = hashed(f"{hashed('Mufasa:http-auth@example.org:secret')}:{told.nonce}:{told.cnonce}")
+    what = hashed("GET:/dir/index.html")
+    assert told.expected("secret", "GET") == hashed(f"{secret}:{told.nonce}:00000001:{told.cnonce}:auth:{what}")
+
+
+def test_the_challenges_of_rfc_7616() -> None:
+    """Section 3.9.1, as two header fields."""
+    text = (
+        'Digest realm="http-auth@example.org", qop="auth, auth-int", algorithm=SHA-256, '
+        'nonce="7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v", opaque="FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS"'
+    )
+    first, second = challenges(
+        refusal(("WWW-Authenticate", text), ("WWW-Authenticate", text.replace("SHA-256", "MD5")))
+    )
+    assert (first.algorithm, second.algorithm) == ("SHA-256", "MD5")
+    assert first.qop == ("auth", "auth-int")
+    assert first.opaque == "FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS"
+    assert not first.stale
+
+
+# --- headers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "challenge"),
+    [
+        ('Digest realm="a", nonce="b"', Challenge("a", "b")),
+        ('digest\tREALM = "a"  ,, nonce="b" ,'.replace("\t", " "), Challenge("a", "b")),
+        ('Digest realm="a, b=\\"c\\"", nonce=""', Challenge('a, b=\\"c\\"', "")),
+        ("Digest realm=a,nonce=b/c==,algorithm=sha-256,qop=auth", Challenge("a", "b/c==", "SHA-256", ("auth",))),
+        ('Digest realm="a",nonce="b",algorithm="md5-SESS",stale=TRUE', Challenge("a", "b", "MD5-sess", stale=True)),
+        ('Digest realm="a",nonce="b",domain="sip:x",new=thing,opaque=""', Challenge("a", "b", opaque="")),
+        ('Digest realm="a",nonce="b",algorithm=AKAv1-MD5', Challenge("a", "b", "AKAv1-MD5")),
+        ('Digest realm="a",nonce="b",qop=" AUTH ,,auth-int"', Challenge("a", "b", qop=("auth", "auth-int"))),
+    ],
+)
+def test_a_challenge_is_read(text: str, challenge: Challenge) -> None:
+    assert parse_challenge(text) == challenge
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "scheme"),
+        ("Digest", "scheme"),
+        ('Basic realm="a"', "scheme is not Digest: 'Basic realm="),
+        ("NoOneKnowsThisScheme opaque-data=here", "scheme"),  # RFC 4475, section 3.3.12
+        ('Digest realm="a"', "no nonce"),
+        ('Digest nonce="a"', "no realm"),
+        ('Digest realm="a", realm="b", nonce="c"', "realm comes twice"),
+        ('Digest realm="a, nonce="b"', "no parameter"),
+        ('Digest realm="a" nonce="b"', "no parameter"),
+        ('Digest realm="a", Basic realm="b"', "no parameter"),
+        ("Digest realm=, nonce=a", "no parameter"),
+        ('Digest realm="a\\', "no parameter"),
+        ('Digest realm="a\x00", nonce="b"', "realm comes"),
+        (f'Digest realm="a", nonce="{"b" * 1025}"', "nonce comes twice, is one too many, or too long"),
+        ("Digest realm=a, nonce=b, " + ", ".join(f"x{number}=y" for number in range(30)), "one too many"),
+        (f'Digest realm="a", nonce="b", {"," * 4096}', "longer"),
+    ],
+)
+def test_nonsense_is_named(text: str, why: str) -> None:
+    with pytest.raises(Malformed, match=why):
+        parse_challenge(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [(", nc=00000001", ""), ("nc=00000001", "nc=1"), ("nc=00000001", "nc=0000000g"), ('cnonce="c"', 'cnonce=""')],
+)
+def test_credentials_with_a_qop_need_count_and_cnonce(change: tuple[str, str]) -> None:
+    text = 'Digest username="u", realm="r", nonce="n", uri="sip:x", response="r", qop=auth, nc=00000001, cnonce="c"'
+    assert parse_credentials(text).nc == "00000001"
+    with pytest.raises(Malformed, match="qop=auth without"):
+        parse_credentials(text.replace(*change))
+
+
+safe = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters='"\\'), max_size=60)
+word = st.text("abcXYZ019-._~+", min_size=1, max_size=20)
+
+
+@given(st.builds(Challenge, safe, safe, st.one_of(st.sampled_from(ALGORITHMS), word), opaque=st.none() | safe))
+def test_a_challenge_says_itself_again(challenge: Challenge) -> None:
+    if challenge.algorithm.lower() not in {name.lower() for name in ALGORITHMS}:
+        assert not challenge.answerable
+    else:
+        assert parse_challenge(str(challenge)) == challenge
+
+
+@given(user=safe.filter(bool), realm=safe, nonce=safe, algorithm=st.sampled_from(ALGORITHMS), opaque=st.none() | safe)
+def test_credentials_say_themselves_again(
+    user: str, realm: str, nonce: str, algorithm: str, opaque: str | None
+) -> None:
+    challenge = Challenge(realm, nonce, algorithm, ("auth",), opaque)
+    made = answer(challenge, Login(user, "secret"), "INVITE", "sip:x", 0xABC, "cnonce")
+    read = parse_credentials(str(made))
+    assert read == made
+    assert read.nc == "00000abc"
+    assert read.response == read.expected("secret", "INVITE") != read.expected("Secret", "INVITE")
+
+
+@given(st.text(max_size=200) | st.from_regex(r'Digest ([a-z]+="?[^"]*"?[, ]*){0,6}', fullmatch=True))
+@example('Digest realm="' + "\\" * 200)
+@example("Digest " + "a=b," * 100)
+@example("Digest \ud800=\udcff")
+def test_whatever_stands_there_is_read_or_malformed(text: str) -> None:
+    for parse in (parse_challenge, parse_credentials):
+        try:
+            assert parse(text)
+        except Malformed as error:
+            assert str(error).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Digest " + "a" * 60_000,
+        "Digest " + "a=" * 30_000,
+        "Digest " + 'a="' * 20_000,
+        "Digest " + "a=b " * 15_000,
+        "Digest " + "," * 60_000,
+        "Digest" + " " * 60_000,
+        'Digest a="' + "\\" * 60_000,
+        "Digest " + ", ".join(f'p{number}="auth,auth-int"' for number in range(2_500)),
+    ],
+    ids=lambda text: str(text[:16]),
+)
+def test_no_header_takes_long(text: str) -> None:
+    """The same again without the limit on length: the patterns themselves are linear."""
+    begin = time.process_time()
+    for cut in (text[: digest.MAX_HEADER], text):
+        with pytest.raises(Malformed):
+            parse_credentials(cut)
+    at = 0
+    while at < len(text) and (match := digest._PARAMETER.match(text, at + 7 * (at == 0))):
+        at = match.end()
+    assert time.process_time() - begin < 0.1
+
+
+# --- our answers ---------------------------------------------------------------------------------------------------
+
+
+def test_the_first_challenge_is_answered_that_we_know() -> None:
+    ours = authenticator()
+    ours.learn(
+        refusal(
+            ("WWW-Authenticate", 'Basic realm="house"'),
+            challenged(algorithm="SHA-512-256"),
+            challenged(algorithm="MD5-sess", qop=()),
+            challenged(qop=("auth-int",)),
+            challenged(algorithm="SHA-256", nonce="n2", opaque="o"),
+            challenged(algorithm="MD5", nonce="n3"),
+        )
+    )
+    ((name, value),) = ours.fields("REGISTER", URI)
+    told = parse_credentials(value)
+    assert name == "Authorization"
+    assert (told.algorithm, told.nonce, told.opaque, told.uri, told.qop) == ("SHA-256", "n2", "o", URI, "auth")
+    assert told.response == told.expected("wonderland", "REGISTER")
+
+
+def test_without_a_qop_there_is_neither_count_nor_cnonce() -> None:
+    ours = authenticator()
+    ours.learn(refusal(challenged(qop=())))
+    ((_, value),) = ours.fields("REGISTER", URI)
+    assert "nc=" not in value and "cnonce" not in value and "qop" not in value
+    assert parse_credentials(value).expected("wonderland", "REGISTER") in value
+
+
+def test_a_nonce_is_used_again_with_a_higher_count_until_there_is_another() -> None:
+    ours = authenticator()
+    assert ours.fields("REGISTER", URI) == ()
+    counts = []
+    for nonce in ("n1", "n1", "n2"):
+        ours.begin()
+        ours.learn(refusal(challenged(nonce=nonce)))
+        for _ in range(2):
+            told = parse_credentials(ours.fields("REGISTER", URI)[0][1])
+            counts.append((told.nonce, told.nc, told.cnonce))
+    assert [(nonce, int(nc, 16)) for nonce, nc, _ in counts] == [
+        *(("n1", count) for count in (1, 2, 3, 4)),
+        *(("n2", count) for count in (1, 2)),
+    ]
+    assert len({cnonce for *_, cnonce in counts}) == 6
+
+
+def test_a_proxy_and_a_registrar_may_both_ask() -> None:
+    ours = authenticator()
+    ours.learn(refusal(challenged(proxy=True, realm="gate"), code=407))
+    ours.learn(refusal(challenged()))
+    assert [name for name, _ in ours.fields("INVITE", URI)] == ["Proxy-Authorization", "Authorization"]
+
+
+def test_a_login_is_refused_by_whoever_asks_twice() -> None:
+    ours = authenticator()
+    ours.learn(refusal(challenged()))
+    with pytest.raises(LoginRefused, match="'house'"):
+        ours.learn(refusal(challenged(nonce="n2")))
+    ours.begin()
+    ours.learn(refusal(challenged(nonce="n3")))  # a nonce that was known before had grown old: no refusal
+
+
+def test_a_stale_nonce_is_answered_once_more() -> None:
+    ours = authenticator()
+    ours.learn(refusal(challenged()))
+    ours.learn(refusal(challenged(nonce="n2", stale=True)))
+    ours.learn(refusal(challenged(nonce="n3", stale=True)))
+    with pytest.raises(LoginRefused, match="again and again"):
+        ours.learn(refusal(challenged(nonce="n4", stale=True)))
+
+
+def test_a_peer_with_ever_new_realms_is_given_up_and_forgotten() -> None:
+    ours = authenticator()
+    ours.learn(refusal(challenged(realm="1")))
+    ours.learn(refusal(challenged(realm="2")))
+    with pytest.raises(LoginRefused):
+        ours.learn(refusal(challenged(realm="3")))
+    for number in range(20):
+        ours.begin()
+        ours.learn(refusal(challenged(realm=str(number), nonce=str(number))))
+    assert len(ours.fields("REGISTER", URI)) == MAX_REALMS
+
+
+def test_a_challenge_that_nobody_can_answer() -> None:
+    with pytest.raises(Unanswerable, match="algorithms offered: SHA-512-256, AKAv1-MD5"):
+        authenticator().learn(refusal(challenged(algorithm="SHA-512-256"), challenged(algorithm="AKAv1-MD5")))
+    with pytest.raises(Unanswerable, match="offered: none"):
+        authenticator().learn(refusal(("WWW-Authenticate", "Digest x")))
+    assert issubclass(Unanswerable, DigestError)
+
+
+@pytest.mark.parametrize("user", ["", 'a"b', "a\\b", "a\r\nX: y"])
+def test_a_user_name_that_cannot_be_said(user: str) -> None:
+    with pytest.raises(ValueError, match="a user name"):
+        Login(user, "secret")
+
+
+def test_a_password_is_not_shown() -> None:
+    assert "wonderland" not in repr(LOGIN)
+
+
+# --- others' answers -----------------------------------------------------------------------------------------------
+
+
+def answered(
+    gate: Guard, now: float, *, login: Login = LOGIN, source: str = PEER, method: str = "REGISTER", only: int = 0
+) -> Request:
+    """A request with the answer to a challenge of the gate's; `only` picks one of its algorithms."""
+    ours = authenticator(login)
+    ours.learn(refusal(gate.challenge(source, now)[only]))
+    return asking(ours.fields(method, URI), method)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_both_sides_understand_each_other(algorithm: str) -> None:
+    gate = guard(algorithms=(algorithm,))
+    request = answered(gate, 10.0)
+    assert f"algorithm={algorithm}," in request.headers.get("Authorization")
+    assert gate.check(request, PEER, 10.1).user == "alice"
+
+
+def test_the_better_algorithm_is_offered_first() -> None:
+    first, second = challenges(refusal(*guard().challenge(PEER, 0.0)))
+    assert (first.algorithm, second.algorithm) == ("SHA-256", "MD5")
+    assert first.nonce == second.nonce
+    assert guard().check(answered(gate := guard(), 0.0, only=1), PEER, 0.0).stale is False
+    assert gate.check(answered(gate, 0.0, only=1), PEER, 0.0).user == "alice"
+
+
+def test_without_credentials_it_is_nobody_and_no_failure() -> None:
+    gate = guard()
+    for fields in (
+        (),
+        (("Authorization", "NoOneKnowsThisScheme opaque-data=here"),),
+        (("Authorization", str(replace(RFC_2617, response="0" * 32))),),  # another realm
+        (("Authorization", str(replace(RFC_2617, realm="house", algorithm="SHA-256-sess"))),),  # not offered
+        (("Authorization", str(replace(RFC_2617, realm="house", qop="auth-int"))),),
+        (("Proxy-Authorization", str(replace(RFC_2617, realm="house"))),),
+    ):
+        assert gate.check(asking(fields), PEER, 0.0) == digest.Outcome()
+    assert not gate.failures and not len(gate)
+
+
+@pytest.mark.parametrize("login", [Login("alice", "Wonderland"), Login("alice", ""), Login("mallory", "wonderland")])
+def test_wrong_is_wrong_whoever_it_is(login: Login) -> None:
+    gate = guard()
+    assert gate.check(answered(gate, 0.0, login=login), PEER, 0.0) == digest.Outcome(failed=True)
+    assert gate.failures == ({"alice": 1} if login.user == "alice" else {"": 1})
+
+
+@pytest.mark.parametrize("password", ["", None])
+def test_nobody_has_an_empty_password(password: str | None) -> None:
+    gate = guard(users={} if password is None else {"alice": password})
+    assert gate.check(answered(gate, 0.0, login=Login("alice", "")), PEER, 0.0).failed
+
+
+def test_an_answer_is_for_one_method_and_one_place() -> None:
+    gate = guard()
+    fields = answered(gate, 0.0).headers.fields
+    assert gate.check(asking(fields, "INVITE"), PEER, 0.0).failed
+    assert gate.check(asking(fields, uri="sip:911@example.org"), PEER, 0.0).failed
+    assert gate.check(asking(fields, uri="sip:EXAMPLE.org:5060;transport=udp"), PEER, 0.0).user == "alice"
+
+
+def test_a_nonce_grows_old() -> None:
+    gate = guard()
+    request = answered(gate, 10.0)
+    assert gate.check(request, PEER, 10.0 + NONCE_S + 0.01) == digest.Outcome(stale=True)
+    assert gate.check(request, PEER, 10.0 + NONCE_S - 0.01).user == "alice"
+    ((_, again), _) = gate.challenge(PEER, 71.0, stale=True)
+    assert again.endswith(", stale=true")
+
+
+def test_a_nonce_is_for_one_host_and_one_key() -> None:
+    gate, other = guard(), guard(key=b"other")
+    assert gate.check(answered(gate, 0.0), "192.0.2.8", 0.0) == digest.Outcome(stale=True)
+    assert gate.check(answered(other, 0.0), PEER, 0.0) == digest.Outcome(stale=True)
+
+
+@pytest.mark.parametrize("nonce", ["", ".", "x.y.z", "-1.a.b", "f" * 17 + ".a.b", "0", "\u0661.a.b", "1.\udcff.b"])
+def test_a_nonce_that_was_never_ours(nonce: str) -> None:
+    gate = guard()
+    made = answer(Challenge("house", nonce, "MD5", ("auth",)), LOGIN, "REGISTER", URI, 1, "c")
+    assert gate.check(asking((("Authorization", str(made)),)), PEER, 0.0) == digest.Outcome(stale=True)
+
+
+def test_no_answer_counts_twice() -> None:
+    gate = guard()
+    request = answered(gate, 0.0)
+    assert gate.check(request, PEER, 0.0).user == "alice"
+    assert gate.check(request, PEER, 1.0) == digest.Outcome(stale=True)
+
+
+def test_without_a_qop_a_nonce_serves_once() -> None:
+    gate = guard()
+    challenge = replace(parse_challenge(gate.challenge(PEER, 0.0)[1][1]), qop=())
+    for outcome in (digest.Outcome("alice"), digest.Outcome(stale=True)):
+        made = answer(challenge, LOGIN, "REGISTER", URI, 1, "")
+        assert gate.check(asking((("Authorization", str(made)),)), PEER, 0.0) == outcome
+
+
+@given(st.lists(st.integers(0, 200), max_size=60))
+@example([70, 7, 6, 6, 71, 8, 7, 0, 200])
+def test_each_count_is_taken_once_within_the_window(counts: list[int]) -> None:
+    gate = guard()
+    challenge = parse_challenge(gate.challenge(PEER, 0.0)[0][1])
+    seen: set[int] = set()
+    for count in counts:
+        made = answer(challenge, LOGIN, "REGISTER", URI, count, "c")
+        taken = gate.check(asking((("Authorization", str(made)),)), PEER, 0.0).user == "alice"
+        assert taken == (0 < count and count not in seen and count > max(seen, default=0) - WINDOW)
+        seen |= {count} if taken else set()
+
+
+def test_what_is_kept_of_nonces_is_dropped_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digest, "MAX_NONCES", 3)
+    gate = guard()
+    requests = [answered(gate, 0.0) for _ in range(4)]
+    assert all(gate.check(request, PEER, 0.0).user for request in requests)
+    assert len(gate) == 3
+    assert gate.check(answered(gate, 2 * NONCE_S), PEER, 2 * NONCE_S).user == "alice"
+    assert len(gate) == 1
+
+
+def test_who_fails_too_often_is_banned_for_a_while() -> None:
+    gate = guard()
+    wrong = Login("alice", "guess")
+    for number in range(FAILURES):
+        assert not gate.banned(PEER, number * 1.0)
+        gate.check(answered(gate, number * 1.0, login=wrong), PEER, number * 1.0)
+    at = FAILURES - 1.0
+    assert gate.banned(PEER, at) and not gate.banned("192.0.2.8", at)
+    assert gate.banned(PEER, at + BAN_S - 1)
+    assert not gate.banned(PEER, at + BAN_S)
+    assert not len(gate)
+    assert gate.failures["alice"] == FAILURES
+
+
+def test_who_fails_now_and_then_is_not() -> None:
+    gate = guard()
+    for number in range(5 * FAILURES):
+        at = number * (FAILURES_S / (FAILURES - 1) + 0.1)
+        gate.check(answered(gate, at, login=Login("bob", "typo")), PEER, at)
+        assert not gate.banned(PEER, at)
+
+
+def test_failures_are_remembered_of_so_many_sources_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digest, "MAX_SOURCES", 5)
+    gate = guard()
+    for number in range(20):
+        source = f"192.0.2.{number}"
+        gate.check(answered(gate, 0.0, login=Login("x", "y"), source=source), source, 0.0)
+    assert len(gate) == 5
+
+
+@given(st.text(max_size=120), st.sampled_from(["username", "realm", "nonce", "uri", "response", "nc", "cnonce", "qop"]))
+def test_no_credentials_break_the_guard(text: str, name: str) -> None:
+    gate = guard()
+    fields = {
+        **{"username": "alice", "realm": "house", "nonce": "1.a.b", "uri": URI, "response": "0" * 64},
+        **{"algorithm": "SHA-256", "nc": "00000001", "cnonce": "c", "qop": "auth", name: text},
+    }
+    value = "Digest " + ", ".join(f'{key}="{value}"' for key, value in fields.items())
+    assert gate.check(asking((("Authorization", value),)), PEER, 0.0).user == ""
