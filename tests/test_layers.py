@@ -21,7 +21,12 @@ PURE = {
     *("signaling/sip/alarms.py", "signaling/sip/buckets.py", "signaling/sip/events.py", "signaling/sip/info.py"),
     *("signaling/sip/reason.py", "signaling/sip/sessiontimer.py", "signaling/sip/transaction.py"),
     *("signaling/sip/transactions.py", "signaling/sip/dialog.py", "signaling/sip/calls.py"),
-    *("signaling/sip/useragent.py", "signaling/sip/digest.py"),
+    *(
+        "signaling/sip/useragent.py",
+        "signaling/sip/digest.py",
+        "signaling/sip/registration.py",
+        "signaling/sip/registrar.py",
+    ),
     *("media/sdp.py", "media/negotiation.py", "media/dtmf.py", "media/latch.py", "media/rtcp.py"),
     *("media/sender.py", "media/receiver.py", "media/delay.py", "media/crypto.py", "media/srtp.py"),
     *("media/pcm.py", "media/codec.py", "media/concealment.py"),
