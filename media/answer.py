@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from media.clock import Clock
+from media.crypto import Policy
 from media.leg import AudioFormat, Leg, LegError
 from media.ports import Ports
 from media.rtp import RtpLeg
@@ -18,7 +19,8 @@ class Legs:
     """`open_leg` while entered. Legs that are still open when it is left are closed.
 
     `ports` are the first and last UDP port for media. `advertised` is the address or name that descriptions carry
-    instead of our own; a name is looked up once, on entering, which raises LegError where it cannot be.
+    instead of our own; a name is looked up once, on entering, which raises LegError where it cannot be. `srtp` says
+    which legs there are: plain ones, encrypted ones too, or these alone.
     """
 
     def __init__(
@@ -27,10 +29,11 @@ class Legs:
         *,
         ports: tuple[int, int],
         advertised: str | None = None,
+        srtp: Policy = "accept",
         clock: Clock | None = None,
     ) -> None:
         self._format, self._range, self._advertised = audio_format, ports, advertised
-        self._clock = clock
+        self._srtp, self._clock = srtp, clock
         self._ports: Ports | None = None
         self._open: set[RtpLeg] = set()
 
@@ -51,10 +54,10 @@ class Legs:
     def open_leg(self, media: str | None, host: str) -> Leg:
         """A leg for a call whose signalling comes from `host` and whose offer is `media` (None: we shall offer).
 
-        It has no port yet and refuses nothing: `Leg.answer` and `Leg.offer` do. All media is RTP/AVP as yet.
+        It has no port yet and refuses nothing: `Leg.answer` and `Leg.offer` do.
         """
         assert self._clock is not None and self._ports is not None, "Legs is not entered"
-        leg = RtpLeg(self._format, self._clock, self._ports, host, self._advertised, self._open.discard)
+        leg = RtpLeg(self._format, self._clock, self._ports, host, self._advertised, self._open.discard, self._srtp)
         self._open.add(leg)
         return leg
 

@@ -70,9 +70,11 @@ class LegStats:
 
     A *frame* is the user's: `frames_concealed` had invented sound in them. Samples are at the user's rate, and
     `samples_dropped` did not fit in what waits to be sent. `packets_dropped` is the sum of `dropped_by_reason`.
+    `encryption` has each suite that was agreed, "none" for plain, in order: more than one if it changed in the call.
     """
 
     codec: str = ""
+    encryption: tuple[str, ...] = ()
     remote: str = ""
     packets_received: int = 0
     packets_sent: int = 0

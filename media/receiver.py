@@ -19,6 +19,7 @@ from media.leg import Digit
 from media.negotiation import COMFORT_NOISE, Stream
 from media.playout import Heard, Playout
 from media.rtcp import Reports
+from media.srtp import SrtpError, Unprotector
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,9 @@ FIRST_PACKET_S = 30.0
 
 SILENT_S = 15.0
 """Neither audio nor reports for so long after there was audio: the far end has gone."""
+
+FORGERIES = 50
+"""Packets in a row that do not authenticate, a second's worth: a wrong key, which is to be told of once."""
 
 UNCONFIRMED_S = 10.0
 """Media goes to a described address for so long; then only once something came from there. Anybody could be named."""
@@ -49,6 +53,8 @@ class Receiver:
         self._types: frozenset[int] = frozenset()  # payload types of `codec`
         self._playing = False
         self._latch = Latch()
+        self._unprotector = Unprotector()
+        self._forged = 0  # in a row
         self._rtcp_source: Address | None = None
         self._keys = DigitReceiver()
         self._event_timestamp: int | None = None
@@ -60,6 +66,7 @@ class Receiver:
     def adopt(self, stream: Stream, codec: Codec, now: float) -> None:
         """From now on this is agreed. What comes in the codec of before is heard until the first in the new one."""
         before, self._stream, self._agreed = self._stream, stream, codec
+        self._unprotector.adopt(stream.crypto, now)
         if before is None or stream.held:
             self._switch(stream)
         if not stream.is_hole:  # old-style hold says nothing about where the far end is
@@ -101,10 +108,14 @@ class Receiver:
             self.dropped["before the answer"] += 1
             return []
         try:
-            packet = RtpPacket.parse(data)
+            packet = RtpPacket.parse(self._unprotector.rtp(data, now))
+        except SrtpError as error:
+            self._drop_forged(str(error), source)
+            return []
         except (ValueError, struct.error):
             self.dropped["not RTP"] += 1
             return []
+        self._forged = 0
         kind = packet.payload_type
         if not (kind in stream.payload_types or kind in self._types or kind in stream.event_types):
             if kind != COMFORT_NOISE:
@@ -120,6 +131,13 @@ class Receiver:
         self._count(packet, packet.timestamp, now)
         self._take_audio(stream, packet, now)
         return []
+
+    def _drop_forged(self, reason: str, source: Address) -> None:
+        """Before the latch: who has not the key has no say in where the far end is."""
+        self.dropped[reason] += 1
+        self._forged += 1
+        if self._forged == FORGERIES:
+            logger.warning("x RTP from %s: %d packets in a row, the last: %s", _shown(source), FORGERIES, reason)
 
     def _take_audio(self, stream: Stream, packet: RtpPacket, now: float) -> None:
         if stream.held or not self._playing:
@@ -156,7 +174,10 @@ class Receiver:
             self.dropped["foreign RTCP"] += 1
             return
         try:
-            self._reports.read(data, now)
+            self._reports.read(self._unprotector.rtcp(data, now), now)
+        except SrtpError as error:
+            self.dropped[str(error)] += 1
+            return
         except ValueError:
             self.dropped["not RTCP"] += 1
             return
@@ -201,11 +222,12 @@ class Receiver:
         limit = FIRST_PACKET_S if self._reports.source is None else SILENT_S
         if now - self._silent_since < limit:
             return None
-        foreign = self.dropped["foreign source"]
+        foreign, forged = self.dropped["foreign source"], self.dropped["SRTP not authentic"]
         return (
             f"signalling is fine, but no RTP came from {self.remote} in {limit:g} s; "
             f"the far end's SDP said {_shown(stream.remote)}, its signalling comes from {self._host}"
             + (f"; {foreign} packets from other addresses were dropped" if foreign else "")
+            + (f"; {forged} packets did not fit the key of its SDP" if forged else "")
         )
 
 

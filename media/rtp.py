@@ -1,4 +1,4 @@
-"""A Leg on plain RTP (RFC 3550, RFC 3551): the parts of a call's audio, joined and turned by the wheel.
+"""A Leg on RTP (RFC 3550, 3551), plain or encrypted (RFC 3711): a call's parts, joined and turned by the wheel.
 
 The call's time begins when the user first asks for an exchange and both sides have agreed on a stream; before that
 nothing is sent and nothing is kept. From then on every tick of the wheel sends 20 ms, plays 20 ms, and a frame's
@@ -17,6 +17,7 @@ from ipaddress import IPv6Address, ip_address
 
 from media.clock import TICK_S, Clock
 from media.codec import CODECS, PCMU
+from media.crypto import Policy
 from media.dtmf import check_digits
 from media.incoming import Incoming
 from media.keypad import Keypad
@@ -31,6 +32,7 @@ from media.receiver import Receiver
 from media.rtcp import Reports
 from media.sdp import parse
 from media.sender import Sender
+from media.srtp import Protector
 from media.transport import Transport
 
 KEEP_ALIVE_S = 15.0
@@ -42,7 +44,10 @@ many legs would become one of its own; what is beyond is left out of the call's 
 
 
 class RtpLeg:
-    """One party over RTP/AVP. `host` is where its signalling comes from; `advertised` replaces our own address."""
+    """One party over RTP. `host` is where its signalling comes from; `advertised` replaces our own address.
+
+    `srtp` says whether it may be encrypted, or must be.
+    """
 
     def __init__(
         self,
@@ -52,15 +57,17 @@ class RtpLeg:
         host: str,
         advertised: str | None = None,
         when_closed: Callable[[RtpLeg], None] | None = None,
+        srtp: Policy = "accept",
     ) -> None:
         host = _plain(host)
         self._format, self._clock, self._host, self._when_closed = audio_format, clock, host, when_closed
         self._transport = Transport(ports, host, advertised, self._readable, self._receive)
-        self._describer = Describer(secrets.randbits(62))
+        self._describer = Describer(secrets.randbits(62), srtp)
+        self._srtp: Policy = srtp
         self._offered = ""
         self._stream: Stream | None = None
 
-        self._sender = Sender()
+        self._sender, self._protector = Sender(), Protector()
         self._reports = Reports(self._sender.ssrc, time.time() - clock.time())
         self._receiver = Receiver(host, self._reports)
         self._incoming = Incoming(audio_format, PCMU.sample_rate)
@@ -93,11 +100,12 @@ class RtpLeg:
         """Agree to what is offered, now or anew. Raises LegError; what was agreed before then stands."""
         self._check_open()
         description = parse(offer)
-        stream = choose(description, self._host)
+        stream = choose(description, self._host, self._srtp)
         self._transport.settle(None if stream.is_hole else stream.remote[0])
         self._offered = ""
+        text = self._describer.answer(description, stream, self._transport.local, self._transport.port)
         self._adopt(stream)
-        return self._describer.answer(description, stream, self._transport.local, self._transport.port)
+        return text
 
     async def accepted(self, answer: str) -> None:
         """Take the answer to our offer. Raises LegError; what was agreed before then stands."""
@@ -105,7 +113,7 @@ class RtpLeg:
         if not self._offered:
             raise LegError("an answer came, but nothing was offered")
         description = parse(answer)
-        stream = confirm(parse(self._offered), description, self._host)
+        stream = confirm(parse(self._offered), description, self._host, self._srtp)
         local, remote = self._transport.local, stream.remote[0]
         if not stream.is_hole and ip_address(remote).version != ip_address(local).version:
             raise LegError(f"the answer names {remote}, which {local}, as we offered, cannot reach")
@@ -121,7 +129,9 @@ class RtpLeg:
         """Go on with what is agreed now. Nothing in here fails."""
         now, before, self._stream = self._clock.time(), self._stream, stream
         codec = next(codec for codec in CODECS if codec.name == stream.codec)
-        self._send_rtp(self._sender.adopt(stream, codec))
+        self._send_rtp(self._sender.adopt(stream, codec))  # what is left, under the key of before
+        self._protector.adopt(self._describer.crypto)
+        self._note_encryption(stream)
         self._receiver.adopt(stream, codec, now)
         self._outgoing.change_rate(codec.sample_rate)
         if before is not None and before.held != stream.held:
@@ -130,6 +140,12 @@ class RtpLeg:
         if stream.event_type is None:
             self._keypad.stop("the far end takes no digits any more")
         self._start()
+
+    def _note_encryption(self, stream: Stream) -> None:
+        """For the record: also that a call was plain for a while."""
+        name = stream.crypto.suite if stream.crypto else "none"
+        if self._stats.encryption[-1:] != (name,):
+            self._stats.encryption += (name,)
 
     # --- Leg: audio ---
 
@@ -285,11 +301,11 @@ class RtpLeg:
             sender = self._sender
             report = self._reports.say(sender.packets, sender.octets, sender.timestamp, now)
             if not stream.is_hole:
-                self._send_to(report, self._receiver.rtcp_target, rtcp=not stream.mux)
+                self._send_to(self._protector.rtcp(report), self._receiver.rtcp_target, rtcp=not stream.mux)
 
     def _send_rtp(self, packets: list[bytes]) -> None:
         for data in packets:
-            self._stats.packets_sent += self._send_to(data, self._receiver.target)
+            self._stats.packets_sent += self._send_to(self._protector.rtp(data), self._receiver.target)
 
     def _send_to(self, data: bytes, target: Address, rtcp: bool = False) -> bool:
         left = self._transport.send(data, target, rtcp)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 
 from media.leg import LegError
@@ -20,6 +20,7 @@ STATIC = {0: "PCMU/8000", 8: "PCMA/8000", 9: "G722/8000"}
 
 DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 
+_KEY = re.compile(r"(inline:).*", re.IGNORECASE | re.DOTALL)
 _TOKEN = re.compile(r"[!-~]+")
 _RTPMAP = re.compile(r"(\d{1,3}) +([A-Za-z0-9._-]{1,64})/(\d{1,7})(?:/(\d{1,3}))?")
 
@@ -30,14 +31,17 @@ class SdpError(LegError):
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """One m= section. `host` is its own c= address or the session's; `attributes` holds the session's ones last."""
+    """One m= section. `host` is its own c= address or the session's; `attributes` holds the session's ones last.
+
+    They are in no repr: a=crypto has a key in it.
+    """
 
     kind: str
     port: int
     profile: str
     formats: tuple[str, ...]
     host: str
-    attributes: tuple[tuple[str, str], ...] = ()
+    attributes: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def attribute(self, name: str) -> str | None:
         """The value of the first attribute of that name: "" for a bare flag, None where there is none."""
@@ -140,5 +144,6 @@ def _attributes(section: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 
 def shown(text: str) -> str:
-    """A peer's text, fit for a message."""
+    """A peer's text, fit for a message: cut, and with no key in it."""
+    text = _KEY.sub(r"\1***", text)
     return repr(text if len(text) <= 60 else text[:60] + "…")

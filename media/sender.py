@@ -13,11 +13,15 @@ from media.negotiation import Stream
 
 
 class Sender:
-    """Numbers, times and markers. All of them begin at random (RFC 3550, s. 5.1); they go on through every change."""
+    """Numbers, times and markers. All of them begin at random (RFC 3550, s. 5.1); they go on through every change.
+
+    The first number is in the lower half: who misses the first packets could else miss that it wrapped, which a far
+    end that decrypts must know (RFC 3711, section 3.3.1).
+    """
 
     def __init__(self) -> None:
         self.ssrc = secrets.randbits(32)
-        self.sequence = secrets.randbits(16)
+        self.sequence = secrets.randbits(15)
         self.timestamp = secrets.randbits(32)
         self.packets = self.octets = 0
         self._fresh = True  # the next audio begins a talkspurt
