@@ -274,6 +274,7 @@ class Authenticator:
             raise Unanswerable(f"no Digest challenge that we can answer; algorithms offered: {names}")
         for place, challenge in chosen.items():
             if place in self._answered and not challenge.stale:
+                self._known.pop(place, None)  # a wrong answer unasked would count against us too
                 raise LoginRefused(f"user name or password refused by {clean(challenge.realm, 60)!r}")
         if self._rounds >= MAX_ROUNDS + any(challenge.stale for challenge in chosen.values()):
             raise LoginRefused("challenged again and again")
