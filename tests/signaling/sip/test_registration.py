@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signaling.sip.digest import Login, parse_credentials
@@ -474,6 +474,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(STEPS, st.sampled_from([UDP, TCP]), st.floats(0, 1, exclude_max=True))
 def test_it_always_has_a_next_thing_to_do_and_never_hurries(
     steps: list[tuple[int, list[tuple[str, str]]] | str | float], flow: Flow, chance: float
