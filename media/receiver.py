@@ -54,7 +54,7 @@ class Receiver:
         self._playing = False
         self._latch = Latch()
         self._unprotector = Unprotector()
-        self._forged = 0  # in a row
+        self._forged = 0  # packets in a row
         self._rtcp_source: Address | None = None
         self._keys = DigitReceiver()
         self._event_timestamp: int | None = None
@@ -67,6 +67,7 @@ class Receiver:
         """From now on this is agreed. What comes in the codec of before is heard until the first in the new one."""
         before, self._stream, self._agreed = self._stream, stream, codec
         self._unprotector.adopt(stream.crypto, now)
+        self._forged = 0
         if before is None or stream.held:
             self._switch(stream)
         if not stream.is_hole:  # old-style hold says nothing about where the far end is
@@ -115,7 +116,8 @@ class Receiver:
         except (ValueError, struct.error):
             self.dropped["not RTP"] += 1
             return []
-        self._forged = 0
+        if self._forged < FORGERIES:  # once told of, it is not again until something else is agreed
+            self._forged = 0
         kind = packet.payload_type
         if not (kind in stream.payload_types or kind in self._types or kind in stream.event_types):
             if kind != COMFORT_NOISE:

@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from aiortc.rtp import RtpPacket
+from pylibsrtp import Error, Policy
 
+from media import crypto
 from media.clock import TICK_S, Clock
 from media.codec import PCMU, Codec
+from media.crypto import Crypto
 from media.leg import AudioFormat, Exchange, Pcm
 from media.ports import Ports
 from media.rtp import RtpLeg
 from media.sdp import parse
+from media.srtp import session
 
 FORMAT = AudioFormat(24_000, 1_920)
 FRAME_S = 0.08
@@ -113,7 +117,7 @@ class Phone:
         """A packet; its time moves on by its length."""
         kind = self.codec.payload_type if kind is None else kind
         packet = RtpPacket(kind, int(marker), self.sequence, self.timestamp, self.ssrc, payload)
-        self.rtp.sendto(packet.serialize(), self.target)
+        self.raw(self.protect(packet.serialize()))
         self.sequence = (self.sequence + 1) & 0xFFFF
         if advance:
             self.timestamp = (self.timestamp + self.codec.duration(payload)) & 0xFFFFFFFF
@@ -121,6 +125,9 @@ class Phone:
     def say(self, block: Pcm) -> None:
         """20 ms of sound at the codec's rate."""
         self.send(self.encode(block))
+
+    def protect(self, packet: bytes) -> bytes:
+        return packet
 
     def raw(self, data: bytes) -> None:
         self.rtp.sendto(data, self.target)
@@ -139,6 +146,54 @@ class Phone:
     def close(self) -> None:
         self.rtp.close()
         self.rtcp.close()
+
+
+class SecurePhone(Phone):
+    """A phone that encrypts: what it sends by `crypto`, what it hears by the key of the last description it read.
+
+    It knows no other, as strict as a phone can be; `deaf` counts the packets that it does not understand.
+    """
+
+    def __init__(self, suite: str, codec: Codec = PCMU, profile: str = "RTP/SAVP") -> None:
+        super().__init__(codec)
+        self.profile, self.deaf = profile, 0
+        self.theirs: Crypto | None = None
+        self.change(suite)
+
+    def change(self, suite: str, tag: int = 1) -> None:
+        """Send under a new key from now on; `sdp` tells it."""
+        self.crypto = Crypto.generate(tag, suite)
+        self._out = session(self.crypto, Policy.SSRC_ANY_OUTBOUND)
+
+    def sdp(self, *lines: str, formats: str = "", port: int | None = None, address: str = "") -> str:
+        plain = super().sdp(f"a=crypto:{self.crypto.attribute()}", *lines, formats=formats, port=port, address=address)
+        return plain.replace("RTP/AVP", self.profile)
+
+    def read(self, description: str) -> None:
+        super().read(description)
+        theirs = Crypto.parse(parse(description).media[0].attribute("crypto") or "")
+        if self.theirs is None or theirs.key != self.theirs.key:
+            self._in = session(theirs, Policy.SSRC_ANY_INBOUND)
+        self.theirs = theirs
+
+    def protect(self, packet: bytes) -> bytes:
+        return self._out.protect(packet)
+
+    def report(self, packet: bytes) -> None:
+        """An RTCP packet."""
+        self.rtcp.sendto(self._out.protect_rtcp(packet), self.rtcp_target)
+
+    def packets(self, at_least: int = 0) -> list[RtpPacket]:
+        understood = []
+        for data in drain(self.rtp, at_least):
+            try:
+                understood.append(RtpPacket.parse(self._in.unprotect(data)))
+            except Error:
+                self.deaf += 1
+        return understood
+
+    def reports(self, at_least: int = 0) -> list[bytes]:
+        return [self._in.unprotect_rtcp(data) for data in drain(self.rtcp, at_least)]
 
 
 def drain(udp: socket.socket, at_least: int = 0) -> list[bytes]:
@@ -165,12 +220,19 @@ def loudness(pcm: Pcm) -> float:
 class Line:
     """A leg and a phone under one made-up clock."""
 
-    def __init__(self, codec: Codec = PCMU, ports: Ports | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        codec: Codec = PCMU,
+        ports: Ports | None = None,
+        host: str = "127.0.0.1",
+        phone: Phone | None = None,
+        srtp: crypto.Policy = "accept",
+    ) -> None:
         self.timers = Timers()
         self.clock = Clock(self.timers)
         self.ports = ports or Ports(30_000, 31_999, self.timers.time)
-        self.phone = Phone(codec, host)
-        self.leg = RtpLeg(FORMAT, self.clock, self.ports, host)
+        self.phone = phone or Phone(codec, host)
+        self.leg = RtpLeg(FORMAT, self.clock, self.ports, host, srtp=srtp)
         self.each_tick: Callable[[], None] = lambda: None
 
     async def __aenter__(self) -> Line:

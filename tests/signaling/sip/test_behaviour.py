@@ -265,10 +265,14 @@ async def test_static_pt_without_rtpmap() -> None:
 
 
 async def test_rtp_savp_with_crypto() -> None:
-    """Never RTP/AVP, never SAVP without a key: what we cannot protect is refused."""
-    key = "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:" + "A" * 40
+    """Never RTP/AVP, never SAVP without a key of ours; what we cannot protect is refused."""
+    key = "a=crypto:3 AES_CM_128_HMAC_SHA1_80 inline:" + "A" * 40
+    async with talking(body=sdp("m=audio 40000 RTP/SAVP 0", key)) as (_, _, answer):
+        assert lines(answer, "m=audio")[0].split()[2:] == ["RTP/SAVP", "0"]
+        (ours,) = lines(answer, "a=crypto")
+        assert ours.startswith(key.rstrip("A")) and ours != key
     async with agent() as opened, udp_peer(opened.port) as peer:
-        peer.ask("INVITE", body=sdp("m=audio 40000 RTP/SAVP 0", key))
+        peer.ask("INVITE", body=sdp("m=audio 40000 RTP/SAVP 0", key[:-4]))
         await peer.response(488, skip=(100, 180))
 
 
