@@ -38,7 +38,7 @@ class CallOffer:
     caller: str
     callee: str
     source: tuple[str, int]
-    media: str | None = None
+    media: str | None = field(default=None, repr=False)  # may have keys in it (RFC 4568)
     trunk: str = ""
     wanted: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)

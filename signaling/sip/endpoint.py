@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Self
 
 from signaling.call import Call, CallEnded, Rejection
 from signaling.sip.dialog import CHANGE_S, Dialog
+from signaling.sip.digest import Guard
 from signaling.sip.events import Changed, Ended, Event, Invited, Pressed, Shed
+from signaling.sip.registrar import Registrar
 from signaling.sip.sipcall import REJECTIONS, SipCall, offer_of
 from signaling.sip.transaction import Flow
 from signaling.sip.transport import Connections, Gate, Network, Tcp, Udp, bind, local_host
@@ -26,7 +29,12 @@ CLOSE_S = 2.0
 MAX_WAITING = 256
 """Calls that nobody has taken from `calls` yet; more are answered 503."""
 
-_KEY = re.compile(rb"(a=crypto:[^\r\n]*?inline:)[^|\s;]+")
+REALM = "voipagent"
+"""What phones of our own are told that they log in to."""
+
+_KEY = re.compile(rb"(inline:)[^|\s;]+", re.IGNORECASE)  # RFC 4568, section 9.1: a line may have several
+_DIGEST = re.compile(rb'(\bresponse ?= ?"?)[0-9A-Fa-f]{32,64}')
+"""Passwords can be guessed from it at leisure."""
 
 
 class SipEndpoint:
@@ -35,6 +43,9 @@ class SipEndpoint:
     `allow` are the networks that are heard; `advertised` is the address that Contact and Via carry instead of the one
     that routes to the peer, for who sits behind a NAT. `rate` and `burst` limit what one source may begin, in requests
     a second. Entering it raises SignalingError where the port cannot be had.
+
+    `users` are names and passwords of phones of our own: they may register, and call from the networks in `challenge`
+    too, where everybody is asked for a password. Raises ValueError for a name that a phone could not say.
     """
 
     def __init__(
@@ -43,6 +54,8 @@ class SipEndpoint:
         port: int,
         *,
         allow: tuple[Network, ...],
+        challenge: tuple[Network, ...] = (),
+        users: Mapping[str, str] | None = None,
         advertised: str | None = None,
         rate: float = RATE,
         burst: float = BURST,
@@ -51,8 +64,14 @@ class SipEndpoint:
         """The port that is bound, once entered."""
         self.available: Callable[[], bool] = lambda: True
         self._host, self._advertised, self._bound = host, advertised, ""
-        self._gate = Gate(allow)
-        self._agent = UserAgent(available=lambda: self.available(), trusted=self._gate.allows, rate=rate, burst=burst)
+        self._gate = Gate(allow, challenge if users else ())  # with no user, nobody there could show who they are
+        self._agent = UserAgent(
+            available=lambda: self.available(),
+            trusted=self._gate.allows,
+            registrar=_registrar(users) if users else None,
+            rate=rate,
+            burst=burst,
+        )
         self._connections = Connections(self._admit, self._received, self._agent.calls.uses, self._local)
         self._calls: dict[Dialog, SipCall] = {}
         self._new: asyncio.Queue[SipCall] = asyncio.Queue(MAX_WAITING)
@@ -209,8 +228,13 @@ class SipEndpoint:
 # --- small print ---------------------------------------------------------------------------------------------------
 
 
+def _registrar(users: Mapping[str, str]) -> Registrar:
+    """With nonces that no other run of ours takes."""
+    return Registrar(Guard(REALM, users, secrets.token_bytes(32), lambda: secrets.token_hex(8)))
+
+
 def _trace(direction: str, data: bytes, flow: Flow) -> None:
-    """A message in the log, the keys in its SDP masked."""
+    """A message in the log, the keys in its SDP masked, and what was made with a password."""
     if logger.isEnabledFor(logging.DEBUG):
-        text = _KEY.sub(rb"\1***", data).decode(errors="replace")
+        text = _DIGEST.sub(rb"\1***", _KEY.sub(rb"\1***", data)).decode(errors="replace")
         logger.debug("%s %s %s:%d\n%s", direction, flow.protocol, *flow.remote, text)

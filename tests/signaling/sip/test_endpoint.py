@@ -442,12 +442,15 @@ async def test_noise_hurts_nobody() -> None:
 async def test_keys_are_masked_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "signaling.sip")
     key = "WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz"
-    offer = f"{OFFER}a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{key}|2^20|1:4 FEC\r\n"
+    lines = f"a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{key}|2^20|1:4;inline:{key}|2^20|2:4 FEC\r\n"
+    offer = f"{OFFER}{lines}a=crypto:2 AES_CM_128_HMAC_SHA1_32 INLINE:{key}\r\n"
     async with desk() as agent, udp_peer(agent.port) as peer:
         await peer.call(body=offer)
         await peer.hang_up()
+        assert key not in repr(agent.calls[0].offer)
     text = caplog.text
     assert key not in text
-    assert "inline:***|2^20|1:4" in text
+    assert "inline:***|2^20|1:4;inline:***|2^20|2:4" in text
+    assert "INLINE:***" in text
     assert "< UDP 127.0.0.1:" in text
     assert "> UDP 127.0.0.1:" in text
