@@ -59,6 +59,7 @@ async def _serve(settings: Settings) -> None:
                 AudioFormat(engine.sample_rate, engine.frame_samples),
                 ports=(settings.rtp.ports.first, settings.rtp.ports.last),
                 advertised=settings.sip.advertised or None,
+                srtp=settings.sip.srtp,
             ) as legs,
             SipEndpoint(
                 settings.sip.host,

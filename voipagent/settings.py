@@ -94,6 +94,10 @@ class SipSettings(Section):
         default=(ip_network("127.0.0.0/8"), ip_network("::1/128")),
         description="networks that may call; all others hear silence",
     )
+    srtp: Literal["off", "accept", "demand"] = Field(
+        default="accept",
+        description="encrypted audio (SDES-SRTP): off, accept where it is offered, or demand and refuse plain",
+    )
 
 
 class RtpSettings(Section):
