@@ -48,6 +48,8 @@ class Answer:
     code: int
     fields: Fields = ()
     phrase: str = ""
+    failed: bool = False
+    """Whether the digest was wrong."""
 
 
 class _Refused(Exception):
@@ -62,7 +64,7 @@ class Registrar:
     """All bindings of all users that `guard` knows: at most MAX_CONTACTS each, so their number is bounded."""
 
     def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+        self.guard = guard
         self._bindings: dict[str, dict[str, Binding]] = {}
 
     def __len__(self) -> int:
@@ -75,9 +77,10 @@ class Registrar:
 
     def register(self, request: Request, flow: Flow, now: float) -> Answer:
         """A REGISTER that came by `flow`. Never raises for what a phone says."""
-        outcome = self._guard.check(request, flow.remote[0], now)
+        outcome = self.guard.check(request, flow.remote[0], now)
         if not outcome.user:
-            return Answer(401, self._guard.challenge(flow.remote[0], now, outcome.stale))
+            challenge = self.guard.challenge(flow.remote[0], now, outcome.stale)
+            return Answer(401, challenge, failed=outcome.failed)
         if request.to.uri.user != outcome.user:
             return Answer(403, phrase="Forbidden (not your own number)")
         try:

@@ -40,27 +40,21 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 
 class Gate:
-    """Who is heard: peers whose address is in `allow`."""
+    """Who is heard: peers whose address is in `allow`, and those in `challenge`, who have yet to show who they are."""
 
-    def __init__(self, allow: tuple[Network, ...]) -> None:
-        self._allow = allow
+    def __init__(self, allow: tuple[Network, ...], challenge: tuple[Network, ...] = ()) -> None:
+        self._allow, self._heard = allow, allow + challenge
         self._listed = "".join(f"{network}," for network in allow)
         self._logged: dict[str, float] = {}
         self.turned_away = 0
 
     def allows(self, host: str) -> bool:
         """Whether that address, a literal, is on the list; no name is."""
-        try:
-            address = ip_address(host)
-        except ValueError:
-            return False
-        if isinstance(address, IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
-        return any(address in network for network in self._allow)
+        return _is_in(host, self._allow)
 
     def admit(self, host: str, now: float) -> bool:
-        """The same, with a line in the log for a stranger: how to let it in."""
-        if self.allows(host):
+        """Whether it is heard, with a line in the log for a stranger: how to let it in."""
+        if _is_in(host, self._heard):
             return True
         self.turned_away += 1
         text = "x %s is not allowed to call and hears nothing; VOIPAGENT_SIP__ALLOW=%s%s lets it in"
@@ -237,6 +231,17 @@ class Tcp(asyncio.Protocol):
 
 
 # --- addresses and sockets -----------------------------------------------------------------------------------------
+
+
+def _is_in(host: str, networks: tuple[Network, ...]) -> bool:
+    """Whether an address, a literal, is in one of them."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
 
 
 def plain_host(host: str) -> str:

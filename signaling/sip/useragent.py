@@ -17,6 +17,7 @@ from signaling.sip.calls import ALLOW, RETRY_S, SUPPORTED, Calls, retry_soon
 from signaling.sip.dialog import contact
 from signaling.sip.events import Event, Shed
 from signaling.sip.message import Request, Response, received_from, respond
+from signaling.sip.registrar import Registrar
 from signaling.sip.transaction import Flow
 from signaling.sip.transactions import SDP, Served, Transactions
 from signaling.sip.wire import WireError, parse
@@ -30,13 +31,16 @@ RATE, BURST = 50.0, 100
 For peers on an allow list: a trunk that offers 20 calls a second has room, a flood does not.
 """
 
+BANNED = "too many wrong passwords"
+
 RETRY_LATER = ("Retry-After", str(RETRY_S))
 
 
 class UserAgent:
     """Takes calls. `available` is asked about each new call and OPTIONS: while it says no, they are answered 503.
 
-    `trusted` says whether a host (a literal) is one that requests of ours may be sent to.
+    `trusted` says whether a host (a literal) is one that requests of ours may be sent to. With a `registrar`, whose
+    users have phones of ours, REGISTER is served, and all who are not trusted must show that they are such a user.
     """
 
     def __init__(
@@ -44,12 +48,14 @@ class UserAgent:
         *,
         available: Callable[[], bool] = lambda: True,
         trusted: Callable[[str], bool] = lambda host: False,
+        registrar: Registrar | None = None,
         rate: float = RATE,
         burst: float = BURST,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self.dropped: Counter[str] = Counter()
-        self._available, self._token = available, token
+        self._available, self._trusted, self._token = available, trusted, token
+        self._registrar = registrar
         self._buckets = Buckets(rate, burst)
         self._transactions = Transactions()
         self.calls = Calls(self._transactions, trusted, token)
@@ -61,6 +67,8 @@ class UserAgent:
             "INFO": self.calls.info,
             "UPDATE": self.calls.update,
         }
+        if registrar is not None:
+            self._methods["REGISTER"] = self._register
 
     # --- for whoever drives it ---
 
@@ -118,6 +126,9 @@ class UserAgent:
         dialog = self.calls.find(request)
         if dialog is None and not self._buckets.take(flow.remote[0], now):
             self._shed(request, flow, "too many requests a second")
+        elif dialog is None and self._is_banned(request, flow, now):
+            self.dropped[BANNED] += 1
+            self.calls.events.append(Shed(flow.remote[0], BANNED))
         elif self._transactions.full:
             self._shed(request, flow, "too many transactions")
         else:
@@ -143,6 +154,8 @@ class UserAgent:
             method(served, now)
         elif not request.to_tag and self._transactions.is_merged(served):
             answer(served, 482, now)
+        elif not self._is_known(served, now):
+            return
         elif unknown := [option for option in request.headers.options("Require") if option != SUPPORTED]:
             answer(served, 420, now, ("Unsupported", ", ".join(unknown)))
         elif request.to_tag and dialog is None:
@@ -169,6 +182,41 @@ class UserAgent:
     def _refuse(self, served: Served, now: float) -> None:
         self.calls.events.append(Shed(served.flow.remote[0], "no calls are taken now"))
         self._transactions.answer(served, 503, now, RETRY_LATER)
+
+    def _register(self, served: Served, now: float) -> None:
+        """RFC 3261, section 10.3, for phones of our own."""
+        assert self._registrar is not None  # or it would be no method of ours
+        made = self._registrar.register(served.request, served.flow, now)
+        if made.failed:
+            self._wrong(served)
+        self._transactions.answer(served, made.code, now, *made.fields, phrase=made.phrase)
+
+    # --- who asks ---
+
+    def _is_known(self, served: Served, now: float) -> bool:
+        """Whether a request is from whom we know: in a dialog, by its host, or by its digest (RFC 3261, s. 22.2).
+
+        If not, it has been asked. A REGISTER is the registrar's to check, from whatever host.
+        """
+        host, registers = served.flow.remote[0], served.request.method == "REGISTER"
+        if self._registrar is None or served.dialog is not None or registers or self._trusted(host):
+            return True
+        outcome = self._registrar.guard.check(served.request, host, now)
+        if outcome.failed:
+            self._wrong(served)
+        if not outcome.user:
+            challenge = self._registrar.guard.challenge(host, now, outcome.stale)
+            self._transactions.answer(served, 401, now, *challenge)
+        return bool(outcome.user)
+
+    def _is_banned(self, request: Request, flow: Flow, now: float) -> bool:
+        """Whether that host guessed too often. A trusted one may still call: it can be a proxy for many."""
+        if self._registrar is None or not self._registrar.guard.banned(flow.remote[0], now):
+            return False
+        return request.method == "REGISTER" or not self._trusted(flow.remote[0])
+
+    def _wrong(self, served: Served) -> None:
+        self.calls.events.append(Shed(served.flow.remote[0], "wrong user name or password"))
 
     def _cancel(self, served: Served, now: float) -> None:
         """RFC 3261, section 9.2."""
