@@ -82,7 +82,7 @@ def tensors(state: Any) -> Iterator[Tensor]:
     elif isinstance(state, tuple):
         for part in state:
             yield from tensors(part)
-    else:
+    elif state is not None:
         assert is_dataclass(state)
         for field in fields(state):
             yield from tensors(getattr(state, field.name))

@@ -13,7 +13,7 @@ from engine.pocket.prompt import render
 from engine.pocket.recipe import nano
 from engine.pocket.recipe.evaluate import table
 from engine.slot import FRAME_SAMPLES, Sampling
-from tests.engine.rows import prime
+from tests.engine.rows import no_log, prime
 
 
 def test_the_chain_makes_a_checkpoint_and_a_table(tmp_path: Path) -> None:
@@ -24,6 +24,7 @@ def test_the_chain_makes_a_checkpoint_and_a_table(tmp_path: Path) -> None:
 
     folder = tmp_path / "checkpoint"
     batch = load_batch(str(folder), 1, "cpu", "auto")
+    batch.open(0, no_log(batch.streams))
     prime(batch, 0, render("You are Emma.", {"name": "Maria"}))
     silence = np.zeros(FRAME_SAMPLES, np.float32)
     steps = [batch.step([RowStep(0, silence, None, Sampling(0.0, 1, 0.0, 1))])[0] for _ in range(5)]
