@@ -65,6 +65,8 @@ async def _serve(settings: Settings) -> None:
                 settings.sip.host,
                 settings.sip.port,
                 allow=settings.sip.allow,
+                challenge=settings.sip.challenge,
+                users={name: user.password.get_secret_value() for name, user in settings.sip.users.items()},
                 advertised=settings.sip.advertised or None,
             ) as sip,
         ):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,17 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 from pydantic.fields import FieldInfo
 
 from voipagent.persona import Persona
@@ -84,6 +95,21 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class UserSettings(Section):
+    """A phone of our own; its name is that of the section, in lower case."""
+
+    password: SecretStr = Field(
+        description="lets a phone register as NAME (in lower case), and call from the networks in SIP__CHALLENGE"
+    )
+
+    @field_validator("password")
+    @classmethod
+    def _not_empty(cls, password: SecretStr) -> SecretStr:
+        if not password.get_secret_value():
+            raise ValueError("the password is empty")
+        return password
+
+
 class SipSettings(Section):
     """Where phones reach us."""
 
@@ -94,10 +120,28 @@ class SipSettings(Section):
         default=(ip_network("127.0.0.0/8"), ip_network("::1/128")),
         description="networks that may call; all others hear silence",
     )
+    users: dict[str, UserSettings] = {}
+    challenge: tuple[Network, ...] = Field(
+        default=(), description="networks beside those that may call where a user and a password are asked for"
+    )
     srtp: Literal["off", "accept", "demand"] = Field(
         default="accept",
         description="encrypted audio (SDES-SRTP): off, accept where it is offered, or demand and refuse plain",
     )
+
+    @field_validator("users")
+    @classmethod
+    def _sayable(cls, users: dict[str, UserSettings]) -> dict[str, UserSettings]:
+        if wrong := [name for name in users if not re.fullmatch(r"[a-z0-9._+-]+", name)]:
+            raise ValueError(f"{wrong[0]!r} is no user name: letters, digits and . _ + - are")
+        return users
+
+    @field_validator("challenge")
+    @classmethod
+    def _answerable(cls, challenge: tuple[Network, ...], info: ValidationInfo) -> tuple[Network, ...]:
+        if challenge and not info.data.get("users", True):
+            raise ValueError("nobody could answer; name a user by VOIPAGENT_SIP__USERS__<NAME>__PASSWORD")
+        return challenge
 
 
 class RtpSettings(Section):
@@ -196,7 +240,7 @@ class Setting:
     @property
     def name(self) -> str:
         """The environment variable."""
-        return PREFIX + NEST.join(part.upper() for part in self.path)
+        return PREFIX + NEST.join("<NAME>" if part == "*" else part.upper() for part in self.path)
 
     @property
     def is_text(self) -> bool:

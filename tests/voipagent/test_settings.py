@@ -120,6 +120,33 @@ def test_a_misspelt_name_in_a_map_is_refused() -> None:
         nest({"VOIPAGENT_TRUNKS__ACME__HOTS": "x"}, WithMap)
 
 
+def test_phones_of_our_own(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("sponge\n")
+    settings = Settings.load(
+        {
+            "VOIPAGENT_SIP__USERS__ALICE__PASSWORD": "wonderland",
+            "VOIPAGENT_SIP__USERS__1000__PASSWORD_FILE": str(tmp_path / "password"),
+            "VOIPAGENT_SIP__CHALLENGE": "192.0.2.0/24",
+        }
+    )
+    passwords = {name: user.password.get_secret_value() for name, user in settings.sip.users.items()}
+    assert passwords == {"alice": "wonderland", "1000": "sponge"}
+    assert settings.sip.challenge == (ip_network("192.0.2.0/24"),)
+    assert dict(effective(settings))["VOIPAGENT_SIP__USERS__1000__PASSWORD"] == "**********"
+
+
+def test_a_challenge_that_nobody_could_answer_is_refused() -> None:
+    told = fault(SIP__CHALLENGE="192.0.2.0/24")
+    assert told.startswith("VOIPAGENT_SIP__CHALLENGE: nobody could answer; name a user by VOIPAGENT_SIP__USERS__<NAME>")
+
+
+def test_users_that_no_phone_could_be(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    assert fault(SIP__USERS__ALICE__PASSWORD_FILE=str(tmp_path / "empty")).endswith("the password is empty")
+    assert "'a b' is no user name" in fault(**{"SIP__USERS__A B__PASSWORD": "x"})
+    assert "did you mean VOIPAGENT_SIP__USERS__<NAME>__PASSWORD?" in fault(SIP__USERS__ALICE__PASWORD="x")
+
+
 def test_secrets_are_masked() -> None:
     told = dict(effective(WithMap(trunks={"acme": Trunk(host="h", password=SecretStr("hunter2"))})))
     assert told["VOIPAGENT_TRUNKS__ACME__HOST"] == "h"
