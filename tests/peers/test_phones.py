@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,53 @@ async def test_it_registers_calls_and_leaves(transport: str, tmp_path: Path) -> 
     (left,) = read(tmp_path / "calls")
     assert left.record["ended_by"] == "caller"
     assert np.abs(left.caller).max() > 0.2
+
+
+CONFIG = """
+poll_method epoll
+sip_listen 127.0.0.1:{port}
+net_interface 127.0.0.1
+module_path /usr/lib/baresip/modules
+module g711.so
+module_app account.so
+module_app menu.so
+"""
+
+
+@pytest.mark.peer("/usr/bin/baresip")  # the program: a module has its name
+async def test_an_older_one_registers_too(tmp_path: Path) -> None:
+    """baresip 1.0.0 of 2020, which answers nothing where SHA-256 is among what is asked for."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    (tmp_path / "config").write_text(CONFIG.format(port=port))
+    (tmp_path / "contacts").write_text("")
+    debug = {"VOIPAGENT_ENGINE__MODEL": "echo", "VOIPAGENT_CALLS__DIR": str(tmp_path / "calls")}
+    debug |= {"VOIPAGENT_LOG__LEVEL": "debug"}
+    async with asyncio.timeout(60), serving_agent(debug | ELSEWHERE | USERS) as agent:
+        account = f"<sip:libre@127.0.0.1:{agent.sip_port}>;auth_pass=wonderland;regint=60"
+        (tmp_path / "accounts").write_text(account + "\n")
+        process = await asyncio.create_subprocess_exec(
+            *("baresip", "-f", str(tmp_path), "-t", "30"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            await _answered(agent, 1, expires=60)
+        finally:
+            process.terminate()  # and it takes itself off again
+            await process.wait()
+        await _answered(agent, 2, expires=None)
+
+
+async def _answered(agent: ServingAgent, times: int, expires: int | None) -> None:
+    """Wait until a REGISTER was answered with a 200 so many times, the last one with or without a Contact."""
+    while (log := "\n".join(agent.log)).count("SIP/2.0 200 OK") < times or not log.endswith("Content-Length: 0\n\n"):
+        await asyncio.sleep(0.01)
+    answer = log.rpartition("SIP/2.0 200 OK")[2]
+    assert "REGISTER" in answer
+    assert ("Contact: <sip:libre" in answer and f";expires={expires}" in answer) == (expires is not None)
 
 
 async def test_a_wrong_password_is_refused_and_told(tmp_path: Path) -> None:
