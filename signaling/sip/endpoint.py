@@ -12,8 +12,8 @@ from typing import Self
 
 from signaling.call import Call, CallEnded, Rejection
 from signaling.sip.dialog import CHANGE_S, Dialog
-from signaling.sip.digest import Guard
 from signaling.sip.events import Changed, Ended, Event, Invited, Pressed, Shed
+from signaling.sip.guard import Guard
 from signaling.sip.registrar import Registrar
 from signaling.sip.sipcall import REJECTIONS, SipCall, offer_of
 from signaling.sip.transaction import Flow

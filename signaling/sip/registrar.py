@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from signaling.sip.digest import Guard
 from signaling.sip.grammar import parse_address, parse_uri, split, split_address
+from signaling.sip.guard import Guard
 from signaling.sip.message import Request
 from signaling.sip.transaction import Flow
 

@@ -8,7 +8,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from signaling.sip.digest import BAN_S, FAILURES, Authenticator, Guard, Login
+from signaling.sip.digest import Authenticator, Login
+from signaling.sip.guard import BAN_S, FAILURES, Guard
 from signaling.sip.message import Response
 from signaling.sip.registrar import Registrar
 from signaling.sip.transport import Gate

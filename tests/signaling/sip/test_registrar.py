@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signaling.sip.digest import FAILURES, Authenticator, Guard, Login, challenges
+from signaling.sip.digest import Authenticator, Login, challenges
+from signaling.sip.guard import FAILURES, Guard
 from signaling.sip.message import Headers, Request, Response, respond
 from signaling.sip.registrar import DEFAULT_EXPIRES, MAX_CONTACTS, MAX_EXPIRES, MIN_EXPIRES, Answer, Registrar
 from signaling.sip.registration import Account, Left, Registered, Registration, State
