@@ -23,7 +23,7 @@ WINDOW = 64
 """How far behind the highest nonce count one may lie that was not seen yet: datagrams overtake each other."""
 
 MAX_NONCES = 10_000
-"""Nonces whose counts are remembered. While there are so many, others are stale: what is forgotten could be replayed."""
+"""Nonces whose counts are remembered. While there are so many, others are stale: a forgotten one could be replayed."""
 
 FAILURES, FAILURES_S, BAN_S = 10, 60.0, 600.0
 """So many wrong answers from one source within so many seconds, and it is not heard for so many."""
@@ -36,7 +36,7 @@ MAX_SOURCES = 10_000
 class Outcome:
     """What a request's credentials are worth: `user` is who it is, "" where that is not shown.
 
-    `stale`: the answer was right, but not its nonce. `failed`: it was wrong, which counts against the source.
+    `stale`: it is another nonce that must be answered. `failed`: the answer was wrong, which counts against the source.
     """
 
     user: str = ""
@@ -101,17 +101,24 @@ class Guard:
         return tuple(("WWW-Authenticate", str(challenge)) for challenge in made)
 
     def check(self, request: Request, source: str, now: float) -> Outcome:
-        """What the credentials for our realm in a request from that host are worth. Never raises."""
+        """What the credentials for our realm in a request from that host are worth. Never raises.
+
+        An answer to a nonce that we did not send there is not looked at: it would tell right from wrong without being
+        counted, or be counted against a host that never said it.
+        """
         told = self._told(request)
         if told is None:
             return Outcome()
+        made_at = self._made_at(told.nonce, source)
+        if made_at is None:
+            return Outcome(stale=True)
         password = self._users.get(told.username)
         # who does not exist takes as long as who gives a wrong password
         right = hmac.compare_digest(octets(told.expected(password or "", request.method)), octets(told.response))
         if not (right and password) or not _same_place(told.uri, request.uri):
             self._fail(told.username, source, now)
             return Outcome(failed=True)
-        if not self._is_fresh(told, source, now):
+        if not self._is_new(told, made_at, now):
             return Outcome(stale=True)
         return Outcome(told.username)
 
@@ -138,15 +145,18 @@ class Guard:
         seal = hmac.new(self._key, octets(f"{stamp}.{salt}.{source}"), hashlib.sha256).hexdigest()
         return f"{stamp:x}.{salt}.{seal[:32]}"
 
-    def _is_fresh(self, told: Credentials, source: str, now: float) -> bool:
-        """Whether the nonce is ours, young, and not used with this count; without counts (RFC 2069) it serves once."""
-        stamp, _, rest = told.nonce.partition(".")
-        salt = rest.partition(".")[0]
+    def _made_at(self, nonce: str, source: str) -> float | None:
+        """When we made that nonce for that host; None if we did not."""
+        stamp, _, rest = nonce.partition(".")
         if not re.fullmatch("[0-9a-f]{1,16}", stamp):
-            return False
-        expected = self._nonce(int(stamp, 16), salt, source)
-        expires_at = int(stamp, 16) / 1000 + NONCE_S
-        if not hmac.compare_digest(octets(expected), octets(told.nonce)) or now > expires_at:
+            return None
+        expected = self._nonce(int(stamp, 16), rest.partition(".")[0], source)
+        return int(stamp, 16) / 1000 if hmac.compare_digest(octets(expected), octets(nonce)) else None
+
+    def _is_new(self, told: Credentials, made_at: float, now: float) -> bool:
+        """Whether the nonce is young, and not used with this count; without counts (RFC 2069) it serves once."""
+        expires_at = made_at + NONCE_S
+        if now > expires_at:
             return False
         self._forget(now)
         if len(self._counts) >= MAX_NONCES and told.nonce not in self._counts:

@@ -108,6 +108,21 @@ def test_a_nonce_that_was_never_ours(nonce: str) -> None:
     assert gate.check(asking((("Authorization", str(made)),)), PEER, 0.0) == Outcome(stale=True)
 
 
+@pytest.mark.parametrize("password", ["wonderland", "guess"])
+def test_nobody_is_banned_for_what_another_says_nor_told_whether_it_is_right(password: str) -> None:
+    """Source addresses of datagrams are forged easily; who forges one never hears the nonce."""
+    gate = guard()
+    for number in range(2 * FAILURES):
+        forged = answered(gate, 0.0, source=f"198.51.100.{number}", login=Login("alice", password))
+        assert gate.check(forged, PEER, 0.0) == Outcome(stale=True)
+    assert not gate.banned(PEER, 0.0) and not gate.failures
+
+
+def test_a_wrong_answer_to_an_old_nonce_is_wrong() -> None:
+    gate = guard()
+    assert gate.check(answered(gate, 0.0, login=Login("alice", "guess")), PEER, 2 * NONCE_S) == Outcome(failed=True)
+
+
 def test_no_answer_counts_twice() -> None:
     gate = guard()
     request = answered(gate, 0.0)
