@@ -287,7 +287,7 @@ class Describer:
 
     def answer(self, offer: Description, stream: Stream, host: str, port: int) -> str:
         """The answer: as many m= lines as offered, in order; those that we refuse have port 0 and their formats."""
-        self.crypto, self._offered = self._answered(stream), []
+        self.crypto = self._answered(stream)
         lines: list[str] = []
         for number, line in enumerate(offer.media):
             if number == stream.number:
@@ -345,7 +345,6 @@ class Describer:
         """Remember what became of our offer."""
         chosen = stream.crypto.tag if stream.crypto else None
         self.crypto = next((crypto for crypto in self._offered if crypto.tag == chosen), None)
-        self._offered = []
         self._shape, self._stream = list(answer.media), stream
 
     def _write(self, host: str, times: str, lines: list[str]) -> str:

@@ -101,6 +101,14 @@ async def test_a_leg_refuses_only_when_it_is_asked() -> None:
             await leg.answer(offer)
 
 
+async def test_the_policy_of_encryption_is_that_of_every_leg() -> None:
+    phone = Phone()
+    async with Legs(FORMAT, ports=PORTS, srtp="demand") as legs:
+        with pytest.raises(LegError, match="RTP/AVP, without a=crypto; this agent demands encryption"):
+            await legs.open_leg(phone.sdp(), "127.0.0.1").answer(phone.sdp())
+    phone.close()
+
+
 async def test_more_calls_than_ports() -> None:
     async with Legs(FORMAT, ports=(PORTS[0], PORTS[0] + 3)) as legs:
         phone = Phone()

@@ -170,6 +170,23 @@ async def test_a_wrong_key_is_told_of_once_and_is_the_reason_of_the_end(
         assert line.leg.stats.packets_received == 0
 
 
+async def test_a_flood_of_forgeries_between_good_packets_does_not_fill_the_log(
+    phone: SecurePhone, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with secured(phone) as line:
+        await line.connect()
+        await line.frame()
+        blocks = tone(PCMU)
+        for _ in range(3):
+            for _ in range(FORGERIES + 10):
+                phone.raw(bytes([0x80, 0]) + bytes(170))
+            line.run(2)
+            phone.say(next(blocks))
+            line.run(1)
+        assert line.leg.stats.packets_received == 3
+        assert len(told(caplog)) == 1
+
+
 # --- digits, reports, holds ----------------------------------------------------------------------------------------
 
 
