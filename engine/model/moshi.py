@@ -66,6 +66,11 @@ class MoshiState:
         one = slice(index, index + 1)
         return MoshiState(self.kv.row(index), self.table[one], self.delays[one], self.initial[one])
 
+    def take_over(self, other: MoshiState, positions: int) -> None:
+        """Become `other`, which has come so many `positions` and forgot none of them, if its rings are no longer."""
+        self.kv.take_over(other.kv, positions)
+        self.table.copy_(other.table)
+
     def select(self, rows: Rows) -> MoshiState:
         """The state of some rows, to run them alone; `merge` takes it back."""
         table = rows.take(self.table)
@@ -188,11 +193,12 @@ class Moshi(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         eight_bits: bool = False,
+        slots: int | None = None,
     ) -> MoshiState:
         """Fresh rows, on the weights' device and of their type unless told otherwise; keys and values in `eight_bits`
-        if that is wanted."""
+        if that is wanted, in rings of `slots` if not of the whole window."""
         config = self.config
-        kv = self.transformer.initial_state(rows, device=device, dtype=dtype, eight_bits=eight_bits)
+        kv = self.transformer.initial_state(rows, device=device, dtype=dtype, eight_bits=eight_bits, slots=slots)
         device = kv.position.device
         # Forced tokens reach D columns beyond the next, emitted ones lie up to D behind it.
         table = torch.full((rows, 2 * (config.delay + 1), config.streams), UNGENERATED, device=device)

@@ -5,8 +5,8 @@ passed in and updated in place; a row whose mask is False keeps its state bit fo
 and saves the reading of what would be kept. Nothing here reads a tensor's value on the host, so a call can be captured
 in a CUDA graph. Call it under `torch.no_grad()`.
 
-Shapes: B rows, T positions of one call, C the ring's slots (= context), H heads of size h, dim = H * h; G heads of keys
-and values, as many but where several heads share them.
+Shapes: B rows, T positions of one call, C the ring's slots (= context, unless a state was made for fewer), H heads of
+size h, dim = H * h; G heads of keys and values, as many but where several heads share them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class TransformerConfig:
 
 @dataclass(slots=True)
 class KvState:
-    """What the rows of one stack remember: the last `context` keys and values, and how far each row has come.
+    """What the rows of one stack remember: the last C keys and values, and how far each row has come.
 
     Position p lies in slot p mod C. `position` counts a row's executed positions since its last reset. Rows that are
     `select`ed and no neighbours have their rings among those of all rows, where `stretches` says.
@@ -93,6 +93,17 @@ class KvState:
 
     def _of(self, keys: Tensor, values: Tensor, *scales: Tensor) -> KvState:
         return replace(self, keys=keys, values=values, scales=(scales[0], scales[1]) if scales else None)
+
+    @property
+    def slots(self) -> int:
+        """How many positions a ring holds (C)."""
+        return self.keys.shape[3]
+
+    def take_over(self, other: KvState, positions: int) -> None:
+        """Become `other`, which has come so many `positions` and forgot none of them, if its rings are no longer."""
+        for own, its in zip(self._held(), other._held(), strict=True):
+            own[:, :, :, :positions] = its[:, :, :, :positions]
+        self.position.copy_(other.position)
 
     def layers(self) -> Iterator[tuple[Ring, Ring]]:
         """Each layer's rings, of keys and of values."""
@@ -376,12 +387,16 @@ class Transformer(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         eight_bits: bool = False,
+        slots: int | None = None,
     ) -> KvState:
-        """Fresh rows, on the weights' device and of their type unless told otherwise; or their rings in 8 bits."""
+        """Fresh rows, on the weights' device and of their type unless told otherwise; or their rings in 8 bits.
+
+        Rings have `context` slots, or only so many `slots`: for rows that will not come further.
+        """
         weights = next(self.parameters())
         device, dtype = device or weights.device, torch.int8 if eight_bits else dtype or weights.dtype
         config = self.config
-        shape = (rows, config.layers, config.kv_heads, config.context, config.head_dim)
+        shape = (rows, config.layers, config.kv_heads, slots or config.context, config.head_dim)
 
         def empty(size: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros((*shape[:-1], size), dtype=dtype, device=device)
@@ -400,11 +415,11 @@ class Transformer(nn.Module):
         C - (T - 1 - t) keys. So two positions a call (Mimi) differ slightly from one position twice.
         Raises ValueError if T exceeds the ring.
         """
-        length, context = x.shape[1], self.config.context
-        if length > context:
-            raise ValueError(f"{length} positions in one call exceed the ring of {context}; use prefill")
+        length = x.shape[1]
+        if length > state.slots:
+            raise ValueError(f"{length} positions in one call exceed the ring of {state.slots}; use prefill")
         positions = self._positions(state, length)
-        return self._run(x, state, mask, positions, _held(positions[:, -1:], context), parallel=False)
+        return self._run(x, state, mask, positions, _held(positions[:, -1:], state.slots), parallel=False)
 
     def prefill(self, x: Tensor, state: KvState, mask: Tensor | None) -> Tensor:
         """T positions at once, T of any size, with the result of feeding them one call each.
@@ -412,7 +427,7 @@ class Transformer(nn.Module):
         Every query sees `context` positions, also those that the same call pushes out of the ring.
         """
         positions = self._positions(state, x.shape[1])
-        held = torch.cat((_held(state.position[:, None] - 1, self.config.context), positions), 1)
+        held = torch.cat((_held(state.position[:, None] - 1, state.slots), positions), 1)
         return self._run(x, state, mask, positions, held, parallel=True)
 
     def _positions(self, state: KvState, length: int) -> Tensor:  # [B, T]
@@ -422,16 +437,16 @@ class Transformer(nn.Module):
         self, x: Tensor, state: KvState, mask: Tensor | None, positions: Tensor, held: Tensor, *, parallel: bool
     ) -> Tensor:
         """Positions [B, T] are the queries', held [B, S] those of the keys they choose from (negative: none there)."""
-        config, context = self.config, self.config.context
+        config, ring = self.config, state.slots
         query, key = positions[:, :, None], held[:, None, :]
-        hidden = (key < 0) | (key > query) | (key <= query - context)  # [B, T, S]
+        hidden = (key < 0) | (key > query) | (key <= query - config.context)  # [B, T, S]
         # Numbers rather than truth values: each layer would make them of those.
         bias = x.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)[:, None]
-        slots = (positions[:, -context:] % context)[:, None, :, None].expand(-1, config.kv_heads, -1, config.head_dim)
+        slots = (positions[:, -ring:] % ring)[:, None, :, None].expand(-1, config.kv_heads, -1, config.head_dim)
         reach = None
         if not parallel and x.shape[1] == 1 and _has_kernel(x):
             rows = torch.arange(len(x), dtype=torch.int32, device=x.device)
-            reach = rows, (positions[:, 0] + 1).clamp_max(context).to(torch.int32)
+            reach = rows, (positions[:, 0] + 1).clamp_max(ring).to(torch.int32)
         whole = _Part(slice(None), slice(None), bias, slots, mask, reach)
         parts = tuple(whole.of(own, rings) for own, rings in _places(state.stretches)) or (whole,)
         call = _Call(rotation(config, positions), parts, parallel)
@@ -459,9 +474,9 @@ def rotation(config: TransformerConfig, positions: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
-def _held(newest: Tensor, context: int) -> Tensor:
+def _held(newest: Tensor, slots: int) -> Tensor:
     """Which position each slot holds [B, C] once position newest [B, 1] is written; negative: none yet."""
-    return newest - (newest - torch.arange(context, device=newest.device)) % context
+    return newest - (newest - torch.arange(slots, device=newest.device)) % slots
 
 
 def _norm(config: TransformerConfig) -> nn.Module:

@@ -102,6 +102,26 @@ def test_streaming_equals_attention_written_out(config: TransformerConfig, group
         assert not torch.allclose(got[0, 12:], written_out(stack, x[0])[12:], atol=1e-3)
 
 
+def test_a_row_in_a_shorter_ring_becomes_one_in_the_whole() -> None:
+    """Attention reaches as far as ever; in a whole ring the row then goes on as one that was always there."""
+    stack = build(replace(CONFIG, context=20))
+    x = noise(2, 30, CONFIG.dim)
+    short, whole = stack.initial_state(1, slots=13), stack.initial_state(2)
+    assert (short.slots, whole.slots) == (13, 20)
+    stack.prefill(x[:, :25], whole, None)
+    fresh = stack.initial_state(2)
+    for start in (0, 6):
+        stack.prefill(x[1:, start : start + 6], short, None)
+    stack(x[1:, 12:13], short, None)
+    whole.row(1).take_over(short, 13)
+    stack.prefill(x[:, :13], fresh, None)
+    want = [stack(x[1:, at : at + 1], fresh.row(1), None) for at in range(13, 30)]
+    got = [stack(x[1:, at : at + 1], whole.row(1), None) for at in range(13, 30)]
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="exceed the ring of 13"):
+        stack(x[1:, :14], short, None)
+
+
 @pytest.mark.parametrize("chunks", [[18], [5, 13], [1, 6, 6, 5], [7, 1, 1, 9]], ids=str)
 def test_prefill_equals_streaming(chunks: list[int]) -> None:
     stack, x = build(GATED), noise(2, 25, 16)
