@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -31,6 +31,15 @@ from engine.slot import FRAME_SAMPLES, CheckpointError, EngineError, EngineFull,
 
 CHUNK_COLUMNS = 64
 """Columns in a prime chunk. On a 7B model and an H100 about 3 ms of arithmetic, so a tick hardly waits for it."""
+
+SHADOWS = 2
+"""Rows beside the others in which live ones are primed anew, at once."""
+
+SHADOW_SHARE = 0.6
+"""Of the window: what a shadow holds. A prompt and what is kept beside it are to take half of it or less."""
+
+TURNS = 1 + SHADOWS
+"""Chunks of all primes until a prime has its next, and so the steps that its row may make meanwhile."""
 
 NOISE_WIDTH = 250
 """Most candidates that a draw may choose from: the reference's top-k for audio."""
@@ -97,6 +106,9 @@ class Batch:
     """`rows` rows of a checkpoint, and of the ear that writes down what they hear. Use it from one thread only.
 
     `kv`: how the model's keys and values lie in memory.
+
+    Beside the rows lie SHADOWS shadows: one row each, shorter than the others, in which a live row is primed anew while
+    it is stepped on (`renew`).
     """
 
     def __init__(
@@ -117,6 +129,9 @@ class Batch:
         with torch.inference_mode():
             self._codec = self._mimi.initial_state(rows)
             self._state = self._moshi.initial_state(rows, eight_bits=kv == "int8")
+            slots = min(self.window_frames, round(SHADOW_SHARE * self.window_frames) + 4 * TURNS)
+            self._shadows = [self._moshi.initial_state(1, eight_bits=kv == "int8", slots=slots) for _ in range(SHADOWS)]
+        self.renewable_frames = _renewable(slots, self.window_frames)
         self._device = self._state.kv.position.device
         self._audio = next(self._mimi.parameters()).dtype
         self._ahead = 1 + self._config.delay
@@ -154,8 +169,11 @@ class Batch:
         chunks = self._chunks(row, self._config.columns(torch.from_numpy(frames)).numpy())
         chunks[0] = replace(chunks[0], fresh=True)
         chunks[-1] = replace(chunks[-1], draw=sampling)
-        kept = min(keep_frames, len(self._logs[row].log), self.window_frames)
+        kept = self._kept(row, keep_frames)
         return [*chunks, *(self._chunks(row, self._past(row, kept)) if kept else ())]
+
+    def _kept(self, row: int, keep_frames: int) -> int:
+        return min(keep_frames, len(self._logs[row].log), self.window_frames)
 
     def _chunks(self, row: int, columns: NDArray[np.int64]) -> list[PrimeChunk]:
         starts = range(0, max(1, len(columns) - self._ahead), CHUNK_COLUMNS)
@@ -182,13 +200,49 @@ class Batch:
     @torch.inference_mode()
     def prefill(self, chunk: PrimeChunk) -> None:
         """Run one chunk of a plan; in order, each once. Raises EngineFull, after which `row` must be opened anew."""
-        with _within_memory():
-            self._prefill(chunk)
+        self._prefill(chunk, self._state.row(chunk.row))
 
-    def _prefill(self, chunk: PrimeChunk) -> None:
+    @torch.inference_mode()
+    def renew(
+        self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling
+    ) -> Generator[bool, None, None]:
+        """Prime `row` with `frames` (T, K) and its last columns while it is stepped; at most SHADOWS rows at once.
+
+        Each item has run one chunk, in a shadow. Before the last, which alone is True, the columns of the steps since
+        the first were caught up with, and the shadow has become what the model remembers of the row; all else of the
+        row is untouched. `keep_frames` are counted back from the first item. Close it to give the shadow back early.
+
+        Raises EngineFull, and the row is as it was; ValueError if frames and what was stepped outgrow the shadow.
+        """
+        shadow = self._shadows.pop()
+        try:
+            caught_up = self._logs[row].number
+            positions = 1 + len(frames) + self._kept(row, keep_frames)
+            for chunk in self.plan(row, frames, keep_frames, sampling):
+                self._prefill(chunk, shadow)
+                yield False
+            while behind := self._logs[row].number - caught_up:
+                self._prefill(self._chunks(row, self._past(row, behind))[0], shadow)
+                caught_up += min(behind, CHUNK_COLUMNS)
+                positions += min(behind, CHUNK_COLUMNS)
+                if behind <= CHUNK_COLUMNS:
+                    break
+                yield False
+            if positions > shadow.kv.slots < self.window_frames:
+                raise ValueError(f"a prime of {positions} positions outgrew a shadow of {shadow.kv.slots}")
+            self._state.row(row).take_over(shadow, positions)
+            yield True
+        finally:
+            self._shadows.append(shadow)
+
+    @torch.inference_mode()
+    def _prefill(self, chunk: PrimeChunk, state: MoshiState) -> None:
+        with _within_memory():
+            self._run_chunk(chunk, state)
+
+    def _run_chunk(self, chunk: PrimeChunk, state: MoshiState) -> None:
         if chunk.fresh:
-            self._state.reset(self._only(chunk.row))
-        state = self._state.row(chunk.row)
+            state.reset(torch.ones(1, dtype=torch.bool))
         columns = torch.from_numpy(chunk.columns).to(self._device)[None]
         # The first columns of the row's past are partly the prompt's: what is not known here, the table holds.
         columns[:, : self._ahead] = torch.where(
@@ -258,7 +312,7 @@ class Batch:
         return Stepped(said.copy(), int(column[0]), tokens, state.number - 1, heard, broken)
 
     def warm_up(self) -> None:
-        """Run a prime and a step of no consequence, so that the first caller does not wait for kernels to be chosen.
+        """Run primes and a step of no consequence, so that the first caller does not wait for kernels to be chosen.
 
         Before any row is opened.
         """
@@ -266,6 +320,9 @@ class Batch:
             self.prefill(chunk)
         silence = np.zeros(FRAME_SAMPLES, np.float32)
         self.step([RowStep(row, silence, None, Sampling()) for row in range(self.rows)])
+        frames = np.zeros((min(CHUNK_COLUMNS, self.renewable_frames - 1), self.streams), np.int64)
+        for _ in self.renew(0, frames, 0, Sampling()):
+            pass
 
     # --- small tensors
 
@@ -292,6 +349,15 @@ class Batch:
 
     def _to_device(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self._device)
+
+
+def _renewable(slots: int, window: int) -> int:
+    """How many frames, kept ones included, a live row can be primed with in a shadow of so many slots.
+
+    It holds what the row steps meanwhile, too: TURNS frames a chunk. The prompt, what is kept, and what is caught up
+    with each end in a chunk that is not full. One as long as the window forgets what the row itself would have.
+    """
+    return slots if slots == window else (slots - 4 * TURNS) * CHUNK_COLUMNS // (CHUNK_COLUMNS + TURNS)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """What runs on the thread that owns the device: commands in, one at a time, and results out.
 
-The queue of commands cannot grow without bound, because a conversation awaits its one step or prime before it asks
-again; empty, it lets the thread sleep. Futures belong to the event loop: here they are only asked whether they are
-cancelled, and handed back with their answers through `post`.
+The queue of commands cannot grow without bound, because a conversation awaits its one step, and its one prime, before
+it asks again; empty, it lets the thread sleep. Futures belong to the event loop: here they are only asked whether they
+are cancelled, and handed back with their answers through `post`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import contextlib
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.batch import PrimeChunk, RowStep, Stepped
+from engine.batch import SHADOWS, PrimeChunk, RowStep, Stepped
 from engine.model.prompt import PromptLayout
 from engine.model.text import Tokenizer
 from engine.model.voice import Voices
-from engine.scheduler import Chunk, Scheduler, Tick
+from engine.scheduler import Chunk, RowState, Scheduler, Tick
 from engine.slot import EngineError, EngineFull, Sampling, Tokens
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class Rows(Protocol):
     rows: int
     vocabulary: tuple[int, ...]  # how many tokens each of the K streams has
     window_frames: int
+    renewable_frames: int
     hearing_delay_frames: int
     revision: str
     tokenizer: Tokenizer
@@ -53,6 +54,11 @@ class Rows(Protocol):
 
     def prefill(self, chunk: PrimeChunk) -> None:
         """Run one of them. Raises EngineFull, and the others go on."""
+
+    def renew(
+        self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling
+    ) -> Generator[bool, None, None]:
+        """Prime `row` beside its steps; each item is a chunk, the last one True. Raises EngineFull, and it goes on."""
 
     def step(self, steps: Sequence[RowStep]) -> list[Stepped]:
         """One masked step of these rows."""
@@ -117,6 +123,14 @@ class Answer:
 # --- the thread ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Priming:
+    """A prime under way: each item of `chunks` runs one, and tells whether it was the last."""
+
+    chunks: Generator[bool, None, None]
+    done: asyncio.Future[None] | None
+
+
 class Worker:
     """Serves the commands of one queue, on whatever thread calls `serve`. `post` hands answers to the loop.
 
@@ -131,7 +145,7 @@ class Worker:
         post: Callable[[Answers], None],
     ) -> None:
         self._rows, self._commands, self._post = rows, commands, post
-        self._scheduler: Scheduler[Step, tuple[PrimeChunk, asyncio.Future[None] | None]] = Scheduler(rows.rows)
+        self._scheduler: Scheduler[Step, _Priming] = Scheduler(rows.rows, SHADOWS)
         self._failed: dict[int, EngineError] = {}
 
     def serve(self) -> None:
@@ -146,7 +160,7 @@ class Worker:
             if isinstance(work, Tick):
                 self._tick(work.steps)
             elif isinstance(work, Chunk):
-                self._chunk(work.row, *work.columns)
+                self._chunk(work.row, work.prime)
 
     def _take(self, wait: bool) -> Iterator[Command]:
         """Every command that is there; with `wait`, at least one."""
@@ -163,36 +177,55 @@ class Worker:
                 except EngineFull as error:
                     self._fail(row, error)
                 else:
-                    self._prime(row, self._rows.plan(row, self._no_frames(), len(log), sampling), None)
+                    self._prime(row, _Priming(self._in_place(row, self._no_frames(), len(log), sampling), None))
             case Prime(row, done=done) | Step(RowStep(row), done=done) if row in self._failed:
                 self._post([(done, self._failed[row])])
             case Prime(row, frames, keep_frames, sampling, done):
-                self._prime(row, self._rows.plan(row, frames, keep_frames, sampling), done)
+                live = self._scheduler.state(row) in (RowState.LIVE, RowState.RENEWING)
+                prime = self._rows.renew if live else self._in_place
+                self._prime(row, _Priming(prime(row, frames, keep_frames, sampling), done))
             case Step(step):
                 self._scheduler.step(step.row, command)  # one that still waited was given up by its conversation
             case Free(row):
-                self._scheduler.free(row)
+                _close(self._scheduler.free(row))
                 self._failed.pop(row, None)
 
-    def _prime(self, row: int, chunks: list[PrimeChunk], done: asyncio.Future[None] | None) -> None:
-        *first, last = chunks
-        self._scheduler.prime(row, [*((chunk, None) for chunk in first), (last, done)])
+    def _prime(self, row: int, priming: _Priming) -> None:
+        _close(self._scheduler.prime(row, priming))  # one that was under way was given up by its conversation
 
-    def _chunk(self, row: int, chunk: PrimeChunk, done: asyncio.Future[None] | None) -> None:
-        try:
+    def _in_place(
+        self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling
+    ) -> Generator[bool, None, None]:
+        """As `Rows.renew`, of a row that is not stepped meanwhile."""
+        *first, last = self._rows.plan(row, frames, keep_frames, sampling)
+        for chunk in first:
             self._rows.prefill(chunk)
-        except EngineFull as error:
-            self._fail(row, error, done)
-        else:
-            if done is not None:
-                self._post([(done, None)])
+            yield False
+        self._rows.prefill(last)
+        yield True
 
-    def _fail(self, row: int, error: EngineError, *waiting: asyncio.Future[Any] | None) -> None:
+    def _chunk(self, row: int, priming: _Priming) -> None:
+        try:
+            last, answer = next(priming.chunks), None
+        except EngineFull as error:
+            if self._scheduler.state(row) is RowState.PRIMING:
+                self._fail(row, error)
+                return
+            logger.warning("x row %d goes on as it was: %s", row, error)
+            last, answer = True, error
+        if last:
+            priming.chunks.close()
+            self._scheduler.primed(row)
+            if priming.done is not None:
+                self._post([(priming.done, answer)])
+
+    def _fail(self, row: int, error: EngineError, *waiting: asyncio.Future[Any]) -> None:
         """End `row`, and it alone; those `waiting` hear of it, and who waits behind them."""
         logger.error("x row %d: %s", row, error)
         self._failed[row] = error
-        step, chunks = self._scheduler.fail(row)
-        told = [*waiting, *(done for _, done in chunks), step.done if step else None]
+        step, priming = self._scheduler.fail(row)
+        _close(priming)
+        told = [*waiting, priming.done if priming else None, step.done if step else None]
         self._post([(done, error) for done in told if done is not None])
 
     def _tick(self, steps: tuple[Step, ...]) -> None:
@@ -211,3 +244,9 @@ class Worker:
 
     def _no_frames(self) -> NDArray[np.int64]:
         return np.zeros((0, len(self._rows.vocabulary)), np.int64)
+
+
+def _close(priming: _Priming | None) -> None:
+    """It will not be run to its end: a shadow that it has is given back."""
+    if priming is not None:
+        priming.chunks.close()

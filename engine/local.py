@@ -271,7 +271,8 @@ class LocalSlot:
         self._sampling = sampling
         self._reader, self._listener = TextReader(rows.tokenizer), TextReader(rows.tokenizer)
         self._speech: deque[Forced] = deque()
-        self._asked: asyncio.Future[Any] | None = None
+        self._stepping: asyncio.Future[Any] | None = None
+        self._priming: asyncio.Future[Any] | None = None
         self._closed = False
 
     @property
@@ -302,7 +303,9 @@ class LocalSlot:
     async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
         """Run the prompt through the row, and its own last `keep_frames` columns. Raises PromptError, EngineError."""
         frames = self._lay_out(prompt, keep_frames)
-        await self._ask(lambda done: Prime(self._row, frames, keep_frames, self._sampling, done))
+        self._check_free(self._priming)
+        self._priming = self._engine.ask(lambda done: Prime(self._row, frames, keep_frames, self._sampling, done))
+        await self._priming
 
     def _lay_out(self, prompt: Prompt, keep_frames: int) -> NDArray[np.int64]:
         rows = self._rows
@@ -315,10 +318,13 @@ class LocalSlot:
         if prompt.voice and voice is None:
             raise PromptError(f"the voice {prompt.voice!r} cannot be used yet: it is no recording (.wav)")
         frames = rows.layout.frames(rows.tokenizer, prompt.text, voice)
-        if 1 + len(frames) + keep_frames > rows.window_frames:
+        holds, what = rows.window_frames, "the model's window holds"
+        if self._stepping is not None:
+            holds, what = rows.renewable_frames, "a call can be primed with while it is spoken"
+        if 1 + len(frames) + keep_frames > holds:
             raise PromptError(
                 f"the prompt takes {len(frames)} frames and {keep_frames} are to be kept; together they must be fewer "
-                f"than the {rows.window_frames} that the model's window holds"
+                f"than the {holds} that {what}"
             )
         return frames
 
@@ -329,7 +335,9 @@ class LocalSlot:
         speech = self._speech
         forced = speech[0] if speech else None
         step = RowStep(self._row, frame, None if forced is None else forced.token, self._sampling)
-        answer: Answer = await self._ask(lambda done: Step(step, done, time.perf_counter()))
+        self._check_free(self._stepping)
+        self._stepping = self._engine.ask(lambda done: Step(step, done, time.perf_counter()))
+        answer: Answer = await self._stepping
         if forced is not None:
             speech.popleft()  # not before it was said: a step that is given up says nothing
         stepped = answer.stepped
@@ -337,16 +345,15 @@ class LocalSlot:
         heard = self._listener.read(stepped.heard)
         return Reply(stepped.frame, text, heard, stepped.tokens, stepped.number, answer.waited_s, answer.step_s)
 
-    async def _ask(self, command: Callable[[asyncio.Future[Any]], Command]) -> Any:
+    def _check_free(self, asked: asyncio.Future[Any] | None) -> None:
         if self._closed:
             raise EngineError("the slot is closed")
-        if self._asked is not None and not self._asked.done():
-            raise RuntimeError("a slot is asked for one step or prime at a time")
-        self._asked = self._engine.ask(command)
-        return await self._asked
+        if asked is not None and not asked.done():
+            raise RuntimeError("a slot is asked for one step at a time, and for one prime")
 
     def close(self) -> None:
         """The row is given back; who still waits for it, in another task, gets EngineError."""
         self._closed = True
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_exception(EngineError("the slot is closed"))
+        for asked in (self._stepping, self._priming):
+            if asked is not None and not asked.done():
+                asked.set_exception(EngineError("the slot is closed"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -11,7 +11,7 @@ S = TypeVar("S")
 """What a waiting step is to the caller."""
 
 C = TypeVar("C")
-"""What a prime chunk is to the caller."""
+"""What a prime is to the caller."""
 
 
 class RowState(Enum):
@@ -19,7 +19,11 @@ class RowState(Enum):
 
     FREE = "free"
     PRIMING = "priming"
+    READY = "ready"
+    """Primed, and not stepped yet."""
     LIVE = "live"
+    RENEWING = "renewing"
+    """Stepped as if LIVE, while a shadow of it is primed."""
     FAILED = "failed"
 
 
@@ -29,7 +33,9 @@ class Event(Enum):
     PRIME = "prime"
     """Columns are to be run through it: it was just given out, or its conversation wants another prompt."""
     PRIMED = "primed"
-    """The last of those columns has run."""
+    """The last of those columns has run, or they are given up."""
+    STEP = "step"
+    """A frame has run through it."""
     FAIL = "fail"
     """What is in it is of no more use; its conversation has yet to hear of it."""
     FREE = "free"
@@ -39,22 +45,35 @@ class Event(Enum):
 TABLE: dict[tuple[RowState, Event], RowState] = {
     (RowState.FREE, Event.PRIME): RowState.PRIMING,
     (RowState.PRIMING, Event.PRIME): RowState.PRIMING,  # the new prompt replaces what is left of the last one
-    (RowState.LIVE, Event.PRIME): RowState.PRIMING,
-    (RowState.PRIMING, Event.PRIMED): RowState.LIVE,
+    (RowState.READY, Event.PRIME): RowState.PRIMING,
+    (RowState.LIVE, Event.PRIME): RowState.RENEWING,
+    (RowState.RENEWING, Event.PRIME): RowState.RENEWING,  # likewise
+    (RowState.PRIMING, Event.PRIMED): RowState.READY,
+    (RowState.RENEWING, Event.PRIMED): RowState.LIVE,
+    (RowState.READY, Event.STEP): RowState.LIVE,
+    (RowState.LIVE, Event.STEP): RowState.LIVE,
+    (RowState.RENEWING, Event.STEP): RowState.RENEWING,
     (RowState.PRIMING, Event.FREE): RowState.FREE,
+    (RowState.READY, Event.FREE): RowState.FREE,
     (RowState.LIVE, Event.FREE): RowState.FREE,
+    (RowState.RENEWING, Event.FREE): RowState.FREE,
     (RowState.FREE, Event.FAIL): RowState.FAILED,  # it could not even be opened
     (RowState.PRIMING, Event.FAIL): RowState.FAILED,
+    (RowState.READY, Event.FAIL): RowState.FAILED,
     (RowState.LIVE, Event.FAIL): RowState.FAILED,
+    (RowState.RENEWING, Event.FAIL): RowState.FAILED,
     (RowState.FAILED, Event.FREE): RowState.FREE,
 }
 """State and event -> next state. What is not here is refused."""
+
+STEPPABLE = (RowState.READY, RowState.LIVE, RowState.RENEWING)
+"""Where a row is in the next tick if a step waits for it."""
 
 
 @dataclass(slots=True)
 class _Row(Generic[S, C]):
     state: RowState = RowState.FREE
-    chunks: deque[C] = field(default_factory=deque)
+    prime: C | None = None
     step: S | None = None
 
 
@@ -67,38 +86,53 @@ class Tick(Generic[S]):
 
 @dataclass(frozen=True, slots=True)
 class Chunk(Generic[C]):
-    """A bounded run of prompt columns through one row. `last`: the row is primed once it has run."""
+    """A bounded run of prompt columns: the next of this row's prime. `primed` is told once there is no next."""
 
     row: int
-    columns: C
-    last: bool
+    prime: C
 
 
 class Scheduler(Generic[S, C]):
     """Rows 0 to `rows` - 1. At most one step waits for each row: one step is in flight a call.
 
-    A tick holds every step that waits for a LIVE row, and begins as soon as there is one. A step for a PRIMING row
-    waits until the row is primed. Rows are primed one after the other, first come first served; at most one chunk runs
-    between two ticks, so nobody's speech stutters while someone else is being put through.
+    A tick holds every step that waits for a row that is primed, and begins as soon as there is one. A step for a
+    PRIMING row waits until the row is primed; one for a RENEWING row does not. At most one chunk runs between two
+    ticks, so nobody's speech stutters while someone else is being put through.
+
+    Rows are primed first come first served: PRIMING ones one after the other; RENEWING ones in as many `shadows`, and
+    while those are taken the next waits. The first of the ones and each of the others take turns, so a caller who is
+    put through waits for no renewal, and a renewal has every (1 + shadows)th chunk or more.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, shadows: int) -> None:
         self._rows: list[_Row[S, C]] = [_Row() for _ in range(rows)]
         self._priming: deque[int] = deque()
+        self._lanes: deque[deque[int]] = deque([self._priming, *(deque[int]() for _ in range(shadows))])
+        self._shadowless: deque[int] = deque()
         self._chunk_ran = False
 
     def state(self, row: int) -> RowState:
         """Where `row` is in its life."""
         return self._rows[row].state
 
-    def prime(self, row: int, chunks: list[C]) -> None:
-        """Run `chunks` through `row`, in order. Raises ValueError without chunks."""
-        if not chunks:
-            raise ValueError("a prime has at least one chunk")
+    def prime(self, row: int, prime: C) -> C | None:
+        """Run `prime` through `row`, or through a shadow of it: then it is RENEWING.
+
+        One that was under way is replaced, and returned.
+        """
         self._move(row, Event.PRIME)
-        self._rows[row].chunks = deque(chunks)
-        if row not in self._priming:
-            self._priming.append(row)
+        replaced, self._rows[row].prime = self._rows[row].prime, prime
+        if replaced is None:
+            renewing = self._rows[row].state is RowState.RENEWING
+            (self._shadowless if renewing else self._priming).append(row)
+            self._fill_shadows()
+        return replaced
+
+    def primed(self, row: int) -> None:
+        """The chunk of `row` that ran was its last."""
+        self._move(row, Event.PRIMED)
+        self._rows[row].prime = None
+        self._leave(row)
 
     def step(self, row: int, step: S) -> S | None:
         """Let `step` wait for the next tick. One that still waited is replaced, and returned: its caller gave it up."""
@@ -108,42 +142,57 @@ class Scheduler(Generic[S, C]):
         replaced, state.step = state.step, step
         return replaced
 
-    def free(self, row: int) -> None:
-        """Take `row` back; what waits for it is dropped."""
+    def free(self, row: int) -> C | None:
+        """Take `row` back; what waits for it is dropped. A prime that was under way is returned."""
         self._move(row, Event.FREE)
-        self._drop(row)
+        return self._drop(row)[1]
 
-    def fail(self, row: int) -> tuple[S | None, tuple[C, ...]]:
-        """Nothing runs in `row` any more until it is freed; the step and the chunks that waited for it are returned."""
+    def fail(self, row: int) -> tuple[S | None, C | None]:
+        """Nothing runs in `row` any more until it is freed; the step and the prime that waited for it are returned."""
         self._move(row, Event.FAIL)
         return self._drop(row)
 
-    def _drop(self, row: int) -> tuple[S | None, tuple[C, ...]]:
+    def _drop(self, row: int) -> tuple[S | None, C | None]:
         dropped = self._rows[row]
         self._rows[row] = _Row(dropped.state)
-        if row in self._priming:
-            self._priming.remove(row)
-        return dropped.step, tuple(dropped.chunks)
+        self._leave(row)
+        return dropped.step, dropped.prime
+
+    def _leave(self, row: int) -> None:
+        """No prime of `row` is under way any more, nor waits."""
+        for queue in (*self._lanes, self._shadowless):
+            if row in queue:
+                queue.remove(row)
+        self._fill_shadows()
+
+    def _fill_shadows(self) -> None:
+        for lane in self._lanes:
+            if lane is not self._priming and not lane and self._shadowless:
+                lane.append(self._shadowless.popleft())
 
     def next(self) -> Tick[S] | Chunk[C] | None:
-        """What to run now; None when nothing waits. What is returned counts as run."""
-        ready = [row for row in self._rows if row.state is RowState.LIVE and row.step is not None]
-        if self._priming and not (ready and self._chunk_ran):
+        """What to run now; None when nothing waits. A tick that is returned counts as run."""
+        ready = [row for row, held in enumerate(self._rows) if held.state in STEPPABLE and held.step is not None]
+        if any(self._lanes) and not (ready and self._chunk_ran):
             self._chunk_ran = True
             return self._chunk()
         self._chunk_ran = False
-        steps = tuple(row.step for row in ready if row.step is not None)
-        for row in ready:
-            row.step = None
-        return Tick(steps) if steps else None
+        return Tick(tuple(self._take(row) for row in ready)) if ready else None
 
     def _chunk(self) -> Chunk[C]:
-        row = self._priming[0]
-        columns, last = self._rows[row].chunks.popleft(), not self._rows[row].chunks
-        if last:
-            self._priming.popleft()
-            self._move(row, Event.PRIMED)
-        return Chunk(row, columns, last)
+        self._lanes.rotate(-1)
+        while not self._lanes[0]:
+            self._lanes.rotate(-1)
+        row = self._lanes[0][0]
+        prime = self._rows[row].prime
+        assert prime is not None  # a row stands in a lane while it has one
+        return Chunk(row, prime)
+
+    def _take(self, row: int) -> S:
+        self._move(row, Event.STEP)
+        step, self._rows[row].step = self._rows[row].step, None
+        assert step is not None  # `next` takes from rows that have one
+        return step
 
     def _move(self, row: int, event: Event) -> None:
         state = self._rows[row].state

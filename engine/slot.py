@@ -115,7 +115,11 @@ class Slot(Protocol):
         """How far `Reply.heard` lies behind the sound; 0 where nobody writes down what the caller says."""
 
     async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
-        """Run the prompt through the row, followed by the row's own last `keep_frames` columns.
+        """Run the prompt through the row, followed by the row's own last `keep_frames` columns. One at a time.
+
+        A row that was never stepped waits for it. One that was is stepped on meanwhile, by another task, as if nothing
+        were; this returns once what it remembers has been replaced, by the same and what was said since. A prime that
+        is given up still comes about, unless the next replaces it.
 
         Raises EngineError if the engine died meanwhile, EngineFull if the device's memory does not hold the row,
         PromptError if the prompt does not fit the window.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine import batch as batch_module
-from engine.batch import Batch, RowStep, Stepped, load_batch
+from engine.batch import SHADOWS, TURNS, Batch, KeyPrecision, RowStep, Stepped, load_batch
 from engine.ear import Ear
 from engine.model.checkpoint import load_checkpoint, load_ear
 from engine.model.mimi import Mimi, MimiState
@@ -422,6 +422,148 @@ def test_the_log_is_as_long_as_the_window(batch: Batch) -> None:
     prime(batch, 0, keep_frames=600)
     assert batch._state.kv.position.tolist()[0] == 1 + batch.window_frames
     assert talk(batch, 0, noise(1))[0].number == 600
+
+
+# --- priming a live row --------------------------------------------------------------------------------------------
+
+
+def renewal(batch: Batch, row: int, text: str = PROMPT, keep_frames: int = 0) -> Generator[bool, None, None]:
+    return batch.renew(row, batch.layout.frames(batch.tokenizer, text), keep_frames, SEED_1)
+
+
+def remembered(batch: Batch, row: int) -> list[Tensor]:
+    """What the model remembers of `row`, in numbers."""
+    state = batch._state.row(row)
+    held = min(int(state.kv.position), state.kv.slots)
+    rings = [ring.read(torch.float32)[:, :, :held] for layer in state.kv.layers() for ring in layer]
+    return [*rings, state.kv.position, state.ahead()]
+
+
+@pytest.mark.parametrize("kv", ["full", "int8"])
+@pytest.mark.parametrize(("before", "keep", "chunk"), [(0, 0, 64), (2, 0, 8), (9, 5, 3), (9, 400, 64), (20, 7, 1)])
+def test_a_renewed_row_is_as_one_that_was_fed_the_same_columns(
+    nano: Path, monkeypatch: pytest.MonkeyPatch, kv: KeyPrecision, before: int, keep: int, chunk: int
+) -> None:
+    """Stepped after each chunk; with chunks of one column it is far behind when the plan has run."""
+    monkeypatch.setattr(batch_module, "CHUNK_COLUMNS", chunk)
+    batch, speech = Batch(load_checkpoint(str(nano)), 2, kv=kv), noise(100)
+    text = PROMPT if chunk > 1 else "Hello."
+    for row in range(2):
+        batch.open(row, no_log())
+        prime(batch, row, "Hi.")
+    said = iter(speech)
+    for _ in range(before):
+        assert same(talk(batch, 0, [frame := next(said)]), talk(batch, 1, [frame]))
+    meanwhile = 0
+    for number, last in enumerate(renewal(batch, 0, text, keep)):
+        if not last and number % 3:
+            assert same(talk(batch, 0, [frame := next(said)]), talk(batch, 1, [frame]))  # as if nothing were
+            meanwhile += 1
+    prime(batch, 1, text, min(keep, before) + meanwhile, SEED_1)
+    exact = kv == "full"
+    for mine, yours in zip(remembered(batch, 0), remembered(batch, 1), strict=True):
+        torch.testing.assert_close(mine, yours, atol=1e-5 if exact else 0.1, rtol=0)  # or one step of 8 bits
+    assert same(talk(batch, 0, speech[-20:]), talk(batch, 1, speech[-20:]))
+
+
+def test_a_renewal_touches_nothing_until_it_ends_and_then_only_what_the_model_remembers(batch: Batch) -> None:
+    talk(batch, 0, noise(4))
+    before = [fingerprint(batch, row) for row in range(4)]
+    codec = [tensor.clone() for tensor in tensors(batch._codec)]
+    for last in (items := renewal(batch, 0, keep_frames=4)):
+        assert ([fingerprint(batch, row) for row in range(4)] == before) == (not last)
+    assert last and not list(items)
+    assert [fingerprint(batch, row) for row in range(1, 4)] == before[1:]
+    assert all(torch.equal(now, then) for now, then in zip(tensors(batch._codec), codec, strict=True))
+    assert talk(batch, 0, noise(1))[0].number == 4
+
+
+def test_a_renewal_that_is_given_up_leaves_the_row_as_it_was_and_its_shadow_to_the_next(batch: Batch) -> None:
+    talk(batch, 0, noise(4))
+    before = fingerprint(batch, 0)
+    for _ in range(SHADOWS + 1):
+        under_way = renewal(batch, 0, keep_frames=4)
+        next(under_way)
+        under_way.close()
+    renewal(batch, 0).close()  # before it began
+    assert fingerprint(batch, 0) == before
+    assert len(batch._shadows) == SHADOWS
+
+
+def test_two_rows_are_renewed_beside_each_other(batch: Batch) -> None:
+    speech = noise(12)
+    for row in range(4):
+        talk(batch, row, speech[: 3 + row % 2])
+    under_way = [renewal(batch, 0, keep_frames=3), renewal(batch, 1, "Hi.", keep_frames=2)]
+    while under_way:
+        under_way = [one for one in under_way if not next(one)]
+    prime(batch, 2, PROMPT, keep_frames=3, sampling=SEED_1)
+    prime(batch, 3, "Hi.", keep_frames=2, sampling=SEED_1)
+    assert same(talk(batch, 0, speech), talk(batch, 2, speech))
+    assert same(talk(batch, 1, speech), talk(batch, 3, speech))
+
+
+def test_the_voice_does_not_click_where_a_row_is_renewed(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was played is one uninterrupted decode of the codes that the log holds."""
+    decoded: list[Tensor] = []
+    decode = batch._mimi.decode
+
+    def listen(codes: Tensor, state: MimiState, mask: Tensor | None) -> Tensor:
+        decoded.append(codes[0, :, 0])
+        return decode(codes, state, mask)
+
+    monkeypatch.setattr(batch._mimi, "decode", listen)
+    said = talk(batch, 0, noise(3))
+    for _ in range(3):
+        for _last in renewal(batch, 0, keep_frames=5):
+            said += talk(batch, 0, noise(2, seed=len(said)))
+    log = torch.from_numpy(tokens(said).astype(np.int64))
+    codes = torch.stack(decoded)
+    assert torch.equal(codes[1:, 0], log[:-1, 1])  # the semantic code is made a step ahead of the acoustic ones
+    assert torch.equal(codes[:, 1:], log[:, 2:9])
+    with torch.inference_mode():
+        state = batch._mimi.initial_state(1)
+        whole = [decode(column[None, :, None], state, None)[0, 0].clamp(-1, 1).numpy() for column in codes]
+    np.testing.assert_allclose(np.stack([one.frame for one in said]), np.stack(whole), atol=1e-5)
+
+
+def test_the_most_that_a_live_row_can_be_primed_with_fits_whatever_it_steps_meanwhile(batch: Batch) -> None:
+    frames = np.tile(np.arange(17), (batch.renewable_frames - 1 - 100, 1))
+    speech = noise(TURNS)
+    talk(batch, 0, [noise(1)[0]] * 100)
+    items = []
+    for last in batch.renew(0, frames, 100, SEED_1):
+        items.append(last)
+        talk(batch, 0, speech)
+    assert items[-1] and len(items) > 4
+    assert batch.renewable_frames < batch._shadows[0].kv.slots < batch.window_frames
+
+
+def test_what_outgrows_a_shadow_is_refused_and_the_row_is_as_it_was(batch: Batch) -> None:
+    talk(batch, 0, noise(1))
+    before = fingerprint(batch, 0)
+    slots = batch._shadows[0].kv.slots
+    with pytest.raises(ValueError, match=f"a prime of {slots + 1} positions outgrew a shadow of {slots}"):
+        list(batch.renew(0, np.zeros((slots, 17), np.int64), 0, SEED_1))
+    assert fingerprint(batch, 0) == before
+    assert len(batch._shadows) == SHADOWS
+
+
+def test_a_renewal_that_memory_does_not_hold_is_refused_and_the_row_goes_on(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk(batch, 0, noise(3))
+    before = fingerprint(batch, 0)
+
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 44.00 MiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(batch._moshi), "prefill", full)
+        with pytest.raises(EngineFull, match="the device's memory is full"):
+            next(renewal(batch, 0))
+    assert fingerprint(batch, 0) == before
+    assert len(batch._shadows) == SHADOWS
 
 
 # --- replay --------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.batch import Batch, RowStep, Stepped
+from engine import batch as batch_module
+from engine.batch import SHADOWS, Batch, RowStep, Stepped
 from engine.model.checkpoint import load_checkpoint
 from engine.slot import Sampling
-from tests.engine.rows import no_log, noise
+from tests.engine.rows import no_log, noise, prime
 
 ROWS = 4
 SPEECH = [noise(24, seed) for seed in range(4)]
@@ -31,8 +32,17 @@ class Act(Enum):
     STEP = "step"
     SAY = "say"
     PRIME = "prime"
+    RENEW = "renew"
     LEAVE = "leave"
     RESET = "reset"
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """A renewal came about: what the row was told, and how many of its columns it then had in all."""
+
+    prompt: str
+    columns: int
 
 
 @dataclass
@@ -40,8 +50,10 @@ class Talk:
     """One call: how it draws, what happened in it, and what it gave."""
 
     number: int
-    acts: list[Act] = field(default_factory=list)
+    acts: list[Act | Renewed] = field(default_factory=list)
     gave: list[Stepped] = field(default_factory=list)
+    renewal: Generator[bool, None, None] | None = None
+    renewed: Renewed = Renewed("", 0)
 
     @property
     def sampling(self) -> Sampling:
@@ -52,19 +64,41 @@ class Talk:
         batch.open(row, no_log())
         self._prime(batch, row, keep_frames=0)
 
-    def act(self, batch: Batch, row: int, act: Act) -> RowStep | None:
+    def act(self, batch: Batch, row: int, act: Act | Renewed) -> RowStep | None:
         """Prime at once; or what the row does in the next step."""
         self.acts.append(act)
+        if isinstance(act, Renewed):
+            prime(batch, row, act.prompt, act.columns, self.sampling)
+            return None
         if act is Act.PRIME:
+            self.end_renewal()
             self._prime(batch, row, keep_frames=self.number % 5)
             return None
         frame = SPEECH[self.number % len(SPEECH)][len(self.acts) % 24]
         return RowStep(row, frame, 300 + len(self.acts) if act is Act.SAY else None, self.sampling)
 
     def _prime(self, batch: Batch, row: int, keep_frames: int) -> None:
-        frames = batch.layout.frames(batch.tokenizer, PROMPTS[(self.number + len(self.acts)) % 2])
-        for chunk in batch.plan(row, frames, keep_frames, self.sampling):
-            batch.prefill(chunk)
+        prime(batch, row, PROMPTS[(self.number + len(self.acts)) % 2], keep_frames, self.sampling)
+
+    def renew(self, batch: Batch, row: int) -> None:
+        """Begin to; `renew_on` goes on. What has begun, but did not end, is as if it had not been."""
+        self.end_renewal()
+        prompt, keep_frames = PROMPTS[self.number % 2], len(self.gave) % 7
+        self.renewal = batch.renew(row, batch.layout.frames(batch.tokenizer, prompt), keep_frames, self.sampling)
+        self.renewed = Renewed(prompt, min(keep_frames, len(self.gave)) - len(self.gave))
+
+    def renew_on(self) -> None:
+        """A chunk. The columns since the first are caught up with."""
+        assert self.renewal
+        if next(self.renewal):
+            self.end_renewal()
+            self.acts.append(Renewed(self.renewed.prompt, self.renewed.columns + len(self.gave)))
+
+    def end_renewal(self) -> None:
+        """Give its shadow back."""
+        if self.renewal:
+            self.renewal.close()
+            self.renewal = None
 
 
 def together(batch: Batch, schedule: Sequence[Sequence[Act]]) -> list[Talk]:
@@ -75,8 +109,12 @@ def together(batch: Batch, schedule: Sequence[Sequence[Act]]) -> list[Talk]:
         steps: list[RowStep] = []
         for row, act in enumerate(tick):
             talk = rows[row]
-            if act in (Act.LEAVE, Act.RESET):
+            if talk and act in (Act.LEAVE, Act.RESET):
+                talk.end_renewal()
                 rows[row] = None
+            if talk and act is Act.RENEW and sum(1 for one in rows if one and one.renewal) < SHADOWS:
+                talk.renew(batch, row)
+                talk.renew_on()
             if act is Act.RESET or (talk is None and act in (Act.STEP, Act.SAY)):
                 talks.append(talk := Talk(len(talks)))
                 talk.begin(batch, row)
@@ -87,6 +125,11 @@ def together(batch: Batch, schedule: Sequence[Sequence[Act]]) -> list[Talk]:
             talk = rows[step.row]
             assert talk
             talk.gave.append(stepped)
+        for talk in rows:
+            if talk and talk.renewal:
+                talk.renew_on()
+    for talk in talks:
+        talk.end_renewal()
     return talks
 
 
@@ -118,13 +161,19 @@ def exact(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int
 
 
 @pytest.mark.parametrize("examples", [40, pytest.param(1_000, marks=pytest.mark.acceptance)])
-def test_rows_give_what_they_would_have_given_alone(exact: Callable[[int], Batch], examples: int) -> None:
-    """Joined, left, reset, primed, made to say something, left out: tokens are equal, frames to float32's last bits.
+def test_rows_give_what_they_would_have_given_alone(
+    exact: Callable[[int], Batch], monkeypatch: pytest.MonkeyPatch, examples: int
+) -> None:
+    """Joined, left, reset, primed, renewed while they speak, made to say something, left out: tokens are equal, frames
+    to float32's last bits.
 
     The batches live on from example to example: what one leaves behind must not show in the next.
     """
-    batch, single, calls = exact(ROWS), exact(1), 0
-    acts = st.sampled_from([Act.STEP] * 4 + [Act.REST] * 2 + [Act.SAY, Act.PRIME, Act.LEAVE, Act.RESET])
+    monkeypatch.setattr(batch_module, "CHUNK_COLUMNS", 9)  # so that a renewal takes some ticks
+    batch, single, calls, renewals = exact(ROWS), exact(1), 0, 0
+    acts = st.sampled_from(
+        [Act.STEP] * 5 + [Act.REST] * 2 + [Act.SAY, Act.PRIME, Act.LEAVE, Act.RESET] + [Act.RENEW] * 2
+    )
     schedules = st.lists(st.lists(acts, min_size=ROWS, max_size=ROWS), min_size=1, max_size=8)
 
     @settings(
@@ -132,7 +181,7 @@ def test_rows_give_what_they_would_have_given_alone(exact: Callable[[int], Batch
     )
     @given(schedules)
     def check(schedule: list[list[Act]]) -> None:
-        nonlocal calls
+        nonlocal calls, renewals
         for talk in together(batch, schedule):
             want = alone(single, talk)
             for got, told in zip(talk.gave, want, strict=True):
@@ -140,6 +189,8 @@ def test_rows_give_what_they_would_have_given_alone(exact: Callable[[int], Batch
                 assert (got.text, got.number, got.heard) == (told.text, told.number, told.heard)
                 np.testing.assert_allclose(got.frame, told.frame, atol=1e-6)
             calls += 1
+            renewals += sum(isinstance(act, Renewed) for act in talk.acts)
 
     check()
     assert calls > examples
+    assert renewals > examples / 8

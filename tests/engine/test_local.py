@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.batch import PrimeChunk, RowStep, Stepped
+from engine.device import Answers, Command, Open, Prime, Step, Stop, Worker
 from engine.ear import Ear
 from engine.local import LocalEngine, LocalSlot
 from engine.model.checkpoint import load_checkpoint, load_ear
@@ -47,7 +49,7 @@ class FakeRows:
     """Rows without a model: a frame comes back as it is. `before` is called on the engine's thread before each act."""
 
     def __init__(self, rows: int = 4, before: Callable[[str], None] = lambda act: None) -> None:
-        self.rows, self.window_frames, self.hearing_delay_frames = rows, 200, 7
+        self.rows, self.window_frames, self.renewable_frames, self.hearing_delay_frames = rows, 200, 100, 7
         self.heard: list[int] = []
         self.vocabulary: tuple[int, ...] = (400,) * 17
         self.revision, self.tokenizer = "fake@0", TOKENIZER
@@ -73,6 +75,16 @@ class FakeRows:
 
     def prefill(self, chunk: PrimeChunk) -> None:
         self._act(f"prefill {chunk.row}")
+
+    def renew(
+        self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling
+    ) -> Generator[bool, None, None]:
+        try:
+            for part in range(3):
+                self._act(f"renew {row}")
+                yield part == 2
+        finally:
+            self.acts.append(f"renewed {row}")
 
     def step(self, steps: Sequence[RowStep]) -> list[Stepped]:
         self._act("step " + " ".join(str(step.row) for step in steps))
@@ -362,7 +374,7 @@ async def test_a_slot_is_asked_for_one_thing_at_a_time() -> None:
     async with fake_engine(FakeRows(before=gate)) as engine, engine.open(Sampling()) as slot:
         first = asyncio.create_task(slot.step(SILENCE))
         await gate.reached()
-        with pytest.raises(RuntimeError, match="one step or prime at a time"):
+        with pytest.raises(RuntimeError, match="one step at a time"):
             await slot.step(SILENCE)
         gate.open()
         assert (await first).number == 0
@@ -416,6 +428,138 @@ async def test_a_replay_of_tokens_that_the_model_does_not_have_is_refused(nano_e
         async with nano_engine.open(Sampling(), log):
             pass
     assert nano_engine.free == 2
+
+
+# --- priming a live row --------------------------------------------------------------------------------------------
+
+
+async def test_a_call_that_is_primed_anew_is_stepped_on_with_a_chunk_a_tick_at_most() -> None:
+    """Two callers whose next frame is there as soon as the last is answered; without a thread, so none is ever late."""
+    rows, commands, future = FakeRows(rows=2), SimpleQueue[Command](), asyncio.get_running_loop().create_future
+    asked: dict[asyncio.Future[Any], int] = {}
+    primed: asyncio.Future[None] = future()
+
+    def step(row: int) -> None:
+        asked[done := future()] = row
+        commands.put(Step(RowStep(row, SILENCE, None, Sampling()), done, 0.0))
+
+    def post(answers: Answers) -> None:
+        if rows.acts.count("step 0 1") == 1 and rows.acts[-1] == "step 0 1":
+            commands.put(Prime(0, np.zeros((4, 17), np.int64), 2, Sampling(), primed))
+        for done, _ in answers:
+            if done is primed:
+                commands.put(Stop())
+            else:
+                step(asked[done])
+
+    for row in range(2):
+        commands.put(Open(row, np.zeros((0, 17), np.uint16), Sampling()))
+        step(row)
+    Worker(rows, commands, post).serve()
+    spoken = rows.acts[rows.acts.index("step 0 1") :]
+    assert spoken == ["step 0 1", *["renew 0", "step 0 1"] * 2, "renew 0", "renewed 0"]
+
+
+async def test_a_call_is_put_through_again_in_its_row_until_it_is_stepped() -> None:
+    rows = FakeRows(rows=1)
+    async with fake_engine(rows) as engine, engine.open(Sampling()) as slot:
+        await slot.prime(Prompt("Hello"))
+        await slot.prime(Prompt("Hello again"))
+        assert rows.acts[-2:] == ["prefill 0"] * 2
+        await slot.step(SILENCE)
+        await slot.prime(Prompt("Hello once more"))
+        assert rows.acts[-4:] == ["renew 0"] * 3 + ["renewed 0"]
+
+
+async def test_a_prime_is_asked_for_beside_a_step_but_not_beside_another() -> None:
+    gate = Gate("renew")
+    async with fake_engine(FakeRows(rows=1, before=gate)) as engine, engine.open(Sampling()) as slot:
+        await slot.step(SILENCE)
+        first = asyncio.create_task(slot.prime(Prompt("Hello")))
+        await gate.reached()
+        step = asyncio.create_task(slot.step(SILENCE))
+        await until_waiting(engine, 2)
+        with pytest.raises(RuntimeError, match="and for one prime"):
+            await slot.prime(Prompt("Hello"))
+        gate.open()
+        async with asyncio.timeout(10):
+            assert (await step).number == 1
+            await first
+
+
+async def test_a_prime_that_is_given_up_is_replaced_by_the_next() -> None:
+    gate = Gate("renew")
+    rows = FakeRows(rows=1, before=gate)
+    async with fake_engine(rows) as engine, engine.open(Sampling()) as slot:
+        await slot.step(SILENCE)
+        first = asyncio.create_task(slot.prime(Prompt("Hello")))
+        await gate.reached()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        second = asyncio.create_task(slot.prime(Prompt("Good bye")))
+        await until_waiting(engine, 1)
+        gate.open()
+        async with asyncio.timeout(10):
+            await second
+        assert rows.acts[-6:] == ["renew 0", "renewed 0", *["renew 0"] * 3, "renewed 0"]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_call_that_ends_while_it_is_primed_anew_gives_its_shadow_back(broken: bool) -> None:
+    gate = Gate("renew")
+    rows = FakeRows(rows=2, before=gate)
+    async with asyncio.timeout(10), fake_engine(rows) as engine, engine.open(Sampling()) as other:
+        async with engine.open(Sampling()) as slot:
+            await slot.step(SILENCE)
+            rows.broken = {1} if broken else set()
+            waiting = asyncio.gather(slot.prime(Prompt("Hello")), slot.step(SILENCE), return_exceptions=True)
+            await gate.reached()
+            await until_waiting(engine, 2)
+            if broken:
+                gate.open()
+                assert [str(error) for error in await waiting if "no number any more" in str(error)]
+        gate.open()
+        await waiting
+        await other.step(SILENCE)
+        assert "renewed 1" in rows.acts
+
+
+async def test_a_prime_that_memory_does_not_hold_leaves_a_live_call_as_it_was() -> None:
+    def before(act: str) -> None:
+        if act.startswith("renew"):
+            raise EngineFull("the device's memory is full")
+
+    async with fake_engine(FakeRows(rows=1, before=before)) as engine, engine.open(Sampling()) as slot:
+        await slot.step(SILENCE)
+        for number in (1, 2):
+            with pytest.raises(EngineFull, match="memory is full"):
+                await slot.prime(Prompt("Hello"))
+            assert (await slot.step(SILENCE)).number == number
+
+
+async def test_a_live_call_is_told_how_much_it_can_be_primed_with() -> None:
+    async with fake_engine(FakeRows()) as engine, engine.open(Sampling()) as slot:
+        await slot.prime(Prompt("Hello"), keep_frames=150)
+        await slot.step(SILENCE)
+        with pytest.raises(
+            PromptError, match=r"takes \d+ frames and 150 are to be kept.* fewer than the 100 that a call"
+        ):
+            await slot.prime(Prompt("Hello"), keep_frames=150)
+
+
+async def test_a_nano_call_speaks_through_a_prime(nano_engine: LocalEngine) -> None:
+    async with nano_engine.open(Sampling(seed=1)) as slot:
+        await slot.prime(Prompt("You are Ada."))
+        await slot.step(SILENCE)
+        slot.say("Hello, this is Ada.")
+        prime, text, number = asyncio.create_task(slot.prime(Prompt("You are Ada, still."), keep_frames=9)), "", 0
+        while slot.saying or not prime.done():
+            reply = await slot.step(SILENCE)
+            text, number = text + reply.text, number + 1
+            assert reply.number == number
+        await prime
+    assert text.strip().startswith("Hello, this is Ada.")
 
 
 # --- say -----------------------------------------------------------------------------------------------------------

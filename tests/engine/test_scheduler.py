@@ -3,45 +3,68 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.scheduler import TABLE, Chunk, Event, RowState, Scheduler, Tick
+from engine.scheduler import STEPPABLE, TABLE, Chunk, Event, RowState, Scheduler, Tick
 
 
-def scheduler(rows: int = 4, live: int = 0) -> Scheduler[str, str]:
+def scheduler(rows: int = 4, live: int = 0, shadows: int = 2) -> Scheduler[str, str]:
     """With rows 0 to `live` - 1 LIVE."""
-    made: Scheduler[str, str] = Scheduler(rows)
+    made: Scheduler[str, str] = Scheduler(rows, shadows)
     for row in range(live):
-        made.prime(row, ["columns"])
-        made.next()
+        for event in (Event.PRIME, Event.PRIMED, Event.STEP):
+            drive(row, made, event)
     return made
 
 
 def drive(row: int, scheduler: Scheduler[str, str], event: Event) -> None:
     """Bring `event` about."""
-    if event is Event.PRIME:
-        scheduler.prime(row, ["columns"])
-    elif event is Event.FREE:
-        scheduler.free(row)
-    elif event is Event.FAIL:
-        scheduler.fail(row)
-    else:
-        assert isinstance(scheduler.next(), Chunk)
+    match event:
+        case Event.PRIME:
+            scheduler.prime(row, "columns")
+        case Event.PRIMED:
+            scheduler.primed(row)
+        case Event.STEP:
+            scheduler.step(row, "frame")
+            while not isinstance(scheduler.next(), Tick):
+                pass
+        case Event.FREE:
+            scheduler.free(row)
+        case Event.FAIL:
+            scheduler.fail(row)
 
 
-@pytest.mark.parametrize(("state", "event"), list(itertools.product(RowState, [Event.PRIME, Event.FAIL, Event.FREE])))
+def chunks(scheduler: Scheduler[str, str], most: int, before: Sequence[str] = ()) -> list[str]:
+    """What ran `before`, and next while nobody speaks; of a prime as many chunks as the number at its end says."""
+    ran = list(before)
+    while len(ran) < len(before) + most and (work := scheduler.next()) is not None:
+        assert isinstance(work, Chunk)
+        ran.append(work.prime)
+        if ran.count(work.prime) == int(work.prime[-1]):
+            scheduler.primed(work.row)
+    return ran
+
+
+WAYS: dict[RowState, list[Event]] = {
+    RowState.FREE: [],
+    RowState.PRIMING: [Event.PRIME],
+    RowState.READY: [Event.PRIME, Event.PRIMED],
+    RowState.LIVE: [Event.PRIME, Event.PRIMED, Event.STEP],
+    RowState.RENEWING: [Event.PRIME, Event.PRIMED, Event.STEP, Event.PRIME],
+    RowState.FAILED: [Event.FAIL],
+}
+
+
+@pytest.mark.parametrize(
+    ("state", "event"), list(itertools.product(RowState, [event for event in Event if event is not Event.STEP]))
+)
 def test_every_cell_of_the_table(state: RowState, event: Event) -> None:
     made = scheduler(rows=1)
-    ways: dict[RowState, list[Event]] = {
-        RowState.FREE: [],
-        RowState.PRIMING: [Event.PRIME],
-        RowState.LIVE: [Event.PRIME, Event.PRIMED],
-        RowState.FAILED: [Event.FAIL],
-    }
-    for step in ways[state]:
+    for step in WAYS[state]:
         drive(0, made, step)
     assert made.state(0) is state
     if (state, event) in TABLE:
@@ -53,26 +76,34 @@ def test_every_cell_of_the_table(state: RowState, event: Event) -> None:
         assert made.state(0) is state
 
 
-def test_only_a_priming_row_is_ever_primed() -> None:
-    assert [cell for cell in TABLE if cell[1] is Event.PRIMED] == [(RowState.PRIMING, Event.PRIMED)]
+@pytest.mark.parametrize("state", STEPPABLE)
+def test_a_step_moves_a_row_on(state: RowState) -> None:
+    made = scheduler(rows=1)
+    for event in (*WAYS[state], Event.STEP):
+        drive(0, made, event)
+    assert made.state(0) is TABLE[state, Event.STEP]
+
+
+def test_what_is_not_primed_is_not_stepped() -> None:
+    assert {state for state, event in TABLE if event is Event.STEP} == set(STEPPABLE)
 
 
 def test_a_row_that_fails_gives_back_what_waited_and_runs_no_more() -> None:
     made = scheduler(rows=3, live=2)
     made.step(0, "a frame")
-    made.prime(1, ["more", "columns"])
+    made.prime(1, "more")
     made.step(1, "another")
-    assert made.fail(1) == ("another", ("more", "columns"))
+    assert made.fail(1) == ("another", "more")
     assert made.next() == Tick(("a frame",))
-    assert made.fail(0) == (None, ())
-    assert made.fail(2) == (None, ())
+    assert made.fail(0) == (None, None)
+    assert made.fail(2) == (None, None)
     assert made.next() is None
     for row in range(3):
         with pytest.raises(ValueError, match=f"row {row} is failed: nobody steps it"):
             made.step(row, "a frame")
     made.free(1)
-    made.prime(1, ["new"])
-    assert made.next() == Chunk(1, "new", last=True)
+    made.prime(1, "new")
+    assert made.next() == Chunk(1, "new")
 
 
 def test_nothing_waits_at_first() -> None:
@@ -90,50 +121,92 @@ def test_a_tick_holds_every_row_that_has_a_frame_in_row_order() -> None:
 
 def test_a_frame_waits_until_its_row_is_primed() -> None:
     made = scheduler(live=1)
-    made.prime(1, ["first", "second"])
+    made.prime(1, "prompt")
     made.step(1, "frame")
-    assert made.next() == Chunk(1, "first", last=False)
+    assert [made.next(), made.next()] == [Chunk(1, "prompt")] * 2
     assert made.state(1) is RowState.PRIMING
-    assert made.next() == Chunk(1, "second", last=True)
-    assert made.state(1) is RowState.LIVE
+    made.primed(1)
+    assert made.state(1) is RowState.READY
     assert made.next() == Tick(("frame",))
+    assert made.state(1) is RowState.LIVE
+
+
+def test_a_frame_does_not_wait_until_its_row_is_renewed() -> None:
+    made = scheduler(live=2)
+    made.prime(1, "prompt")
+    for frame in ("one", "two"):
+        made.step(1, frame)
+        assert [made.next(), made.next()] == [Chunk(1, "prompt"), Tick((frame,))]
+        assert made.state(1) is RowState.RENEWING
+    made.primed(1)
+    assert made.state(1) is RowState.LIVE
+    assert made.next() is None
 
 
 def test_at_most_one_chunk_runs_between_two_ticks() -> None:
     made = scheduler(live=1)
-    made.prime(1, ["1", "2", "3"])
-    made.prime(2, ["4"])
-    order = []
+    made.prime(1, "a 3")
+    made.prime(2, "b 1")
+    order: list[str] = []
     for frame in range(6):
         made.step(0, f"frame {frame}")
-        while (work := made.next()) is not None and not isinstance(work, Tick):
-            order.append(work.columns)
-            assert len(order) <= frame + 1
-        assert work == Tick((f"frame {frame}",))
-    assert order == ["1", "2", "3", "4"]
+        if frame < 4:
+            order = chunks(made, 1, order)
+        assert made.next() == Tick((f"frame {frame}",))
+    assert order == ["a 3", "a 3", "a 3", "b 1"]
 
 
 def test_chunks_run_back_to_back_while_nobody_speaks() -> None:
     made = scheduler(live=1)
-    made.prime(1, ["1", "2", "3"])
-    assert [made.next() for _ in range(4)] == [Chunk(1, "1", False), Chunk(1, "2", False), Chunk(1, "3", True), None]
+    made.prime(1, "a 3")
+    assert chunks(made, 10) == ["a 3"] * 3
+    assert made.next() is None
 
 
 def test_who_came_first_is_primed_first() -> None:
     made = scheduler()
-    made.prime(2, ["a", "b"])
-    made.prime(0, ["c"])
-    works = [made.next() for _ in range(3)]
-    assert [(work.row, work.columns) for work in works if isinstance(work, Chunk)] == [(2, "a"), (2, "b"), (0, "c")]
+    made.prime(2, "a 2")
+    made.prime(0, "c 1")
+    assert chunks(made, 10) == ["a 2", "a 2", "c 1"]
 
 
-def test_a_new_prompt_replaces_what_is_left_of_the_last() -> None:
-    made = scheduler()
-    made.prime(0, ["old 1", "old 2"])
+def test_two_rows_are_renewed_at_once_and_a_third_waits_for_one_of_them() -> None:
+    made = scheduler(live=4)
+    for row, prime in enumerate(["a 3", "b 2", "c 2", "d 1"]):
+        made.prime(row, prime)
+    assert chunks(made, 20) == ["a 3", "b 2", "a 3", "b 2", "a 3", "c 2", "d 1", "c 2"]
+
+
+@pytest.mark.parametrize("event", [Event.FREE, Event.FAIL])
+def test_a_row_that_ends_gives_its_shadow_to_who_waits(event: Event) -> None:
+    made = scheduler(live=3)
+    for row, prime in enumerate(["a 9", "b 9", "c 1"]):
+        made.prime(row, prime)
+    assert chunks(made, 2) == ["a 9", "b 9"]
+    drive(0, made, event)
+    assert sorted(chunks(made, 2)) == ["b 9", "c 1"]
+
+
+def test_who_is_put_through_waits_for_no_renewal_and_a_renewal_for_every_other_once() -> None:
+    made = scheduler(rows=8, live=2)
+    made.prime(0, "a 3")
+    made.prime(1, "b 3")
+    for row in range(2, 8):
+        made.prime(row, f"new {row} 1")
+    ran = chunks(made, 20)
+    for renewed in ("a 3", "b 3"):
+        places = [place for place, prime in enumerate(ran) if prime == renewed]
+        assert max(late - early for early, late in itertools.pairwise([-1, *places])) <= 3
+    assert all(ran.index(f"new {2 + place} 1") <= 3 * place + 2 for place in range(6))
+
+
+@pytest.mark.parametrize("live", [0, 1])
+def test_a_new_prompt_replaces_what_is_left_of_the_last(live: int) -> None:
+    made = scheduler(live=live)
+    assert made.prime(0, "old 2") is None
     made.next()
-    made.prime(0, ["new"])
-    assert made.next() == Chunk(0, "new", last=True)
-    assert made.next() is None
+    assert made.prime(0, "new 1") == "old 2"
+    assert chunks(made, 10) == ["new 1"]
 
 
 def test_a_step_that_was_given_up_is_replaced_and_returned() -> None:
@@ -146,12 +219,13 @@ def test_a_step_that_was_given_up_is_replaced_and_returned() -> None:
 def test_what_waits_for_a_freed_row_is_dropped() -> None:
     made = scheduler(live=2)
     made.step(0, "frame")
-    made.free(0)
-    made.prime(1, ["columns"])
-    made.free(1)
+    assert made.free(0) is None
+    made.prime(1, "columns")
+    assert made.free(1) == "columns"
     assert made.next() is None
-    made.prime(0, ["columns"])
+    made.prime(0, "columns")
     made.next()
+    made.primed(0)
     assert made.next() is None  # the next conversation does not get the last one's frame
 
 
@@ -160,30 +234,32 @@ def test_a_free_row_is_not_stepped() -> None:
         scheduler(live=1).step(1, "frame")
 
 
-def test_a_prime_without_chunks_is_refused() -> None:
-    made = scheduler()
-    with pytest.raises(ValueError, match="at least one chunk"):
-        made.prime(0, [])
-    assert made.state(0) is RowState.FREE
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["prime", "step", "step", "free", "next", "next", "primed"]), st.integers(0, 4)),
+    max_size=80,
+)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["prime", "step", "free", "next"]), st.integers(0, 2)), max_size=60))
+@given(EVENTS)
 def test_no_frame_is_lost_nor_run_twice_nor_kept_waiting_by_more_than_a_chunk(events: list[tuple[str, int]]) -> None:
-    made: Scheduler[int, str] = Scheduler(3)
+    made: Scheduler[int, str] = Scheduler(5, 2)
     waiting: dict[int, int] = {}
-    chunks = 0  # since the last tick, while a frame waited for a LIVE row
+    begun: set[int] = set()  # rows that a shadow is taken for
+    chunks = 0  # since the last tick, while a frame waited for a row that is primed
     for number, (event, row) in enumerate(events):
         free = made.state(row) is RowState.FREE
         if event == "prime":
-            made.prime(row, ["a", "b"])
+            made.prime(row, "a prompt")
         elif event == "step" and not free:
             assert made.step(row, number) == waiting.get(row)
             waiting[row] = number
         elif event == "free" and not free:
             made.free(row)
             waiting.pop(row, None)
+        elif event == "primed" and (row in begun or made.state(row) is RowState.PRIMING):
+            made.primed(row)
         elif event == "next":
-            ready = {row: step for row, step in waiting.items() if made.state(row) is RowState.LIVE}
+            ready = {row: step for row, step in waiting.items() if made.state(row) in STEPPABLE}
             work = made.next()
             if isinstance(work, Tick):
                 assert set(work.steps) == set(ready.values())
@@ -194,3 +270,12 @@ def test_no_frame_is_lost_nor_run_twice_nor_kept_waiting_by_more_than_a_chunk(ev
                 chunks += 1
                 assert isinstance(work, Chunk)
                 assert chunks == 1
+            if isinstance(work, Chunk) and made.state(work.row) is RowState.RENEWING:
+                begun.add(work.row)
+        begun = {row for row in begun if made.state(row) is RowState.RENEWING}
+        assert len(begun) <= 2
+    assert (made.next() is None) == all(
+        made.state(row) in (RowState.FREE, RowState.READY, RowState.LIVE)
+        and not (made.state(row) in STEPPABLE and row in waiting)
+        for row in range(5)
+    )
