@@ -38,7 +38,7 @@ def noise(rows: int, steps: int = STEPS) -> Tensor:
 
 
 def stream(stack: Transformer, x: Tensor, state: KvState, mask: Tensor | None = None) -> Tensor:
-    return torch.cat([stack(part, state, mask) for part in x.split(1, 1)], 1)
+    return torch.cat([stack(part, state, mask) for part in torch.split(x, 1, 1)], 1)
 
 
 def small(stack: Transformer, rows: int) -> KvState:
@@ -78,7 +78,7 @@ def test_it_takes_little_more_than_a_quarter_of_float32(stack: Transformer) -> N
 def test_prefill_reads_what_streaming_would(stack: Transformer, chunks: list[int]) -> None:
     x, one, other = noise(2), small(stack, 2), small(stack, 2)
     streamed = stream(stack, x, one)
-    whole = [stack.prefill(part, other, None) for part in x[:, :18].split(chunks, 1)]
+    whole = [stack.prefill(part, other, None) for part in torch.split(x[:, :18], chunks, 1)]
     together = torch.cat([*whole, stream(stack, x[:, 18:], other)], 1)
     torch.testing.assert_close(together, streamed, atol=1e-4, rtol=1e-4)
     assert (one.keys != other.keys).float().mean() < 0.01  # where the last bit of a sum decides how one is rounded
@@ -111,8 +111,8 @@ def test_rows_that_are_selected_run_in_place(stack: Transformer) -> None:
     state.merge(rows, selected)
     assert torch.equal(got, stream(stack, x[[0, 2]], alone))
     assert torch.equal(state.keys[[0, 2]], alone.keys) and not state.keys[[1, 3]].any()
-    one = state.row(2)
-    assert one.scales is not None and torch.equal(one.scales[0][0], alone.scales[0][1] if alone.scales else None)
+    of_one, of_alone = state.row(2).scales, alone.scales
+    assert of_one is not None and of_alone is not None and torch.equal(of_one[0][0], of_alone[0][1])
 
 
 @pytest.mark.parametrize("eight_bits", [False, True], ids=["full", "int8"])
