@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from moshi.models import lm as oracle_lm  # noqa: E402
 from moshi.models import loaders  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests/data/oracle"
 sys.path.insert(0, str(ROOT))
 from tests.oracle import lm_cases as cases  # noqa: E402
 from tests.oracle.weights import draw_all  # noqa: E402
@@ -222,10 +223,24 @@ RUNS: dict[str, Callable[[str, int, Watch], Arrays]] = {
 }
 
 
-def main() -> None:
+def in_step(model: oracle_lm.LMModel, callers: np.ndarray, every: int, watch: Watch) -> Arrays:
+    """Rows in step, greedily: callers' codes [steps, B, streams]; logits of each `every` steps."""
+    generator = oracle_lm.LMGen(model, use_sampling=False, check=True)
+    emitted = []
+    with generator.streaming(callers.shape[1]):
+        for codes in torch.from_numpy(callers):
+            out = generator.step(codes[:, :, None])
+            if out is not None:
+                emitted.append(out[:, :, 0].numpy().astype(np.int16))
+    logits = {name: value[::every] for name, value in watch.take(1 + model.dep_q).items()}
+    return {"emitted": np.stack(emitted), **logits}
+
+
+def write(name: str, runs: Mapping[str, Callable[[str, int, Watch], Arrays]]) -> None:
+    """All cases, each with the first seed that keeps its tokens apart."""
     torch.set_num_threads(1)
     arrays: Arrays = {}
-    for case, run in RUNS.items():
+    for case, run in runs.items():
         for seed in range(100):
             watch = oracle_lm.sample_token = Watch()
             result = run(case, seed, watch)
@@ -237,11 +252,14 @@ def main() -> None:
             raise SystemExit(f"{case}: no seed keeps its tokens apart")
         arrays[f"{case}/seed"] = np.int64(seed)
         arrays |= {f"{case}/{name}": value for name, value in result.items()}
-    data = ROOT / "tests/data/oracle"
-    data.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(data / "lm.npz", **arrays)
+    DATA.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(DATA / name, **arrays)
+
+
+def main() -> None:
+    write("lm.npz", RUNS)
     shapes = {case: shapes_of(build(case, 0)) for case in ("greedy", "stt", "prompted")}
-    (data / "lm_shapes.json").write_text(json.dumps(shapes, indent=0) + "\n")
+    (DATA / "lm_shapes.json").write_text(json.dumps(shapes, indent=0) + "\n")
 
 
 if __name__ == "__main__":

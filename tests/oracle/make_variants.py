@@ -8,11 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from tests.oracle.make_lm import LEAST_MARGIN, Arrays, Watch, shapes_of  # noqa: E402, I001  - sets switches, so first
+from tests.oracle.make_lm import Arrays, Watch, in_step, shapes_of, write  # noqa: E402, I001  - sets switches, so first
 import torch  # noqa: E402
 from moshi.models import lm as oracle_lm  # noqa: E402
 from moshi.models import loaders  # noqa: E402
@@ -38,36 +36,8 @@ def build(case: str, seed: int) -> oracle_lm.LMModel:
 
 
 def generate(case: str, seed: int, watch: Watch) -> Arrays:
-    """Two rows in step, greedily."""
-    model = build(case, seed)
-    generator = oracle_lm.LMGen(model, use_sampling=False, check=True)
-    emitted = []
-    with generator.streaming(cases.ROWS):
-        for codes in torch.from_numpy(cases.caller(case, seed)):
-            out = generator.step(codes[:, :, None])
-            if out is not None:
-                emitted.append(out[:, :, 0].numpy().astype(np.int16))
-    logits = {name: value[:: cases.LOGITS_EVERY] for name, value in watch.take(1 + model.dep_q).items()}
-    return {"emitted": np.stack(emitted), **logits}
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    arrays: Arrays = {}
-    for case in cases.CONFIGS:
-        for seed in range(100):
-            watch = oracle_lm.sample_token = Watch()
-            result = generate(case, seed, watch)
-            oracle_lm.sample_token = watch.sample_token
-            print(f"{case}: seed {seed}, least margin {watch.margin:.2e}")
-            if watch.margin >= LEAST_MARGIN:
-                break
-        else:
-            raise SystemExit(f"{case}: no seed keeps its tokens apart")
-        arrays[f"{case}/seed"] = np.int64(seed)
-        arrays |= {f"{case}/{name}": value for name, value in result.items()}
-    np.savez_compressed(ROOT / "tests/data/oracle/lm_variants.npz", **arrays)
+    return in_step(build(case, seed), cases.caller(case, seed), cases.LOGITS_EVERY, watch)
 
 
 if __name__ == "__main__":
-    main()
+    write("lm_variants.npz", dict.fromkeys(cases.CONFIGS, generate))
