@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.model.quantizer import QuantizerConfig, SplitQuantizer
+from engine.model.ring import KvState
 from engine.model.rows import Rows
 from engine.model.seanet import (
     CausalConv,
@@ -30,7 +31,7 @@ from engine.model.seanet import (
     SeanetEncoder,
     initial_state,
 )
-from engine.model.transformer import KvState, Transformer, TransformerConfig
+from engine.model.transformer import Transformer, TransformerConfig
 
 POSITIONS = 2
 """Positions of the transformers in a frame: 25 Hz against 12.5 Hz."""

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.model.ring import KvState
 from engine.model.rows import Rows
-from engine.model.transformer import KvState, Transformer, TransformerConfig
+from engine.model.transformer import Transformer, TransformerConfig
 
 CPU = torch.device("cpu")
 SOME = [[0], [2, 3], [0, 2], [1, 3, 4], [0, 1, 3, 5], [0, 1, 2, 3, 4, 5]]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.model.ring import KvState
 from engine.model.transformer import (
     GatedFeedForward,
-    KvState,
     Layer,
     RmsNormF32,
     Transformer,

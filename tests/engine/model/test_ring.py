@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from engine.model import transformer
+from engine.model.ring import KvState, rounded
 from engine.model.rows import Rows
-from engine.model.transformer import KvState, Transformer, TransformerConfig, rounded
+from engine.model.transformer import Transformer, TransformerConfig
 
 CONFIG = TransformerConfig(64, 4, 2, 96, 12, norm="rms_norm_f32", gating="silu")
 STEPS = 30  # two and a half times the context
