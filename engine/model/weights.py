@@ -11,6 +11,7 @@ weight is codes * scb / 127. Scales stay float32 whatever the activations are.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Literal, TypeAlias
 
 import torch
@@ -41,16 +42,16 @@ FP8_CAPABILITY = (8, 9)
 """The first CUDA cards that know fp8 (Ada); Hopper has 9.0."""
 
 
-class Packed(nn.Module):
+class Packed(nn.Module, ABC):
     """A weight [out, in] in few bits. It asks for no gradients, and is never written."""
 
+    @abstractmethod
     def project(self, x: Tensor, rows: slice | None = None) -> Tensor:
         """x [..., in] -> [..., out], or of some rows of the weight only."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plain(self) -> Tensor:
         """The weight [out, in] as numbers, float32."""
-        raise NotImplementedError
 
 
 class RowScaled(Packed):

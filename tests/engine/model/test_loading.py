@@ -133,7 +133,7 @@ def test_one_full_size_layer_steps_on_a_cpu(packing: str) -> None:
         attention = stack.get_submodule("layers.0.self_attn")
         packed = pack(attention.get_parameter("in_proj_weight"), "int8")
         delattr(attention, "in_proj_weight")
-        setattr(attention, "in_proj_weight", packed)  # noqa: B010  - the checker knows it as a parameter
+        attention.register_module("in_proj_weight", packed)
     x = torch.randn(1, 3, sizes.dim, generator=generator).bfloat16()
     with torch.no_grad():
         at_once = stack.prefill(x, stack.initial_state(1), None)
