@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from signaling.sip.message import Request, Response
+from signaling.sip.message import Headers, Request, Response
 
 COOKIE = "z9hG4bK"
 """A branch that begins with it is unique to its transaction (RFC 3261, section 8.1.1.7)."""
@@ -42,6 +42,7 @@ class Flow:
 class State(Enum):
     """Names of RFC 3261, figures 5-8, and RFC 6026, figure 5."""
 
+    CALLING = "calling"
     TRYING = "trying"
     PROCEEDING = "proceeding"
     ACCEPTED = "accepted"
@@ -58,7 +59,8 @@ class Input(Enum):
     PROVISIONAL = "1xx"
     SUCCESS = "2xx"
     FAILURE = "300-699"
-    TIMER_E, TIMER_F, TIMER_G, TIMER_H, TIMER_I, TIMER_J, TIMER_K, TIMER_L = "EFGHIJKL"
+    TIMER_A, TIMER_B, TIMER_D, TIMER_E, TIMER_F, TIMER_G = "ABDEFG"
+    TIMER_H, TIMER_I, TIMER_J, TIMER_K, TIMER_L, TIMER_M = "HIJKLM"
 
 
 class Do(Enum):
@@ -66,7 +68,8 @@ class Do(Enum):
 
     SEND = "keep the message and send it"
     RESEND = "send the last message again"
-    TIMER_E, TIMER_F, TIMER_G, TIMER_H, TIMER_I, TIMER_J, TIMER_K, TIMER_L = "EFGHIJKL"  # start it
+    TIMER_A, TIMER_B, TIMER_D, TIMER_E, TIMER_F, TIMER_G = "ABDEFG"  # start it
+    TIMER_H, TIMER_I, TIMER_J, TIMER_K, TIMER_L, TIMER_M = "HIJKLM"
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,9 @@ class Timer:
 
 
 TIMERS: Mapping[str, Timer] = {
+    "TIMER_A": Timer(T1, 64 * T1, reliable=False),
+    "TIMER_B": Timer(64 * T1),
+    "TIMER_D": Timer(64 * T1, linger=True),
     "TIMER_E": Timer(T1, T2, reliable=False),
     "TIMER_F": Timer(64 * T1),
     "TIMER_G": Timer(T1, T2, reliable=False),
@@ -90,6 +96,7 @@ TIMERS: Mapping[str, Timer] = {
     "TIMER_J": Timer(64 * T1, linger=True),
     "TIMER_K": Timer(T4, linger=True),
     "TIMER_L": Timer(64 * T1),
+    "TIMER_M": Timer(64 * T1),
 }
 
 Table = Mapping[tuple[State, Input], tuple[State, tuple[Do, ...]]]
@@ -136,6 +143,24 @@ CLIENT: Table = {
     (State.COMPLETED, Input.TIMER_K): (State.TERMINATED, ()),
 }
 
+INVITE_CLIENT: Table = {
+    (State.CALLING, Input.REQUEST): (State.CALLING, (Do.SEND, Do.TIMER_A, Do.TIMER_B)),
+    (State.CALLING, Input.TIMER_A): (State.CALLING, (Do.RESEND, Do.TIMER_A)),
+    (State.CALLING, Input.TIMER_B): (State.TERMINATED, ()),
+    # RFC 3261, section 17.1.1.2: once it rings, nothing here gives up: who called does
+    (State.CALLING, Input.PROVISIONAL): (State.PROCEEDING, ()),
+    (State.CALLING, Input.SUCCESS): (State.ACCEPTED, (Do.TIMER_M,)),
+    (State.CALLING, Input.FAILURE): (State.COMPLETED, (Do.SEND, Do.TIMER_D)),  # the ACK
+    (State.PROCEEDING, Input.PROVISIONAL): (State.PROCEEDING, ()),
+    (State.PROCEEDING, Input.SUCCESS): (State.ACCEPTED, (Do.TIMER_M,)),
+    (State.PROCEEDING, Input.FAILURE): (State.COMPLETED, (Do.SEND, Do.TIMER_D)),
+    # RFC 6026, section 7.2: each 2xx, repeated or of another fork, is for who called, and so is its ACK
+    (State.ACCEPTED, Input.SUCCESS): (State.ACCEPTED, ()),
+    (State.ACCEPTED, Input.TIMER_M): (State.TERMINATED, ()),
+    (State.COMPLETED, Input.FAILURE): (State.COMPLETED, (Do.SEND,)),
+    (State.COMPLETED, Input.TIMER_D): (State.TERMINATED, ()),
+}
+
 Key = tuple[str, ...]
 
 
@@ -179,8 +204,8 @@ class Transaction:
         if entry is None:
             return False
         state, actions = entry
-        if state not in (self.state, State.PROCEEDING):  # timers E and F run on in Proceeding
-            self._deadlines.clear()
+        if state is not self.state and (self.state, state) != (State.TRYING, State.PROCEEDING):
+            self._deadlines.clear()  # but timers E and F run on in Proceeding
         self.state = state
         for action in actions:
             self._do(action, now, message)
@@ -242,7 +267,34 @@ def server(reliable: bool) -> Transaction:
 
 
 def client(request: Request, reliable: bool, now: float) -> Transaction:
-    """For a request of ours that is no INVITE (figure 6); it is sent at once."""
-    transaction = Transaction(CLIENT, State.TRYING, reliable)
+    """For a request of ours (figures 5 and 6); it is sent at once."""
+    invites = request.method == "INVITE"
+    table, state = (INVITE_CLIENT, State.CALLING) if invites else (CLIENT, State.TRYING)
+    transaction = Transaction(table, state, reliable)
     transaction.handle(Input.REQUEST, now, bytes(request))
     return transaction
+
+
+def acknowledgement(invite: Request, response: Response) -> Request:
+    """The ACK of a final response other than 2xx (RFC 3261, section 17.1.1.3)."""
+    return _sibling(invite, "ACK", response.headers.get("To"))
+
+
+def cancellation(invite: Request) -> Request:
+    """The CANCEL of an INVITE of ours (section 9.1). It may go out once there was a provisional response."""
+    return _sibling(invite, "CANCEL", invite.headers.get("To"))
+
+
+def _sibling(invite: Request, method: str, to: str) -> Request:
+    """A request that finds the INVITE by its topmost Via."""
+    headers = invite.headers
+    fields = (
+        ("Via", headers.values("Via")[0]),
+        ("Max-Forwards", "70"),
+        ("From", headers.get("From")),
+        ("To", to),
+        ("Call-ID", invite.call_id),
+        ("CSeq", f"{invite.cseq[0]} {method}"),
+        *(("Route", route) for route in headers.values("Route")),
+    )
+    return Request(Headers(fields), b"", method, invite.uri)

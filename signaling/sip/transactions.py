@@ -5,7 +5,9 @@ Below the user agent, above the transports. A `Served` or `Asked` is one transac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from signaling.sip.alarms import Alarms
 from signaling.sip.dialog import Dialog
@@ -16,6 +18,7 @@ from signaling.sip.transaction import (
     Key,
     State,
     Transaction,
+    acknowledgement,
     client,
     invite_key,
     invite_server,
@@ -52,6 +55,16 @@ class Served:
         return self.request.from_tag, self.request.call_id, self.request.headers.get("CSeq")
 
 
+Told: TypeAlias = Callable[[Response | None, float], None]
+"""Called with each response to a request of ours, and when: every 1xx, the final one, each further 2xx to an INVITE.
+
+None: nobody answered. It comes last, and instead of a final response.
+"""
+
+WAITING = (State.CALLING, State.TRYING, State.PROCEEDING)
+"""What a client transaction is in before its final response."""
+
+
 @dataclass(eq=False)
 class Asked:
     """A client transaction, and where its request goes."""
@@ -59,6 +72,8 @@ class Asked:
     key: Key
     flow: Flow
     transaction: Transaction
+    request: Request | None = None
+    told: Told = lambda response, now: None
 
 
 class Transactions:
@@ -83,7 +98,7 @@ class Transactions:
     @property
     def asking(self) -> bool:
         """Whether a request of ours waits for its answer."""
-        return any(asked.transaction.state in (State.TRYING, State.PROCEEDING) for asked in self._asked.values())
+        return any(asked.transaction.state in WAITING for asked in self._asked.values())
 
     # --- what comes in ---
 
@@ -107,9 +122,14 @@ class Transactions:
     def answered(self, response: Response, now: float) -> bool:
         """Whether that response is for a request of ours."""
         asked = self._asked.get(response_key(response))
-        if asked is None or not asked.transaction.handle(response_input(response.code), now):
+        if asked is None:
+            return False
+        was = asked.transaction.state
+        if not asked.transaction.handle(response_input(response.code), now, _ack(asked.request, response)):
             return False
         self._settle(asked)
+        if was is not State.COMPLETED:
+            asked.told(response, now)
         return True
 
     # --- requests that are served ---
@@ -142,10 +162,10 @@ class Transactions:
 
     # --- requests of ours ---
 
-    def ask(self, request: Request, flow: Flow, now: float) -> None:
-        """Send a request, and again until it is answered or nobody can be reached."""
+    def ask(self, request: Request, flow: Flow, now: float, told: Told = lambda response, now: None) -> None:
+        """Send a request, and again until it is answered or nobody can be reached. An ACK is no such request."""
         branch = request.via.parameters["branch"] or ""
-        asked = Asked((branch, request.method), flow, client(request, flow.reliable, now))
+        asked = Asked((branch, request.method), flow, client(request, flow.reliable, now), request, told)
         self._asked[asked.key] = asked
         self._settle(asked)
 
@@ -154,8 +174,11 @@ class Transactions:
     def fire(self, now: float) -> None:
         """Let every timer fire that is due."""
         while (thing := self._alarms.take(now)) is not None:
+            was = thing.transaction.state
             thing.transaction.fire(now)
             self._settle(thing)
+            if isinstance(thing, Asked) and was in WAITING and thing.transaction.state is State.TERMINATED:
+                thing.told(None, now)
 
     @property
     def next_at(self) -> float | None:
@@ -175,3 +198,10 @@ class Transactions:
         self._served.pop(thing.key, None)
         if self._merges.get(thing.merged_key) is thing:
             del self._merges[thing.merged_key]
+
+
+def _ack(request: Request | None, response: Response) -> bytes:
+    """What goes out for a final response other than 2xx, if an INVITE met with it."""
+    if request is None or request.method != "INVITE" or response.code < 300:
+        return b""
+    return bytes(acknowledgement(request, response))

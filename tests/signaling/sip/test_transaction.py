@@ -7,6 +7,7 @@ import pytest
 from signaling.sip.message import Request, Response, respond
 from signaling.sip.transaction import (
     CLIENT,
+    INVITE_CLIENT,
     INVITE_SERVER,
     SERVER,
     T1,
@@ -18,6 +19,8 @@ from signaling.sip.transaction import (
     State,
     Table,
     Transaction,
+    acknowledgement,
+    cancellation,
     client,
     invite_key,
     invite_server,
@@ -28,7 +31,7 @@ from signaling.sip.transaction import (
 )
 from signaling.sip.wire import parse
 
-TABLES = {"invite server": INVITE_SERVER, "server": SERVER, "client": CLIENT}
+TABLES = {"invite server": INVITE_SERVER, "server": SERVER, "client": CLIENT, "invite client": INVITE_CLIENT}
 CELLS = [(name, state, what) for name in TABLES for state in State for what in Input]
 NEW, OLD = b"new", b"old"
 
@@ -83,7 +86,8 @@ def test_tables_are_closed(name: str) -> None:
     table = TABLES[name]
     assert not [cell for cell in table if cell[0] is State.TERMINATED]
     reached = {state for state, _ in table.values()} | {cell[0] for cell in table}
-    waits_for_user = {State.TRYING, State.PROCEEDING} if name != "client" else set()
+    waits_for_user = {State.TRYING, State.PROCEEDING} if "server" in name else set()
+    waits_for_user |= {State.PROCEEDING} if name == "invite client" else set()
     for state in reached - {State.TERMINATED} - waits_for_user:
         timers = {what for at, what in table if at is state and what.name in TIMERS}
         assert timers, f"{name}: nothing ends {state}"
@@ -92,7 +96,8 @@ def test_tables_are_closed(name: str) -> None:
 def test_the_figures_of_the_timers() -> None:
     assert (T1, T2, T4) == (0.5, 4.0, 5.0)
     assert {name[-1]: timer.seconds for name, timer in TIMERS.items()} == {
-        **{"E": T1, "F": 32.0, "G": T1, "H": 32.0, "I": T4, "J": 32.0, "K": T4, "L": 32.0}
+        **{"A": T1, "B": 32.0, "D": 32.0, "M": 32.0},
+        **{"E": T1, "F": 32.0, "G": T1, "H": 32.0, "I": T4, "J": 32.0, "K": T4, "L": 32.0},
     }
 
 
@@ -263,3 +268,51 @@ def test_without_cookie_the_call_tells_transactions_apart() -> None:
 def test_a_response_finds_its_request_by_branch_and_method() -> None:
     bye = request("BYE")
     assert response_key(respond(bye, 200)) == ("z9hG4bK1", "BYE")
+
+
+# --- INVITE client -------------------------------------------------------------------------------------------------
+
+
+def test_an_invite_is_repeated_at_doubling_intervals_and_given_up() -> None:
+    transaction = client(request("INVITE"), False, 0.0)
+    assert run(transaction, 100.0) == [0.5, 1.5, 3.5, 7.5, 15.5, 31.5]
+    assert transaction.state is State.TERMINATED
+
+
+def test_an_invite_that_rings_is_not_given_up() -> None:
+    transaction = client(request("INVITE"), False, 0.0)
+    transaction.handle(Input.PROVISIONAL, 0.2)
+    assert (run(transaction, 1000.0), transaction.state, transaction.next_at) == ([], State.PROCEEDING, None)
+
+
+@pytest.mark.parametrize("reliable", [True, False])
+def test_each_refusal_of_an_invite_is_acknowledged(reliable: bool) -> None:
+    transaction = client(request("INVITE"), reliable, 0.0)
+    transaction.outbox.clear()
+    for _ in range(1 if reliable else 3):
+        assert transaction.handle(Input.FAILURE, 1.0, b"ACK")
+    assert transaction.outbox == [b"ACK"] * (1 if reliable else 3)
+    assert transaction.next_at == (1.0 if reliable else 33.0)
+
+
+@pytest.mark.parametrize("reliable", [True, False])
+def test_each_2xx_to_an_invite_is_for_who_called(reliable: bool) -> None:
+    """RFC 6026, section 7.2: 64 T1 long, on every transport."""
+    transaction = client(request("INVITE"), reliable, 0.0)
+    transaction.outbox.clear()
+    assert all(transaction.handle(Input.SUCCESS, 1.0) for _ in range(3))
+    assert not transaction.handle(Input.FAILURE, 1.0)
+    assert (transaction.outbox, transaction.next_at) == ([], 33.0)
+
+
+def test_ack_and_cancel_of_an_invite_of_ours() -> None:
+    invite = request("INVITE", Route="<sip:p1;lr>, <sip:p2;lr>", Contact="<sip:me@here>")
+    refusal = respond(invite, 486, to_tag="theirs")
+    ack, cancel = acknowledgement(invite, refusal), cancellation(invite)
+    assert ack.to_tag == "theirs" and cancel.to_tag == ""
+    for made in (ack, cancel):
+        assert parse(bytes(made)) == made
+        assert (made.uri, made.via, made.from_, made.call_id) == (invite.uri, invite.via, invite.from_, invite.call_id)
+        assert made.cseq == (1, made.method)
+        assert made.headers.values("Route") == ("<sip:p1;lr>", "<sip:p2;lr>")
+        assert not made.headers.get("Contact")
