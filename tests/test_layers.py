@@ -27,6 +27,8 @@ PURE = {
         "signaling/sip/guard.py",
         "signaling/sip/registration.py",
         "signaling/sip/registrar.py",
+        "signaling/sip/trunk.py",
+        "signaling/sip/outbound.py",
     ),
     *("media/sdp.py", "media/negotiation.py", "media/dtmf.py", "media/latch.py", "media/rtcp.py"),
     *("media/sender.py", "media/receiver.py", "media/delay.py", "media/crypto.py", "media/srtp.py"),

@@ -1,0 +1,184 @@
+"""Which calls we may make. Nothing may be called until patterns allow it; then there are caps. Pure.
+
+    allows(target) -> Denied | None        a look, without effect
+    begin(target) -> Permit | Denied       the call begins: it is counted
+    end(permit)                            and is over
+
+`target` is a number (`+49 30 1234567`, `tel:+49301234567`) or a SIP URI. A number goes through the trunk that is named,
+or the first whose patterns allow it; a URI of a trunk's host likewise; any other URI is called directly, where patterns
+for that say so. A toll-fraud bill is made of few numbers, many calls and long ones: hence patterns, caps by trunk, by
+day (UTC) and by length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from signaling.sip.buckets import Buckets
+from signaling.sip.grammar import parse_uri
+from signaling.sip.trunk import USER, Lines, Trunk, is_host, matches
+
+DAY_S = 86_400
+
+_SEPARATORS = re.compile(r"[ ()/.-]")  # how people part the digits of a number; those of RFC 3966 among them
+_NUMBER = re.compile(r"\+?[0-9*#]{1,32}")
+
+
+@dataclass(frozen=True)
+class Denied:
+    """A call that may not be made: why, and which setting says so, as the path to it ("*": any name)."""
+
+    why: str
+    setting: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.why
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps on all calls that we make together; `direct` are patterns of user@host for calls through no trunk."""
+
+    direct: tuple[str, ...] = ()
+    calls_a_day: int = 500
+    minutes_a_day: float = 6000.0
+    longest_s: float = 3600.0
+
+
+@dataclass(frozen=True, eq=False)
+class Permit:
+    """A call that may be made now: `uri` is its Request-URI, `longest_s` when it must be over at the latest."""
+
+    trunk: Trunk | None
+    uri: str
+    longest_s: float
+    at: float
+
+
+class Outbound:
+    """The policy and what it counts. `at` is the time of day, in seconds since 1970, wherever it stands."""
+
+    def __init__(self, trunks: Iterable[Trunk] = (), limits: Limits | None = None, lines: Lines | None = None) -> None:
+        self._trunks = {trunk.name: trunk for trunk in trunks}
+        self._limits = limits or Limits()
+        self._lines = lines or Lines()
+        self._rates = {t.name: Buckets(t.cps, max(1.0, t.cps)) for t in self._trunks.values() if t.cps is not None}
+        self._day, self._calls, self._seconds = 0, 0, 0.0
+        self._running: set[Permit] = set()
+
+    def allows(self, target: str, at: float, trunk: str = "") -> Denied | None:
+        """Why that may not be called now; None if it may."""
+        found = self._find(target, at, trunk)
+        return found if isinstance(found, Denied) else None
+
+    def begin(self, target: str, at: float, trunk: str = "") -> Permit | Denied:
+        """Begin a call, if it is allowed; `end` must follow. Until then it has all the time that it may last."""
+        found = self._find(target, at, trunk)
+        if isinstance(found, Denied):
+            return found
+        if found.trunk is not None:
+            rate = self._rates.get(found.trunk.name)
+            if rate is not None and not rate.take(found.trunk.name, at):
+                why = f"trunk {found.trunk.name} takes no more than {found.trunk.cps:g} new calls a second"
+                return Denied(why, ("trunks", found.trunk.name, "cps"))
+            self._lines.take(found.trunk)
+        self._calls += 1
+        self._seconds += found.longest_s
+        self._running.add(found)
+        return found
+
+    def end(self, permit: Permit, at: float) -> None:
+        """The call is over: what it did not need may be used by others. Without effect the second time."""
+        if permit not in self._running:
+            return
+        self._running.discard(permit)
+        if permit.trunk is not None:
+            self._lines.free(permit.trunk)
+        self._turn(at)
+        if int(permit.at // DAY_S) == self._day:
+            self._seconds -= max(0.0, permit.longest_s - (at - permit.at))
+
+    # --- rules, in the order in which they are told ---
+
+    def _find(self, target: str, at: float, name: str) -> Permit | Denied:
+        if name and name not in self._trunks:
+            known = ", ".join(sorted(self._trunks)) or "there is none"
+            return Denied(f"no trunk is called {name!r}; known: {known}", ("trunks", "*", "host"))
+        self._turn(at)
+        place = self._place(target, name)
+        if isinstance(place, Denied):
+            return place
+        trunk, uri = place
+        limits = self._limits
+        left_s = 60 * limits.minutes_a_day - self._seconds
+        if trunk is not None and self._lines.is_full(trunk):
+            return Denied(f"trunk {trunk.name} has its {trunk.max_calls} calls", ("trunks", trunk.name, "max_calls"))
+        if self._calls >= limits.calls_a_day:
+            return Denied(f"{self._calls} calls were made today, and no more may be", ("outbound", "calls_a_day"))
+        if left_s < 1:
+            why = f"the {limits.minutes_a_day:g} minutes of today are used, or reserved by calls that go on"
+            return Denied(why, ("outbound", "minutes_a_day"))
+        return Permit(trunk, uri, min(limits.longest_s, left_s), at)
+
+    def _place(self, target: str, name: str) -> tuple[Trunk | None, str] | Denied:
+        """Through which trunk, and by which URI."""
+        number = number_of(target)
+        if number:
+            return self._through(self._named(name), number)
+        try:
+            user, host, scheme, transport = _parts(target)
+        except ValueError as error:
+            return Denied(str(error), ("outbound", "direct"))
+        if trunks := [trunk for trunk in self._named(name) if host in (trunk.host.lower(), trunk.domain.lower())]:
+            return self._through(trunks, user)
+        if name:
+            return Denied(f"trunk {name} does not reach {host}", ("trunks", name, "host"))
+        if not matches(self._limits.direct, f"{user}@{host}"):
+            why = f"no pattern allows calls to {user}@{host} that go through no trunk"
+            return Denied(why, ("outbound", "direct"))
+        return None, f"{scheme}:{user}@{host}{transport}"
+
+    def _named(self, name: str) -> list[Trunk]:
+        return [self._trunks[name]] if name else list(self._trunks.values())
+
+    def _through(self, trunks: list[Trunk], user: str) -> tuple[Trunk, str] | Denied:
+        """By the first that may call it; one that is full only if there is no other."""
+        willing = [trunk for trunk in trunks if matches(trunk.outbound, user)]
+        for trunk in sorted(willing, key=self._lines.is_full):
+            return trunk, trunk.uri(user)
+        name = trunks[0].name if len(trunks) == 1 else "*"
+        through = f"through trunk {name}" if len(trunks) == 1 else "through any trunk" if trunks else "without a trunk"
+        return Denied(f"no pattern allows calls to {user} {through}", ("trunks", name, "outbound"))
+
+    def _turn(self, at: float) -> None:
+        """Begin a new day, if it is one. Calls that go on are counted in the day in which they began."""
+        day = int(at // DAY_S)
+        if day != self._day:
+            self._day, self._calls, self._seconds = day, 0, 0.0
+
+
+def number_of(target: str) -> str:
+    """The telephone number that a target is, without what people part digits by; "" if it is none."""
+    bare = _SEPARATORS.sub("", target.removeprefix("tel:"))
+    return bare if _NUMBER.fullmatch(bare) else ""
+
+
+def _parts(target: str) -> tuple[str, str, str, str]:
+    """(user, host with port in lower case, scheme, transport parameter) of a SIP URI. Raises ValueError."""
+    try:
+        uri = parse_uri(target)
+    except ValueError:
+        uri = None
+    if uri is None or uri.scheme not in ("sip", "sips") or "?" in target:
+        raise ValueError(f"{target[:80]!r} is neither a number, such as +49301234567, nor like sip:ada@example.com")
+    if not USER.fullmatch(uri.user or "") or not is_host(uri.host):
+        raise ValueError(f"{target[:80]!r}: the user has more than letters, digits and . _ ~ + * # -")
+    if uri.parameters.keys() - {"transport", "user"}:
+        raise ValueError(f"{target[:80]!r}: the only parameter that may stand in a target is transport")
+    transport = uri.parameters.get("transport")
+    if transport is not None and transport.lower() not in ("udp", "tcp", "tls"):
+        raise ValueError(f"{target[:80]!r}: transport is udp, tcp or tls")
+    place = f"{uri.host}:{uri.port}" if uri.port else uri.host
+    return str(uri.user), place.lower(), uri.scheme, f";transport={transport.lower()}" if transport else ""
