@@ -17,11 +17,11 @@ from signaling.sip.dialog import GLARE, Alarm, Dialog, Negotiation
 from signaling.sip.events import Answered, Changed, Ended, Event, Invited, Pressed
 from signaling.sip.grammar import parse_address, parse_uri
 from signaling.sip.info import KINDS, digit
-from signaling.sip.message import Request
+from signaling.sip.message import SDP, Request
 from signaling.sip.reason import reason_field, reason_of
 from signaling.sip.sessiontimer import MIN_SE, IntervalTooSmall, session_interval, timer_fields
 from signaling.sip.transaction import Flow, State
-from signaling.sip.transactions import SDP, Served, Transactions
+from signaling.sip.transactions import Served, Transactions
 
 ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE"
 SUPPORTED = "timer"

@@ -1,4 +1,4 @@
-"""Dialogs (RFC 3261, section 12) of calls that came in, as tables.
+"""Dialogs (RFC 3261, section 12) as tables.
 
 A `Dialog` holds what two parties remember of each other: tags, CSeq, route set, remote target, where offer and answer
 stand, the session timer. It sends nothing; the user agent asks it what comes next and tells it what happened.
@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from signaling.sip.digest import Authenticator
 from signaling.sip.grammar import host_port, parse_uri, split, split_address
-from signaling.sip.message import Headers, Request
+from signaling.sip.message import SDP, Headers, Request, Response
 from signaling.sip.sessiontimer import patience
 from signaling.sip.transaction import COOKIE, T1, T2, Flow
 
@@ -29,6 +30,7 @@ class State(Enum):
     """Where a call stands."""
 
     EARLY = "not answered"
+    PLACED = "a call of ours, not answered"
     ACCEPTED = "our 2xx is not acknowledged"
     CONFIRMED = "both are in"
     ENDING = "to be ended as soon as our 2xx is acknowledged"
@@ -47,6 +49,8 @@ class Input(Enum):
     NO_ACK = "our 2xx was never acknowledged"
     UNANSWERED = "it rang too long"
     EXPIRED = "the session was not refreshed"
+    TAKEN = "a call of ours is answered, and that acknowledged"
+    DROPPED = "a call of ours came to nothing, or was answered by another fork"
 
 
 class Do(Enum):
@@ -78,6 +82,9 @@ CALL: Table = {
     (State.ENDING, Input.ACK): (State.TERMINATED, (Do.BYE,)),
     (State.ENDING, Input.NO_ACK): (State.TERMINATED, (Do.BYE,)),
     (State.ENDING, Input.BYE): (State.TERMINATED, ()),
+    # RFC 3261, section 15: neither side sends a BYE in an early dialog of ours; one that comes changes nothing
+    (State.PLACED, Input.TAKEN): (State.CONFIRMED, ()),
+    (State.PLACED, Input.DROPPED): (State.TERMINATED, ()),
 }
 
 
@@ -140,6 +147,10 @@ class Dialog:
     """That 2xx, and where it goes."""
     farewell: str = ""
     """Why we end the call: what our BYE says."""
+    peer: str = "caller"
+    """What the peer is in this call: "caller", or "callee" in one of ours."""
+    authenticator: Authenticator | None = None
+    """Answers what our requests are challenged with."""
     alarms: dict[Alarm, float] = field(default_factory=dict)
     _interval: float = T1
 
@@ -159,6 +170,26 @@ class Dialog:
             natted=host != flow.remote[0] and host == parse_uri(target).host.strip("[]"),
             remote_media=request.media,
             alarms={Alarm.UNANSWERED: now + RING_S},
+        )
+
+    @classmethod
+    def placed(cls, invite: Request, response: Response, flow: Flow, authenticator: Authenticator | None) -> Dialog:
+        """The dialog that a response to an INVITE of ours begins (section 12.1.2)."""
+        routes = response.headers.values("Record-Route")
+        return cls(
+            (invite.call_id, invite.from_tag, response.to_tag),
+            invite.headers.get("From"),
+            response.headers.get("To"),
+            response.contact or invite.uri,
+            tuple(reversed(routes)),
+            flow,
+            remote_cseq=-1,
+            local_cseq=invite.cseq[0],
+            state=State.PLACED,
+            negotiation=Negotiation.OFFERING if invite.body else Negotiation.STABLE,
+            local_media=invite.media or "",
+            peer="callee",
+            authenticator=authenticator,
         )
 
     def handle(self, what: Input) -> tuple[Do, ...] | None:
@@ -224,9 +255,18 @@ class Dialog:
         """The URI to which our requests are sent: the first route, else the remote target."""
         return split_address(self.routes[0])[1] if self.routes else self.target
 
-    def request(self, method: str, branch: str, *extra: tuple[str, str]) -> Request:
-        """Our next request in this dialog (section 12.2.1.1)."""
+    def request(self, method: str, branch: str, *extra: tuple[str, str], media: str = "") -> Request:
+        """Our next request in this dialog (section 12.2.1.1), with a session description where `media` is one."""
         self.local_cseq += 1
+        return self._request(self.local_cseq, method, branch, extra, media)
+
+    def ack(self, number: int, branch: str, media: str = "") -> Request:
+        """The ACK of a 2xx to the INVITE of that number (section 13.2.2.4)."""
+        return self._request(number, "ACK", branch, (), media)
+
+    def _request(
+        self, number: int, method: str, branch: str, extra: tuple[tuple[str, str], ...], media: str
+    ) -> Request:
         uri, routes = self.target, self.routes
         if routes and not _is_loose(routes[0]):  # a strict router wants its own URI there
             uri, routes = split_address(routes[0])[1], (*routes[1:], f"<{uri}>")
@@ -237,10 +277,12 @@ class Dialog:
             ("From", self.local),
             ("To", self.remote),
             ("Call-ID", self.id[0]),
-            ("CSeq", f"{self.local_cseq} {method}"),
+            ("CSeq", f"{number} {method}"),
             *(("Route", route) for route in routes),
+            *(self.authenticator.fields(method, uri) if self.authenticator else ()),
+            *((("Content-Type", SDP),) if media else ()),
         )
-        return Request(Headers((*fields, *extra)), b"", method, uri)
+        return Request(Headers((*fields, *extra)), media.encode(errors="surrogateescape"), method, uri)
 
     @property
     def contact(self) -> str:

@@ -15,6 +15,8 @@ from signaling.sip.grammar import CONTROL, parse_address, parse_via, split, spli
 REQUIRED = ("via", "from", "to", "call-id", "cseq")
 """What every message has, and a response copies from its request."""
 
+SDP = "application/sdp"
+
 PHRASES = {
     100: "Trying",
     180: "Ringing",

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from signaling.sip.alarms import Alarms
 from signaling.sip.dialog import Dialog
-from signaling.sip.message import Request, Response, respond
+from signaling.sip.message import SDP, Request, Response, respond
 from signaling.sip.transaction import (
     Flow,
     Input,
@@ -30,8 +30,6 @@ from signaling.sip.transaction import (
 
 MAX_SERVED = 10_000
 """Server transactions at once; a request beyond them is dropped."""
-
-SDP = "application/sdp"
 
 
 @dataclass(eq=False)

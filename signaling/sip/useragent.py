@@ -16,10 +16,10 @@ from signaling.sip.buckets import Buckets
 from signaling.sip.calls import ALLOW, RETRY_S, SUPPORTED, Calls, retry_soon
 from signaling.sip.dialog import contact
 from signaling.sip.events import Event, Shed
-from signaling.sip.message import Request, Response, received_from, respond
+from signaling.sip.message import SDP, Request, Response, received_from, respond
 from signaling.sip.registrar import Registrar
 from signaling.sip.transaction import Flow
-from signaling.sip.transactions import SDP, Served, Transactions
+from signaling.sip.transactions import Served, Transactions
 from signaling.sip.wire import WireError, parse
 
 KNOWN = frozenset(("REGISTER", "SUBSCRIBE", "NOTIFY", "PUBLISH", "MESSAGE", "REFER", "PRACK"))

@@ -16,7 +16,8 @@ from signaling.sip.dialog import (
     State,
     contact,
 )
-from signaling.sip.message import Request
+from signaling.sip.digest import Authenticator, Login, parse_credentials
+from signaling.sip.message import Request, respond
 from signaling.sip.transaction import Flow
 from signaling.sip.wire import parse
 
@@ -63,6 +64,7 @@ def test_every_cell(state: State, what: Input) -> None:
 
 def test_nothing_comes_after_the_end_and_every_call_can_get_there() -> None:
     assert not [cell for cell in CALL if cell[0] is State.TERMINATED]
+    assert CALL[State.PLACED, Input.DROPPED][0] is State.TERMINATED
     for state in (State.EARLY, State.ACCEPTED, State.CONFIRMED):
         assert (state, Input.HANG_UP) in CALL
         assert (state, Input.BYE) in CALL
@@ -88,6 +90,53 @@ def test_every_cell_of_glare(negotiation: Negotiation, method: str) -> None:
     if (negotiation, method) == (Negotiation.OFFERING, "UPDATE"):  # RFC 3311, section 5.2
         expected = 491
     assert GLARE.get((negotiation, method)) == expected
+
+
+# --- the dialog an INVITE of ours begins ---------------------------------------------------------------------------
+
+
+def placed(*extra: tuple[str, str], body: str = "", authenticator: Authenticator | None = None) -> Dialog:
+    fields = (("Record-Route", "<sip:p1;lr>, <sip:p2;lr>"), ("Record-Route", "<sip:p3;lr>"), *extra)
+    response = respond(request(body=body), 180, *fields, to_tag="far")
+    return Dialog.placed(request(body=body), response, UDP, authenticator)
+
+
+def test_what_a_response_to_an_invite_of_ours_says() -> None:
+    call = placed(("Contact", "<sip:bob@192.0.2.9>"), body="our offer")
+    assert call.id == ("1@example.com", "theirs", "far")
+    assert (call.local, call.remote) == (
+        '"Alice" <sip:alice@example.com>;tag=theirs',
+        "<sip:agent@example.org>;tag=far",
+    )
+    assert (call.target, call.routes) == ("sip:bob@192.0.2.9", ("<sip:p3;lr>", "<sip:p2;lr>", "<sip:p1;lr>"))
+    assert (call.state, call.negotiation, call.local_media) == (State.PLACED, Negotiation.OFFERING, "our offer")
+    assert (call.peer, call.local_cseq, call.alarms) == ("callee", 7, {})
+    assert call.in_order(request(CSeq="0 INVITE"))
+
+
+def test_without_a_contact_the_call_goes_on_to_where_it_went() -> None:
+    assert placed().target == "sip:agent@example.org"
+    assert placed().negotiation is Negotiation.STABLE
+
+
+def test_the_ack_of_a_2xx_has_the_number_of_its_invite_whatever_was_asked_meanwhile() -> None:
+    call = placed()
+    assert call.request("PRACK", "b1").cseq == (8, "PRACK")
+    ack = call.ack(7, "b2", "our answer")
+    assert parse(bytes(ack)) == ack
+    assert (ack.cseq, ack.media, ack.content_type) == ((7, "ACK"), "our answer", "application/sdp")
+    assert call.request("BYE", "b3").cseq == (9, "BYE")
+
+
+def test_what_was_asked_of_us_once_is_told_at_once() -> None:
+    authenticator = Authenticator(Login("ada", "secret"), lambda: "cnonce")
+    fields = ("Proxy-Authenticate", 'Digest realm="r", nonce="n", qop="auth"')
+    challenge = respond(request(), 407, fields, phrase="Proxy Authentication Required")
+    authenticator.learn(challenge)
+    bye = placed(authenticator=authenticator).request("BYE", "b1")
+    credentials = parse_credentials(bye.headers.get("Proxy-Authorization"))
+    assert credentials.response == credentials.expected("secret", "BYE")
+    assert (credentials.uri, credentials.nc) == (bye.uri, "00000001")
 
 
 # --- the dialog an INVITE begins -----------------------------------------------------------------------------------
