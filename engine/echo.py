@@ -47,6 +47,10 @@ class EchoSlot:
         self._quiet_frames = 0
         self._number = 0
 
+    def prompt_frames(self, prompt: Prompt) -> int:
+        """A frame a word."""
+        return len(prompt.text.split())
+
     async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
         """Nothing to tell it."""
 

@@ -300,6 +300,10 @@ class LocalSlot:
         _check_sampling(sampling)
         self._sampling = sampling
 
+    def prompt_frames(self, prompt: Prompt) -> int:
+        """How many frames of the window `prompt` takes. Raises PromptError if its voice is not there."""
+        return len(self._frames(prompt))
+
     async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
         """Run the prompt through the row, and its own last `keep_frames` columns. Raises PromptError, EngineError."""
         frames = self._lay_out(prompt, keep_frames)
@@ -311,13 +315,7 @@ class LocalSlot:
         rows = self._rows
         if keep_frames < 0:
             raise ValueError(f"keep_frames is {keep_frames}; it must not be negative")
-        if prompt.voice and prompt.voice not in rows.voices:
-            there = ", ".join(rows.voices) or "none"
-            raise PromptError(f"no voice {prompt.voice!r} lies beside the weights; there are: {there}")
-        voice = rows.voices[prompt.voice] if prompt.voice else None
-        if prompt.voice and voice is None:
-            raise PromptError(f"the voice {prompt.voice!r} cannot be used yet: it is no recording (.wav)")
-        frames = rows.layout.frames(rows.tokenizer, prompt.text, voice)
+        frames = self._frames(prompt)
         holds, what = rows.window_frames, "the model's window holds"
         if self._stepping is not None:
             holds, what = rows.renewable_frames, "a call can be primed with while it is spoken"
@@ -327,6 +325,16 @@ class LocalSlot:
                 f"than the {holds} that {what}"
             )
         return frames
+
+    def _frames(self, prompt: Prompt) -> NDArray[np.int64]:
+        rows = self._rows
+        if prompt.voice and prompt.voice not in rows.voices:
+            there = ", ".join(rows.voices) or "none"
+            raise PromptError(f"no voice {prompt.voice!r} lies beside the weights; there are: {there}")
+        voice = rows.voices[prompt.voice] if prompt.voice else None
+        if prompt.voice and voice is None:
+            raise PromptError(f"the voice {prompt.voice!r} cannot be used yet: it is no recording (.wav)")
+        return rows.layout.frames(rows.tokenizer, prompt.text, voice)
 
     async def step(self, frame: Frame) -> Reply:
         """Hear one frame and say one. Raises EngineError; ValueError if that is no frame."""

@@ -114,6 +114,9 @@ class Slot(Protocol):
     def hearing_delay_frames(self) -> int:
         """How far `Reply.heard` lies behind the sound; 0 where nobody writes down what the caller says."""
 
+    def prompt_frames(self, prompt: Prompt) -> int:
+        """How many frames of the window `prompt` takes. Raises PromptError if its voice is not there."""
+
     async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
         """Run the prompt through the row, followed by the row's own last `keep_frames` columns. One at a time.
 

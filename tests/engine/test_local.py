@@ -245,6 +245,18 @@ async def test_a_replay_goes_on_with_the_frames_number(nano_engine: LocalEngine)
         assert (await slot.step(SILENCE)).number == 4
 
 
+async def test_a_prompt_tells_how_many_frames_it_takes(nano_engine: LocalEngine) -> None:
+    """Its tokens and the gap on both sides: what is kept beside it fits up to there, and not one more."""
+    async with nano_engine.open(Sampling()) as slot:
+        prompt = Prompt("You are Ada.")
+        frames = slot.prompt_frames(prompt)
+        assert frames > slot.prompt_frames(Prompt("Ada.")) > slot.prompt_frames(Prompt("")) == 0
+        fits = slot.window_frames - frames - 2
+        await slot.prime(prompt, keep_frames=fits)
+        with pytest.raises(PromptError):
+            await slot.prime(prompt, keep_frames=fits + 1)
+
+
 async def test_a_prompt_that_does_not_fit_says_by_how_much(nano_engine: LocalEngine) -> None:
     async with nano_engine.open(Sampling()) as slot:
         with pytest.raises(PromptError, match=r"the prompt takes \d+ frames and 0 are to be kept.* the 500 that"):
