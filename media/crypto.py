@@ -27,6 +27,10 @@ SUITES = {
 OFFERED = ("AEAD_AES_256_GCM", "AEAD_AES_128_GCM", "AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32")
 """The same, best first."""
 
+PARAMETERS = ("KDR", "UNENCRYPTED_SRTP", "UNENCRYPTED_SRTCP", "UNAUTHENTICATED_SRTP", "FEC_ORDER", "FEC_KEY")
+"""Session parameters that change what a packet is (RFC 4568, section 6.3); we do none of them."""
+
+_SUITE = re.compile(r"(?=.{3,40}\Z)[A-Z0-9]+(?:_[A-Z0-9]+)+", re.ASCII)
 _LIFETIME = re.compile(r"2\^\d{1,2}|\d{1,15}", re.ASCII)
 _TAG = re.compile(r"\d{1,9}", re.ASCII)
 
@@ -51,13 +55,16 @@ class Crypto:
         if len(words) < 3 or not _TAG.fullmatch(words[0]):
             raise LegError("a=crypto is not a number, a suite and inline:KEY")
         tag, suite, key, *parameters = words
-        name = f"a=crypto:{tag} {suite[:40]}"
+        # what is neither a suite nor a parameter may be a key in the wrong place: it is not said again
+        name = f"a=crypto:{tag} {suite if _SUITE.fullmatch(suite) else '(no name of a suite)'}"
         if suite not in SUITES:
             raise LegError(f"{name} is not a suite that this agent speaks: {', '.join(OFFERED)}")
         for parameter in parameters:
             # WSH is a hint for the replay window, a dash marks what may be ignored (RFC 4568, sections 6.3.7, 6.3.8).
             if not parameter.startswith(("WSH=", "-")):
-                raise LegError(f"{name} asks for {parameter.partition('=')[0][:40]}, which this agent does not do")
+                asked = parameter.partition("=")[0]
+                asked = asked if asked in PARAMETERS else "something of no name"
+                raise LegError(f"{name} asks for {asked}, which this agent does not do")
         return cls(int(tag), suite, _key(key, SUITES[suite], name))
 
     def attribute(self) -> str:

@@ -66,6 +66,11 @@ def test_the_method_may_be_in_capitals_and_there_may_be_more_spaces() -> None:
         (f"2 {CM_80} inline:{KEY} KDR=1", "asks for KDR, which"),
         (f"2 {CM_80} inline:{KEY} UNENCRYPTED_SRTP", "asks for UNENCRYPTED_SRTP, which"),
         (f"2 {CM_80} inline:{KEY} UNAUTHENTICATED_SRTP", "asks for UNAUTHENTICATED_SRTP, which"),
+        (f"2 {CM_80} inline:{KEY} inline:{KEY}", "asks for something of no name"),
+        (f"2 {CM_80} inline:x {KEY}", "asks for something of no name"),
+        (f"2 inline:{KEY} {CM_80}", r"a=crypto:2 \(no name of a suite\) is not a suite"),
+        (f"2 {KEY} inline:{KEY}", r"a=crypto:2 \(no name of a suite\) is not a suite"),
+        (f"2 {CM_80}\x1b[2J inline:{KEY}", r"a=crypto:2 \(no name of a suite\) is not a suite"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_plain_words_without_the_key(value: str, said: str) -> None:
@@ -84,6 +89,6 @@ def test_any_attribute_is_read_or_refused(parts: list[str]) -> None:
     try:
         read = Crypto.parse("".join(parts))
     except LegError as error:
-        assert str(error) and KEY not in str(error).replace(f"crypto:1 {KEY}", "")  # a key where a suite belongs
+        assert str(error).isprintable() and KEY not in str(error)
         return
     assert Crypto.parse(read.attribute()) == read
