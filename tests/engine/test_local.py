@@ -251,7 +251,7 @@ async def test_a_prompt_tells_how_many_frames_it_takes(nano_engine: LocalEngine)
         prompt = Prompt("You are Ada.")
         frames = slot.prompt_frames(prompt)
         assert frames > slot.prompt_frames(Prompt("Ada.")) > slot.prompt_frames(Prompt("")) == 0
-        fits = slot.window_frames - frames - 2
+        fits = slot.window_frames - frames - 1
         await slot.prime(prompt, keep_frames=fits)
         with pytest.raises(PromptError):
             await slot.prime(prompt, keep_frames=fits + 1)
