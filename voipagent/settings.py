@@ -11,26 +11,28 @@ import difflib
 import json
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_serializer,
 )
 from pydantic.fields import FieldInfo
 
+from signaling.sip.trunk import Trunk
+from voipagent.kinds import Network, Port, PortRange, Section
 from voipagent.persona import Persona
+from voipagent.trunks import OutboundSettings, TrunkSettings, check_names
 
 PREFIX = "VOIPAGENT_"
 NEST = "__"
@@ -41,58 +43,7 @@ class SettingsError(Exception):
     """The environment cannot be used. One line for each fault: which name, what is wrong, what would be right."""
 
 
-# --- kinds of value ------------------------------------------------------------------------------------------------
-
-
-def _network(value: object) -> IPv4Network | IPv6Network:
-    try:
-        return ip_network(str(value).strip(), strict=False)
-    except ValueError:
-        raise ValueError(
-            f"{str(value)!r} is neither an address nor a network, such as 192.0.2.7 or 10.0.0.0/8"
-        ) from None
-
-
-Network: TypeAlias = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
-Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
-
-
-class PortRange(BaseModel):
-    """UDP ports from `first` to `last`, both included, written `16384-17383`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    first: int
-    last: int
-
-    @classmethod
-    def parse(cls, value: object) -> PortRange:
-        """Read `first-last`. Raises ValueError where that is not a range that holds one RTP and RTCP pair."""
-        if isinstance(value, PortRange):
-            return value
-        first, dash, last = str(value).partition("-")
-        if not (dash and first.strip().isdecimal() and last.strip().isdecimal()):
-            raise ValueError(f"{str(value)!r} is not a port range, such as 16384-17383")
-        ports = cls(first=int(first), last=int(last))
-        if not 1 <= ports.first < ports.last <= 65535:
-            raise ValueError(f"{str(value)!r} must rise, hold at least two ports and lie within 1-65535")
-        return ports
-
-    def __str__(self) -> str:
-        return f"{self.first}-{self.last}"
-
-    @model_serializer
-    def _as_text(self) -> str:
-        return str(self)
-
-
 # --- sections ------------------------------------------------------------------------------------------------------
-
-
-class Section(BaseModel):
-    """A group of settings; frozen, because the environment is read once."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class UserSettings(Section):
@@ -210,12 +161,19 @@ class Settings(Section):
     """All of them. `load` reads an environment; tests pass sections by hand."""
 
     sip: SipSettings = SipSettings()
+    trunks: Annotated[dict[str, TrunkSettings], AfterValidator(check_names)] = {}
+    outbound: OutboundSettings = OutboundSettings()
     rtp: RtpSettings = RtpSettings()
     http: HttpSettings = HttpSettings()
     engine: EngineSettings = EngineSettings()
     persona: Persona = Persona()
     calls: CallsSettings = CallsSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def signaling_trunks(self) -> tuple[Trunk, ...]:
+        """What signaling knows of the trunks."""
+        return tuple(trunk.trunk(name, self.sip.srtp) for name, trunk in self.trunks.items())
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Self:
@@ -230,6 +188,11 @@ class Settings(Section):
 # --- names <-> fields ----------------------------------------------------------------------------------------------
 
 
+def variable(path: Iterable[str]) -> str:
+    """The environment variable of a setting, where "*" stands for any name in a map."""
+    return PREFIX + NEST.join("<NAME>" if part == "*" else part.upper() for part in path)
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One leaf of the schema: its path, where "*" stands for a name in a map, and its field."""
@@ -240,7 +203,7 @@ class Setting:
     @property
     def name(self) -> str:
         """The environment variable."""
-        return PREFIX + NEST.join("<NAME>" if part == "*" else part.upper() for part in self.path)
+        return variable(self.path)
 
     @property
     def is_text(self) -> bool:
@@ -260,7 +223,7 @@ class Setting:
 def schema(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[Setting]:
     """Every setting under `model`, depth first, in the order of declaration."""
     for name, field in model.model_fields.items():
-        section, path = _section(field.annotation), (*prefix, name)
+        section, path = _section(field.annotation), (*prefix, field.alias or name)
         if section is None:
             yield Setting(path, field)
         else:
@@ -345,8 +308,7 @@ def _list(name: str, text: str) -> list[Any]:
 def _fault(fault: Any) -> str:
     """A validation error in one line, by the name of the variable."""
     parts = [part for part in fault["loc"] if isinstance(part, str)]
-    name = PREFIX + NEST.join(part.upper() for part in parts)
-    return f"{name}: {fault['msg'].removeprefix('Value error, ')}"
+    return f"{variable(parts)}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 # --- telling them --------------------------------------------------------------------------------------------------
@@ -354,7 +316,7 @@ def _fault(fault: Any) -> str:
 
 def effective(settings: BaseModel) -> Iterator[tuple[str, str]]:
     """Every setting as (variable, value), secrets masked."""
-    return _told(settings.model_dump(mode="python"), ())
+    return _told(settings.model_dump(mode="python", by_alias=True), ())
 
 
 def _told(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -362,7 +324,7 @@ def _told(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from _told(inner, (*path, key))
     else:
-        yield PREFIX + NEST.join(part.upper() for part in path), _text(value)
+        yield variable(path), _text(value)
 
 
 def _text(value: object) -> str:
@@ -370,7 +332,14 @@ def _text(value: object) -> str:
         return ""
     if isinstance(value, tuple | list):
         return ",".join(_text(item) for item in value)
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _unset(setting: Setting) -> str:
+    """What a setting in a map is where it is not set."""
+    return "" if setting.field.is_required() else _text(setting.field.default)
 
 
 def example() -> str:
@@ -383,5 +352,6 @@ def example() -> str:
             section = setting.path[0]
             lines += [f"# --- {section}", ""]
         either = f" (or {setting.name}{FILE})" if setting.is_text else ""
-        lines += [f"# {setting.field.description}{either}", f"#{setting.name}={values.get(setting.name, '')}", ""]
+        value = values.get(setting.name, _unset(setting))
+        lines += [f"# {setting.field.description}{either}", f"#{setting.name}={value}", ""]
     return "\n".join(lines)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from voipagent.settings import PortRange, Section, Settings, SettingsError, effective, example, nest, schema
+from voipagent.kinds import PortRange, Section
+from voipagent.settings import Settings, SettingsError, effective, example, nest, schema
 
 
 class Trunk(Section):
