@@ -16,10 +16,10 @@ from media.codec import PCMU, Codec
 from media.dtmf import DigitReceiver
 from media.latch import Address, Latch
 from media.leg import Digit
-from media.negotiation import COMFORT_NOISE, Stream
 from media.playout import Heard, Playout
 from media.rtcp import Reports
 from media.srtp import SrtpError, Unprotector
+from media.stream import COMFORT_NOISE, Stream
 
 logger = logging.getLogger(__name__)
 

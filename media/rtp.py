@@ -18,12 +18,13 @@ from ipaddress import IPv6Address, ip_address
 from media.clock import TICK_S, Clock
 from media.codec import CODECS, PCMU
 from media.crypto import Policy
+from media.describer import Describer
 from media.dtmf import check_digits
 from media.incoming import Incoming
 from media.keypad import Keypad
 from media.latch import Address
 from media.leg import AudioFormat, Digit, Exchange, LegError, LegStats, Pcm
-from media.negotiation import Describer, Stream, choose, confirm
+from media.negotiation import choose, confirm
 from media.outgoing import Outgoing, Sent
 from media.pcm import BLOCKS_PER_S, silence
 from media.playout import Heard
@@ -33,6 +34,7 @@ from media.rtcp import Reports
 from media.sdp import parse
 from media.sender import Sender
 from media.srtp import Protector
+from media.stream import Stream
 from media.transport import Transport
 
 KEEP_ALIVE_S = 15.0

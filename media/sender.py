@@ -9,7 +9,7 @@ from aiortc.rtp import RtpPacket
 from media.codec import Codec
 from media.dtmf import EventPacket
 from media.leg import Pcm
-from media.negotiation import Stream
+from media.stream import Stream
 
 
 class Sender:

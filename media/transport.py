@@ -8,8 +8,8 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 from media.latch import Address
-from media.negotiation import is_loopback
 from media.ports import Pair, Ports, local_address
+from media.stream import is_loopback
 
 MAX_DATAGRAM = 4096
 MAX_READS = 64

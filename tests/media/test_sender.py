@@ -12,9 +12,10 @@ from aiortc.rtp import RtpPacket
 from media.codec import G722, PCMA, PCMU
 from media.dtmf import EventPacket
 from media.leg import Pcm
-from media.negotiation import Stream, choose
+from media.negotiation import choose
 from media.sdp import parse
 from media.sender import Sender
+from media.stream import Stream
 
 BLOCK: Pcm = np.zeros(160, np.float32)
 
