@@ -52,6 +52,7 @@ class Transcript:
         self._agent, self._caller = _Side("agent"), _Side("caller")
         self._frames = deque([(0.0, 0.0)], maxlen=1 + delay_frames)  # the last steps' times
         self._finished: list[Line] = []
+        self.lines: list[Line] = []  # all that were written
 
     def hear(self, text: str, start: float, end: float, *, heard: str = "", saying: bool = False) -> None:
         """Take the texts of one step, "" where there was none: the agent's, and `heard`, the caller's.
@@ -68,6 +69,12 @@ class Transcript:
         """Finish the agent's line, if there is one."""
         self._finish(self._agent.end_line())
         self._release(self._horizon())
+
+    @property
+    def so_far(self) -> list[Line]:
+        """All lines, and both sides' as far as they have come."""
+        begun = [line for line in (self._agent.line, self._caller.line) if line is not None]
+        return [*self.lines, *sorted([*self._finished, *begun], key=lambda each: each.start)]
 
     def close(self) -> None:
         """Finish both sides' lines, and write what is left."""
@@ -88,7 +95,8 @@ class Transcript:
     def _release(self, horizon: float) -> None:
         """Write the finished lines that began before."""
         while self._finished and self._finished[0].start <= round(horizon, 3):
-            self._write(self._finished.pop(0))
+            self.lines.append(self._finished.pop(0))
+            self._write(self.lines[-1])
 
 
 class _Side:
@@ -114,8 +122,14 @@ class _Side:
             return self.end_line()
         return None
 
+    @property
+    def line(self) -> Line | None:
+        """The line as far as it has come."""
+        text = "".join(self._pieces).strip()
+        return Line(self._role, text, round(self._start, 3), round(self._end, 3)) if text else None
+
     def end_line(self) -> Line | None:
         """The line, if there is one; the next text begins another."""
-        text = "".join(self._pieces).strip()
+        line = self.line
         self._pieces.clear()
-        return Line(self._role, text, round(self._start, 3), round(self._end, 3)) if text else None
+        return line

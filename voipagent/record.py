@@ -55,6 +55,8 @@ class CallRecord:
     barged_in: bool = False
     digits: list[dict[str, Any]] = field(default_factory=list)
     holds: list[dict[str, float]] = field(default_factory=list)
+    trims: list[dict[str, Any]] = field(default_factory=list)
+    summary: str = ""
     recording: str = ""
     recording_error: str = ""
     transcript_error: str = ""

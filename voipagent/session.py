@@ -20,6 +20,8 @@ from voipagent.context import Transcript
 from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recording
+from voipagent.story import extract
+from voipagent.trim import Memory, Trimmer
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class Session:
         folder: CallFolder,
         recording: Recording,
         max_hold_s: float,
+        memory: Memory | None = None,
     ) -> None:
         self.call, self.slot, self.persona = call, slot, persona
         self.record, self.folder, self.recording = record, folder, recording
@@ -51,6 +54,8 @@ class Session:
         self._step_s = 0.0
         self._transcript = Transcript(folder.write_line, slot.hearing_delay_frames)
         self._barge_in: BargeIn | None = None
+        self._memory = memory
+        self._trimmer: Trimmer | None = None
 
     async def run(self) -> CallEnded:
         """The whole conversation. Peer, disk and engine may fail: the call ends with a reason, its record closed."""
@@ -89,6 +94,8 @@ class Session:
             group.create_task(self._watch(leg), name="watch")
             group.create_task(self._leg_digits(leg), name="leg digits")
             group.create_task(self._call_digits(), name="call digits")
+            if self._trimmer is not None:
+                group.create_task(self._trimmer.run(), name="trim")
 
     async def _answer(self, leg: Leg) -> None:
         """Ring, open the media, prime the row, and accept."""
@@ -114,6 +121,14 @@ class Session:
         except TimeoutError:
             raise EngineError(f"priming took longer than {PRIME_S:g} s") from None
         self.record.prime_s = round(time.monotonic() - started, 4)
+        if self._memory is not None:
+            self._trimmer = Trimmer(
+                self.slot,
+                self._memory,
+                self.persona.engine_prompt(),
+                lambda: self._transcript.so_far,
+                lambda: self.recording.seconds,
+            )
 
     async def _converse(self, leg: Leg) -> None:
         """The two of them talk: a frame's time in, a frame back, until cancelled."""
@@ -135,6 +150,8 @@ class Session:
             )
             if forced and not self.slot.saying:
                 self._transcript.end_line()
+            if self._trimmer is not None:
+                self._trimmer.stepped(reply, saying=self.slot.saying)
 
     async def _hold(self, started: float) -> None:
         """The far end holds: nothing is heard, no context is spent, and there is a limit. The record has the time."""
@@ -200,6 +217,9 @@ class Session:
         self._transcript.close()
         await self.recording.close()
         record.media = asdict(leg.stats)
+        record.summary = str(extract(self._transcript.lines))
+        if self._trimmer is not None:
+            record.trims = [asdict(trim) for trim in self._trimmer.trims]
         record.duration_s = round(self.recording.seconds, 3)
         record.step_s_mean = self._step_s / max(1, record.frames_stepped)
         record.recording = self.recording.name

@@ -1,0 +1,126 @@
+"""Keeps a call going for longer than the model's window: tells the row anew who it is, while it talks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Never
+
+from engine.slot import EngineFull, Prompt, PromptError, Reply, Slot
+from voipagent.context import Line
+from voipagent.story import Story, Telling, extract, tell_all
+from voipagent.summary import Extractive, Summarizer, SummaryError
+from voipagent.window import ContextWindow, Shares
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """One trim, as the record tells of it. `at` and `took_s` are seconds, from the answer and of the wall."""
+
+    at: float
+    why: str
+    took_s: float
+    kept_frames: int
+    prompt_frames: int
+    summary: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How calls are kept going: when, with whose summary, and how it is told. The same for every call."""
+
+    shares: Shares = field(default_factory=Shares)
+    tell: Telling = tell_all
+    summarizer: Summarizer = field(default_factory=Extractive)
+
+
+@dataclass
+class Trimmer:
+    """Runs beside a conversation; the conversation tells it of each step.
+
+    `prompt` is what the row was primed with, `lines` gives what has been said so far, `seconds` the time of the call.
+    `trims` fills with what was done, for the record.
+    """
+
+    slot: Slot
+    memory: Memory
+    prompt: Prompt
+    lines: Callable[[], Sequence[Line]]
+    seconds: Callable[[], float]
+    trims: list[Trim] = field(default_factory=list)
+    story: Story = field(default_factory=Story)
+
+    def __post_init__(self) -> None:
+        self._moved = asyncio.Event()
+        self.window = ContextWindow(self.slot.window_frames, self.memory.shares)
+        self.window.primed(self.slot.prompt_frames(self.prompt))
+
+    def stepped(self, reply: Reply, *, saying: bool) -> None:
+        """The row took a frame."""
+        self.window.stepped(reply.text, saying=saying)
+        self._moved.set()
+
+    async def run(self) -> Never:
+        """Trim whenever it is due, until cancelled. Raises EngineError if the engine died."""
+        while True:
+            await self._until(lambda: self.window.due)
+            error = await self._summarize()
+            await self._until(lambda: self.window.paused or self.window.must)
+            await self._trim(error)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def _summarize(self) -> str:
+        """Have the story told while speech goes on, but not beyond the hard limit. What failed, "" if nothing did."""
+        asked = asyncio.ensure_future(self.memory.summarizer.summarize(self.story, self.lines()))
+        limit = asyncio.ensure_future(self._until(lambda: self.window.must))
+        try:
+            await asyncio.wait({asked, limit}, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise SummaryError("the summary was not there in time")
+            self.story = asked.result()
+        except SummaryError as error:
+            logger.warning("x %s; the call goes on with the facts found here", error)
+            found = extract(self.lines())
+            self.story = Story(found.facts, self.story.text or found.text)
+            return str(error)
+        finally:
+            asked.cancel()
+            limit.cancel()
+        return ""
+
+    async def _trim(self, error: str) -> None:
+        why = "hard limit" if self.window.must else "pause"
+        began, at, keep = time.monotonic(), self.seconds(), self.window.keep_frames
+        prompt, frames = self._fit(self.story)
+        self.window.priming()
+        try:
+            await self.slot.prime(prompt, keep)
+        except (EngineFull, PromptError) as failure:
+            logger.warning("x not trimmed, later again: %s", failure)
+            self.window.refused()
+            error = str(failure)
+        else:
+            self.window.primed(frames + keep)
+        took = round(time.monotonic() - began, 4)
+        self.trims.append(Trim(round(at, 3), why, took, keep, frames, str(self.story), error))
+
+    def _fit(self, story: Story) -> tuple[Prompt, int]:
+        """The prompt that tells the most of `story` within its share of the window, and its frames."""
+        left: Story | None = story
+        while left is not None:
+            prompt = Prompt(self.memory.tell(self.prompt.text, left), self.prompt.voice)
+            frames = self.slot.prompt_frames(prompt)
+            if frames <= self.window.prompt_frames:
+                return prompt, frames
+            left = left.shorter()
+        return self.prompt, self.slot.prompt_frames(self.prompt)
