@@ -139,6 +139,8 @@ def _contact(value: str) -> tuple[str, str, Mapping[str, str | None]]:
         address, uri = parse_address(value), split_address(value)[1]
     except ValueError:
         raise _Refused(400, "Bad Request (Contact cannot be read)") from None
+    if "?" in uri and "<" not in value:  # section 20: nobody could tell whose headers these are
+        raise _Refused(400, "Bad Request (Contact with ? outside of <>)")
     if address.uri.scheme not in ("sip", "sips"):
         raise _Refused(400, "Bad Request (Contact is no SIP URI)")
     parsed = parse_uri(uri)
