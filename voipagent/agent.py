@@ -16,6 +16,7 @@ from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recorder
 from voipagent.session import Session
 from voipagent.settings import CallsSettings
+from voipagent.trim import Memory
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +32,11 @@ class Agent:
         recorder: Recorder,
         calls: CallsSettings,
         seed: int | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._engine, self._open_leg, self._persona = engine, open_leg, persona
         self._recorder, self._calls, self._seed = recorder, calls, seed
+        self._memory = memory
         self.draining = False
 
     @property
@@ -96,5 +99,13 @@ class Agent:
         path = folder.path / f"recording.{self._calls.format}"
         recording = self._recorder.record(path, self._engine.sample_rate, self._calls.record)
         return Session(
-            call, self._open_leg, slot, self._persona, record, folder, recording, max_hold_s=self._calls.max_hold
+            call,
+            self._open_leg,
+            slot,
+            self._persona,
+            record,
+            folder,
+            recording,
+            max_hold_s=self._calls.max_hold,
+            memory=self._memory,
         )

@@ -14,18 +14,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.echo import EchoEngine
-from engine.slot import Engine
+from engine.slot import Engine, PromptError
 from media.answer import Legs
 from media.leg import AudioFormat
 from signaling.sip.endpoint import SipEndpoint
 from voipagent.agent import Agent
 from voipagent.context import Line
+from voipagent.memory import open_memory
 from voipagent.persona import Persona
 from voipagent.record import check_folder
 from voipagent.recording import Recorder, open_private
 from voipagent.settings import EngineSettings, Settings
+from voipagent.story import Telling, tell_all, tell_facts
 from voipagent.talk import check_distinct, writing
 from voipagent.talk import talk as talk_through
+from voipagent.trim import Memory
 from voipagent.web.api import create_api, serve_http
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ async def _serve(settings: Settings) -> None:
     with Recorder() as recorder:
         async with (
             open_engine(settings.engine) as engine,
+            open_memory(settings.context, settings.summary, _telling(settings.engine)) as memory,
             Legs(
                 AudioFormat(engine.sample_rate, engine.frame_samples),
                 ports=(settings.rtp.ports.first, settings.rtp.ports.last),
@@ -70,8 +74,10 @@ async def _serve(settings: Settings) -> None:
                 advertised=settings.sip.advertised or None,
             ) as sip,
         ):
-            await check_persona(engine, settings.persona)
-            agent = Agent(engine, legs.open_leg, settings.persona, recorder, settings.calls, settings.engine.seed)
+            await check_persona(engine, settings.persona, memory)
+            agent = Agent(
+                engine, legs.open_leg, settings.persona, recorder, settings.calls, settings.engine.seed, memory
+            )
             api = create_api(lambda: agent.ready)
             async with serve_http(api, settings.http.host, settings.http.port) as http_port:
                 logger.info("- model %s, %d rows", engine.revision, engine.free)
@@ -94,10 +100,25 @@ def _tell_of_pocket(persona: Persona) -> None:
         )
 
 
-async def check_persona(engine: Engine, persona: Persona) -> None:
+def _telling(engine: EngineSettings) -> Telling:
+    """The embedded model was taught one form; others take any text."""
+    return tell_facts if engine.model == "pocket" else tell_all
+
+
+async def check_persona(engine: Engine, persona: Persona, memory: Memory | None = None) -> None:
     """Prime a row with it once, so that what no call could have is found at the start. Raises PromptError."""
     async with engine.open(engine.sampling) as slot:
-        await slot.prime(persona.engine_prompt())
+        prompt = persona.engine_prompt()
+        await slot.prime(prompt)
+        if memory is None:
+            return
+        frames, most = slot.prompt_frames(prompt), round(memory.shares.prompt * slot.window_frames)
+        if frames > most:
+            raise PromptError(
+                f"the persona takes {frames} frames, and may take {most} of the model's window of "
+                f"{slot.window_frames}: shorten VOIPAGENT_PERSONA__PROMPT, raise VOIPAGENT_CONTEXT__PROMPT, "
+                "or set VOIPAGENT_CONTEXT__POLICY=off"
+            )
 
 
 async def talk(settings: Settings, source: Path, target: Path, transcript: Path | None) -> None:

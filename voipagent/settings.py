@@ -31,6 +31,7 @@ from pydantic.fields import FieldInfo
 
 from signaling.sip.trunk import Trunk
 from voipagent.kinds import Network, Port, PortRange, Section
+from voipagent.memory import ContextSettings, SummarySettings
 from voipagent.persona import Persona
 from voipagent.trunks import OutboundSettings, TrunkSettings, check_names
 
@@ -167,6 +168,8 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
     engine: EngineSettings = EngineSettings()
     persona: Persona = Persona()
+    context: ContextSettings = ContextSettings()
+    summary: SummarySettings = SummarySettings()
     calls: CallsSettings = CallsSettings()
     log: LogSettings = LogSettings()
 
