@@ -20,7 +20,7 @@ PURE = {
     *("signaling/sip/grammar.py", "signaling/sip/message.py", "signaling/sip/wire.py"),
     *("signaling/sip/alarms.py", "signaling/sip/buckets.py", "signaling/sip/events.py", "signaling/sip/info.py"),
     *("signaling/sip/reason.py", "signaling/sip/sessiontimer.py", "signaling/sip/transaction.py"),
-    *("signaling/sip/transactions.py", "signaling/sip/dialog.py", "signaling/sip/calls.py"),
+    *("signaling/sip/transactions.py", "signaling/sip/dialog.py", "signaling/sip/calls.py", "signaling/sip/changes.py"),
     *(
         "signaling/sip/useragent.py",
         "signaling/sip/digest.py",
@@ -30,6 +30,9 @@ PURE = {
         "signaling/sip/resolve.py",
         "signaling/sip/trunk.py",
         "signaling/sip/outbound.py",
+        "signaling/sip/admission.py",
+        "signaling/sip/keeper.py",
+        "signaling/sip/probe.py",
     ),
     *("media/sdp.py", "media/stream.py", "media/keying.py", "media/negotiation.py", "media/describer.py"),
     *("media/dtmf.py", "media/latch.py", "media/rtcp.py"),

@@ -86,6 +86,7 @@ REGISTRATION: Table = {
     (State.REGISTERED, Input.MOVED): (State.ASKING, (Do.BEGIN, Do.SEND)),
     (State.REGISTERED, Input.STOP): (State.LEAVING, (Do.BEGIN, Do.SEND)),
     (State.WAITING, Input.DUE): (State.ASKING, (Do.BEGIN, Do.SEND)),
+    (State.WAITING, Input.MOVED): (State.ASKING, (Do.BEGIN, Do.SEND)),
     (State.WAITING, Input.STOP): (State.ENDED, ()),
     (State.STOPPING, Input.SUCCESS): (State.LEAVING, (Do.BEGIN, Do.SEND)),
     (State.STOPPING, Input.AGAIN): (State.LEAVING, (Do.SEND,)),
@@ -181,7 +182,7 @@ class Registration:
         self._step(Input.STOP, now)
 
     def moved(self, flow: Flow, now: float) -> None:
-        """The registrar is reached by another flow from now on: it must know where we are."""
+        """The registrar is reached by another flow from now on: it must know where we are, or may be better heard."""
         self._flow = flow
         self._step(Input.MOVED, now)
 

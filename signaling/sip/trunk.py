@@ -124,6 +124,33 @@ class Trunk:
         return not self.numbers or (self.register and callee == self.user) or matches(self.numbers, callee)
 
 
+@dataclass(frozen=True)
+class TrunkState:
+    """How a trunk fares. `registered` and `up` are None where we do not register, do not probe, or do not know yet."""
+
+    name: str
+    host: str
+    registered: bool | None = None
+    up: bool | None = None
+    why: str = ""
+    """What went wrong last; "" while nothing does."""
+
+    def __str__(self) -> str:
+        told = [] if self.registered is None else ["registered" if self.registered else "not registered"]
+        told += [] if self.up is None else ["up" if self.up else "down"]
+        words = f"{', '.join(told) or 'not known'} at {self.host}"
+        return f"{words}: {self.why}" if self.why else words
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A trunk's state changed; `failed` is the response code where a request of ours came to nothing, else 0."""
+
+    state: TrunkState
+    failed: int = 0
+    retry_s: float = 0.0
+
+
 def matches(patterns: Iterable[str], text: str) -> bool:
     """Whether a pattern allows `text`, and none behind a `!` takes it back."""
     taken_back = [pattern[1:] for pattern in patterns if pattern.startswith("!")]

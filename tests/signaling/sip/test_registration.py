@@ -370,6 +370,17 @@ def test_another_flow_is_told_at_once() -> None:
     assert bench.told() == [Registered(600)]
 
 
+def test_another_flow_may_be_better_heard() -> None:
+    bench = Bench()
+    bench.start()
+    bench.wait(32)
+    assert bench.told() == [Failed(408, "nobody answered", BACK_OFF_S)]
+    bench.sent = []
+    bench.ours.moved(TCP, bench.now)
+    bench.answer(bench.asked(), 200)
+    assert bench.told() == [Registered(600)]
+
+
 def test_it_is_taken_off() -> None:
     bench = Bench()
     first = bench.start()
