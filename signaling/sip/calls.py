@@ -19,9 +19,9 @@ from signaling.sip.grammar import parse_address, parse_uri
 from signaling.sip.info import KINDS, digit
 from signaling.sip.message import SDP, Request
 from signaling.sip.reason import reason_field, reason_of
-from signaling.sip.sessiontimer import MIN_SE, IntervalTooSmall, session_interval, timer_fields
+from signaling.sip.sessiontimer import MIN_SE, IntervalTooSmall, answer_fields, asked_for
 from signaling.sip.transaction import Flow, State
-from signaling.sip.transactions import Served, Transactions
+from signaling.sip.transactions import Served, Told, Transactions
 
 ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE"
 SUPPORTED = "timer"
@@ -44,6 +44,10 @@ class Calls:
         self._invites: dict[Dialog, Served] = {}
         self._pending: dict[Dialog, tuple[Changed, Served]] = {}
         self._alarms: Alarms[Dialog] = Alarms()
+        self.wakes: dict[Alarm, Callable[[Dialog, float], None]] = {}
+        """What else alarms mean, to those who set them."""
+        self.when_over: list[Callable[[Dialog, float], None]] = []
+        """Told of each call that ends."""
 
     def __len__(self) -> int:
         """How many things are kept: dialogs, and requests in them that wait for our own side."""
@@ -101,6 +105,55 @@ class Calls:
             self.hang_up(dialog, reason, now)
             self._step(dialog, dialogs.Input.NO_ACK, now, "agent", reason)
 
+    # --- calls of ours, for `client` ---
+
+    def keep(self, dialog: Dialog) -> None:
+        """A dialog of a call of ours, early or taken: requests in it are served."""
+        self._dialogs[dialog.id] = dialog
+        self._alarms.set(dialog, dialog.next_at)
+
+    def drop(self, dialog: Dialog, now: float) -> None:
+        """An early dialog that came to nothing."""
+        if dialog.handle(dialogs.Input.DROPPED) is not None:
+            self._unchanged(dialog, 487, now)
+            del self._dialogs[dialog.id]
+            self._alarms.set(dialog, None)
+
+    def release(self, dialog: Dialog, reason: str, now: float) -> None:
+        """BYE in the dialog of a fork that was taken, and acknowledged, although nobody wants it; nothing is told."""
+        if dialog.handle(dialogs.Input.TAKEN) is not None and dialog.handle(dialogs.Input.HANG_UP) is not None:
+            dialog.farewell = reason
+            self._bye(dialog, now)
+            self._alarms.set(dialog, dialog.next_at)
+
+    # --- for those who ask the peer something within a call ---
+
+    def ask(self, dialog: Dialog, method: str, now: float, *fields: tuple[str, str], media: str, told: Told) -> Request:
+        """Send a request in a dialog; gives it as it was sent."""
+        request = dialog.request(method, self._token(), *fields, media=media)
+        self._transactions.ask(request, self.way_to(dialog), now, told)
+        return request
+
+    def send(self, dialog: Dialog, request: Request, now: float) -> None:
+        """Send a request that is made already, such as a CANCEL, and look at no answer."""
+        self._transactions.ask(request, self.way_to(dialog), now)
+
+    def abandon(self, request: Request) -> None:
+        """Wait no more for the answer to a request."""
+        self._transactions.abandon(request)
+
+    def acknowledge(self, dialog: Dialog, number: int) -> None:
+        """ACK of a 2xx to our INVITE of that number, each time it comes (section 13.2.2.4)."""
+        self._transactions.outgoing.append((bytes(dialog.ack(number, self._token())), self.way_to(dialog)))
+
+    def lose(self, dialog: Dialog, why: str, now: float) -> None:
+        """End a call that the peer has lost."""
+        self._step(dialog, dialogs.Input.EXPIRED, now, "network", why)
+
+    def rouse(self, dialog: Dialog) -> None:
+        """Something was changed about when it wants to be woken."""
+        self._alarms.set(dialog, dialog.next_at)
+
     # --- requests ---
 
     def invite(self, served: Served, now: float) -> None:
@@ -135,7 +188,7 @@ class Calls:
             self._transactions.answer(served, 481, now)
             return
         self._transactions.answer(served, 200, now)
-        self._step(dialog, dialogs.Input.BYE, now, "caller", reason_of(served.request) or "hung up", 487)
+        self._step(dialog, dialogs.Input.BYE, now, dialog.peer, reason_of(served.request) or "hung up", 487)
 
     def cancelled(self, invite: Served, cancel: Request, now: float) -> None:
         """CANCEL of an INVITE (section 9.2): without effect once that is answered."""
@@ -205,7 +258,7 @@ class Calls:
         """Whether body and session interval are such as we can serve; if not, it has been said."""
         request = served.request
         try:
-            session_interval(request)
+            asked_for(request)
         except IntervalTooSmall:
             self._transactions.answer(served, 422, now, ("Min-SE", str(MIN_SE)))
             return False
@@ -243,11 +296,11 @@ class Calls:
     def _succeed(self, dialog: Dialog, served: Served, media: str, now: float) -> None:
         """200 to an INVITE, re-INVITE or UPDATE."""
         request = served.request
-        interval = session_interval(request)
-        fields = (*_in_dialog(dialog, request), ("Allow", ALLOW), ("Supported", SUPPORTED), *timer_fields(interval))
+        timer = asked_for(request)
+        fields = (*_in_dialog(dialog, request), ("Allow", ALLOW), ("Supported", SUPPORTED), *answer_fields(timer))
         self._transactions.answer(served, 200, now, *fields, media=media)
         dialog.retarget(request)
-        dialog.refreshed(interval, now)
+        dialog.refreshed(timer, now)
         if media:
             dialog.local_media, dialog.remote_media = media, request.media
         if request.method == "INVITE":
@@ -270,6 +323,8 @@ class Calls:
             dialog.farewell = reason
             self.events.append(Ended(dialog, by, reason))
             self._unchanged(dialog, 487, now)
+            for tell in self.when_over:
+                tell(dialog, now)
         for action in actions:
             if action is dialogs.Do.REFUSE:
                 retry = (("Retry-After", str(RETRY_S)),) if code == 503 else ()
@@ -283,10 +338,10 @@ class Calls:
 
     def _bye(self, dialog: Dialog, now: float) -> None:
         request = dialog.request("BYE", self._token(), reason_field(dialog.farewell))
-        self._transactions.ask(request, self._way_to(dialog), now)
+        self._transactions.ask(request, self.way_to(dialog), now)
         dialog.alarms[Alarm.FORGET] = now + dialogs.LINGER_S
 
-    def _way_to(self, dialog: Dialog) -> Flow:
+    def way_to(self, dialog: Dialog) -> Flow:
         """Where our requests go: as RFC 3261 has it if that is a host we trust, else back by the way the peer's came.
 
         A Contact or Record-Route must not turn us into somebody else's weapon, and behind a NAT it names no place.
@@ -332,6 +387,8 @@ class Calls:
             self._unchanged(dialog, 488, now)
         elif alarm is Alarm.FORGET:
             self._dialogs.pop(dialog.id, None)
+        else:
+            self.wakes[alarm](dialog, now)
 
 
 # --- small print ---------------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from signaling.sip.digest import Authenticator
-from signaling.sip.grammar import host_port, parse_uri, split, split_address
-from signaling.sip.message import SDP, Headers, Request, Response
-from signaling.sip.sessiontimer import patience
+from signaling.sip.grammar import host_port, parse_address, parse_uri, split, split_address
+from signaling.sip.message import SDP, Headers, Message, Request, Response
+from signaling.sip.sessiontimer import MIN_SE, SessionTimer
 from signaling.sip.transaction import COOKIE, T1, T2, Flow
 
 RING_S = 180.0
@@ -95,6 +95,7 @@ class Negotiation(Enum):
     OFFERED = "we owe an answer, or an offer that we were asked for"
     ANSWERED = "our answer is in a 2xx that is not acknowledged"
     OFFERING = "our offer is in a 2xx that is not acknowledged; the ACK brings the answer"
+    ASKING = "our offer is in a request that is not answered"
 
 
 GLARE: Mapping[tuple[Negotiation, str], int] = {
@@ -104,6 +105,8 @@ GLARE: Mapping[tuple[Negotiation, str], int] = {
     (Negotiation.ANSWERED, "UPDATE"): 500,
     (Negotiation.OFFERING, "INVITE"): 500,
     (Negotiation.OFFERING, "UPDATE"): 491,
+    (Negotiation.ASKING, "INVITE"): 491,  # RFC 3261, section 14.2
+    (Negotiation.ASKING, "UPDATE"): 491,
 }
 """What refuses a new offer, by what is open and the method that brings it; what is not here is let in."""
 
@@ -115,6 +118,8 @@ class Alarm(Enum):
     NO_ACK = "time to give up waiting for an ACK"
     UNANSWERED = "time to give up ringing"
     EXPIRED = "time to give up waiting for a refresh"
+    REFRESH = "time to refresh the session"
+    OURS = "time for a change of our own to be tried again, or given up"
     CHANGE = "time to give up waiting for our own side's answer to a change"
     FORGET = "time to forget a call that is over"
 
@@ -151,6 +156,11 @@ class Dialog:
     """What the peer is in this call: "caller", or "callee" in one of ours."""
     authenticator: Authenticator | None = None
     """Answers what our requests are challenged with."""
+    allowed: tuple[str, ...] = ()
+    """The methods that the peer serves, as far as it has said."""
+    timer: SessionTimer | None = None
+    min_se: int = MIN_SE
+    """The shortest session interval that the peer's side lets us ask for."""
     alarms: dict[Alarm, float] = field(default_factory=dict)
     _interval: float = T1
 
@@ -169,27 +179,28 @@ class Dialog:
             request.cseq[0],
             natted=host != flow.remote[0] and host == parse_uri(target).host.strip("[]"),
             remote_media=request.media,
+            allowed=request.headers.values("Allow"),
             alarms={Alarm.UNANSWERED: now + RING_S},
         )
 
     @classmethod
     def placed(cls, invite: Request, response: Response, flow: Flow, authenticator: Authenticator | None) -> Dialog:
         """The dialog that a response to an INVITE of ours begins (section 12.1.2)."""
-        routes = response.headers.values("Record-Route")
         return cls(
             (invite.call_id, invite.from_tag, response.to_tag),
             invite.headers.get("From"),
             response.headers.get("To"),
             response.contact or invite.uri,
-            tuple(reversed(routes)),
+            tuple(reversed(_readable(response.headers.values("Record-Route")))),
             flow,
             remote_cseq=-1,
             local_cseq=invite.cseq[0],
             state=State.PLACED,
-            negotiation=Negotiation.OFFERING if invite.body else Negotiation.STABLE,
+            negotiation=Negotiation.ASKING if invite.body else Negotiation.STABLE,
             local_media=invite.media or "",
             peer="callee",
             authenticator=authenticator,
+            allowed=response.headers.values("Allow"),
         )
 
     def handle(self, what: Input) -> tuple[Do, ...] | None:
@@ -201,7 +212,7 @@ class Dialog:
         if self.state in (State.CONFIRMED, State.TERMINATED):
             self._silence(Alarm.REPEAT, Alarm.NO_ACK, Alarm.UNANSWERED)
         if self.over:
-            self._silence(Alarm.EXPIRED, Alarm.CHANGE)
+            self._silence(Alarm.EXPIRED, Alarm.REFRESH, Alarm.CHANGE, Alarm.OURS)
         return actions
 
     def accepted(self, request: Request, success: bytes, flow: Flow, now: float) -> None:
@@ -213,11 +224,14 @@ class Dialog:
         self.alarms[Alarm.REPEAT] = now + T1
         self.alarms[Alarm.NO_ACK] = now + 64 * T1
 
-    def refreshed(self, interval_s: int | None, now: float) -> None:
-        """A session refresh succeeded, with that session interval (RFC 4028, section 10) or with none."""
-        self._silence(Alarm.EXPIRED)
-        if interval_s is not None:
-            self.alarms[Alarm.EXPIRED] = now + patience(interval_s)
+    def refreshed(self, timer: SessionTimer | None, now: float) -> None:
+        """A session refresh succeeded, with that timer agreed on (RFC 4028, section 10) or with none."""
+        self.timer = timer
+        self._silence(Alarm.EXPIRED, Alarm.REFRESH)
+        if timer is not None:
+            self.alarms[Alarm.EXPIRED] = now + timer.patience_s
+        if timer is not None and timer.refresh_s is not None:
+            self.alarms[Alarm.REFRESH] = now + timer.refresh_s
 
     def due(self, now: float) -> list[Alarm]:
         """What the time has come for, in order; the 2xx is repeated at longer and longer intervals, up to T2."""
@@ -246,9 +260,10 @@ class Dialog:
         self.remote_cseq = request.cseq[0]
         return True
 
-    def retarget(self, request: Request) -> None:
-        """A target refresh request was accepted: further requests go where it says."""
-        self.target = request.contact or self.target
+    def retarget(self, message: Message) -> None:
+        """A target refresh succeeded: further requests go where the peer's request or response says."""
+        self.target = message.contact or self.target
+        self.allowed = message.headers.values("Allow") or self.allowed
 
     @property
     def next_hop(self) -> str:
@@ -292,6 +307,14 @@ class Dialog:
     def _silence(self, *alarms: Alarm) -> None:
         for alarm in alarms:
             self.alarms.pop(alarm, None)
+
+
+def _readable(routes: tuple[str, ...]) -> tuple[str, ...]:
+    """Themselves, or none where one is no address: what went on a way that nobody can go back is gone."""
+    try:
+        return routes if all(parse_address(route) for route in routes) else ()
+    except ValueError:
+        return ()
 
 
 def _is_loose(route: str) -> bool:

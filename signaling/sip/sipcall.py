@@ -1,14 +1,16 @@
-"""A call that came in by SIP, as the pillar's noun."""
+"""A call by SIP, as the pillar's noun."""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
-from signaling.call import Answered, CallEnded, CallOffer, Rejection, Renegotiate
+from signaling.call import Answered, CallEnded, CallOffer, Rejection, Renegotiate, SignalingError
+from signaling.sip.changes import Change
 from signaling.sip.dialog import Dialog
-from signaling.sip.events import Invited
+from signaling.sip.events import Failed, Invited, Progressed, Taken
 from signaling.sip.grammar import clean, parse_uri
 from signaling.sip.useragent import UserAgent
 
@@ -30,16 +32,22 @@ Act: TypeAlias = Callable[[Callable[[UserAgent, float], None]], None]
 
 
 class SipCall:
-    """A call that came in by SIP."""
+    """A call by SIP, that came in unless it says so. Without a dialog, one comes when it is answered."""
 
-    def __init__(self, act: Act, dialog: Dialog, offer: CallOffer) -> None:
+    _dialog: Dialog
+
+    def __init__(self, act: Act, dialog: Dialog | None, offer: CallOffer) -> None:
         self.renegotiate: Renegotiate | None = None
         self.answered: Answered | None = None
-        self._act, self._dialog, self._offer = act, dialog, offer
+        self._act, self._offer = act, offer
+        if dialog is not None:
+            self._dialog = dialog
         self._ended: asyncio.Future[CallEnded] = asyncio.get_running_loop().create_future()
         self._digits: asyncio.Queue[str] = asyncio.Queue(MAX_DIGITS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._change: asyncio.Task[None] | None = None
+
+        self._asked: dict[object, asyncio.Future[str]] = {}
 
     @property
     def offer(self) -> CallOffer:
@@ -72,6 +80,32 @@ class SipCall:
         """Wait for the end."""
         return await asyncio.shield(self._ended)
 
+    async def propose(self, media: str) -> str:
+        """A re-INVITE with our offer; gives the answer. Raises SignalingError where the peer refuses it."""
+        change = Change(self._dialog, media)
+        return await self._settled(change, lambda agent, now: agent.changes.want(change, now))
+
+    async def _settled(self, asked: object, ask: Callable[[UserAgent, float], None]) -> str:
+        """Ask something of the peer, and wait for what becomes of it."""
+        if self._ended.done():
+            raise SignalingError("the call is over")
+        self._asked[asked] = asyncio.get_running_loop().create_future()
+        try:
+            self._act(ask)
+            return await self._asked[asked]
+        finally:
+            del self._asked[asked]
+
+    def settle(self, asked: object, answer: str, why: str) -> None:
+        """What was asked of the peer came to an end; nobody may be waiting for it any more."""
+        waiting = self._asked.get(asked)
+        if waiting is None or waiting.done():
+            return
+        if why:
+            waiting.set_exception(SignalingError(why))
+        else:
+            waiting.set_result(answer)
+
     def press(self, key: str) -> None:
         """A digit came."""
         if self._digits.full():
@@ -94,8 +128,30 @@ class SipCall:
         """The call is over."""
         if not self._ended.done():
             self._ended.set_result(ended)
+        for asked in list(self._asked):
+            self.settle(asked, "", f"the call is over: {ended.reason}")
         for task in self._tasks - {asyncio.current_task()}:  # one of them may be ending it
             task.cancel()
+
+
+class PlacedCall(SipCall, ABC):
+    """A call of ours, as far as the endpoint knows it."""
+
+    @abstractmethod
+    def progressed(self, event: Progressed) -> None:
+        """A provisional response came."""
+
+    @abstractmethod
+    def taken(self, event: Taken) -> None:
+        """Somebody took it."""
+
+    @abstractmethod
+    def failed(self, event: Failed) -> None:
+        """It came to nothing."""
+
+    @abstractmethod
+    def stop(self, reason: str) -> None:
+        """End it in whatever state it is."""
 
 
 def offer_of(event: Invited) -> CallOffer:

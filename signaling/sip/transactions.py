@@ -167,6 +167,13 @@ class Transactions:
         self._asked[asked.key] = asked
         self._settle(asked)
 
+    def abandon(self, request: Request) -> None:
+        """Wait no more for the final response to a request of ours; once there was one, it has no effect."""
+        asked = self._asked.get((request.via.parameters["branch"] or "", request.method))
+        if asked is not None and asked.transaction.state in WAITING:
+            del self._asked[asked.key]
+            self._alarms.set(asked, None)
+
     # --- time ---
 
     def fire(self, now: float) -> None:

@@ -104,10 +104,12 @@ class Peer(asyncio.DatagramProtocol):
         same = {"Via": invite.headers.get("Via"), "To": invite.headers.get("To")}
         self.send(self.build("CANCEL", cseq=invite.cseq[0], **same))
 
-    def answer(self, request: Request, code: int = 200) -> None:
+    def answer(self, request: Request, code: int = 200, *extra: str, body: str = "") -> None:
         """Answer a request of the agent's."""
         copied = [f"{n}: {v}" for n, v in request.headers.fields if n in ("Via", "From", "To", "Call-ID", "CSeq")]
-        self.send("\r\n".join([f"SIP/2.0 {code} Fine", *copied, "Content-Length: 0", "", ""]).encode())
+        described = ["Content-Type: application/sdp"] if body else []
+        length = f"Content-Length: {len(body.encode())}"
+        self.send("\r\n".join([f"SIP/2.0 {code} Fine", *copied, *extra, *described, length, "", body]).encode())
 
     # --- what it hears ---
 

@@ -18,6 +18,7 @@ from signaling.sip.dialog import (
 )
 from signaling.sip.digest import Authenticator, Login, parse_credentials
 from signaling.sip.message import Request, respond
+from signaling.sip.sessiontimer import SessionTimer
 from signaling.sip.transaction import Flow
 from signaling.sip.wire import parse
 
@@ -87,8 +88,8 @@ def test_only_an_unanswered_invite_is_refused() -> None:
 @pytest.mark.parametrize("negotiation", Negotiation)
 def test_every_cell_of_glare(negotiation: Negotiation, method: str) -> None:
     expected = None if negotiation is Negotiation.STABLE else 500
-    if (negotiation, method) == (Negotiation.OFFERING, "UPDATE"):  # RFC 3311, section 5.2
-        expected = 491
+    if (negotiation, method) == (Negotiation.OFFERING, "UPDATE") or negotiation is Negotiation.ASKING:
+        expected = 491  # RFC 3311, section 5.2; RFC 3261, section 14.2
     assert GLARE.get((negotiation, method)) == expected
 
 
@@ -109,7 +110,7 @@ def test_what_a_response_to_an_invite_of_ours_says() -> None:
         "<sip:agent@example.org>;tag=far",
     )
     assert (call.target, call.routes) == ("sip:bob@192.0.2.9", ("<sip:p3;lr>", "<sip:p2;lr>", "<sip:p1;lr>"))
-    assert (call.state, call.negotiation, call.local_media) == (State.PLACED, Negotiation.OFFERING, "our offer")
+    assert (call.state, call.negotiation, call.local_media) == (State.PLACED, Negotiation.ASKING, "our offer")
     assert (call.peer, call.local_cseq, call.alarms) == ("callee", 7, {})
     assert call.in_order(request(CSeq="0 INVITE"))
 
@@ -117,6 +118,10 @@ def test_what_a_response_to_an_invite_of_ours_says() -> None:
 def test_without_a_contact_the_call_goes_on_to_where_it_went() -> None:
     assert placed().target == "sip:agent@example.org"
     assert placed().negotiation is Negotiation.STABLE
+
+
+def test_a_way_back_that_nobody_can_read_is_none() -> None:
+    assert placed(("Record-Route", "<<")).routes == ()
 
 
 def test_the_ack_of_a_2xx_has_the_number_of_its_invite_whatever_was_asked_meanwhile() -> None:
@@ -276,7 +281,7 @@ def test_hung_up_it_still_waits_for_the_ack() -> None:
     call = dialog()
     call.handle(Input.ACCEPT)
     call.accepted(request(body="v=0"), b"200", UDP, 0.0)
-    call.refreshed(90, 0.0)
+    call.refreshed(SessionTimer(90), 0.0)
     call.handle(Input.HANG_UP)
     assert set(call.alarms) == {Alarm.REPEAT, Alarm.NO_ACK}
 
@@ -286,8 +291,10 @@ def test_it_ends_shortly_before_the_session_expires(interval: int, at: float) ->
     """RFC 4028, section 10: the lesser of 32 s and a third of the interval before."""
     call = dialog()
     call.alarms.clear()
-    call.refreshed(interval, 0.0)
+    call.refreshed(SessionTimer(interval), 0.0)
     assert wait(call, 2000.0) == [(at, Alarm.EXPIRED)]
-    call.refreshed(interval, 0.0)
+    call.refreshed(SessionTimer(interval, ours=True), 0.0)
+    assert wait(call, 2000.0) == [(interval / 2, Alarm.REFRESH), (at, Alarm.EXPIRED)]
+    call.refreshed(SessionTimer(interval, ours=True), 0.0)
     call.refreshed(None, 1.0)
     assert call.next_at is None
