@@ -60,7 +60,10 @@ Answered: TypeAlias = Callable[[str], Awaitable[None]]
 
 
 class Call(Protocol):
-    """One call, from its offer to its end. None of the verbs raises because the peer has gone meanwhile."""
+    """One call, from its offer to its end.
+
+    No verb raises because the peer has gone meanwhile, but for those that ask something of it.
+    """
 
     renegotiate: Renegotiate | None
     """Set by the session. Unset, raising, or slower than 5 s: the change is refused, the old session stands."""
@@ -80,6 +83,12 @@ class Call(Protocol):
 
     async def reject(self, rejection: Rejection) -> None:
         """Decline the call. Without effect once it is accepted or over."""
+
+    async def propose(self, media: str) -> str:
+        """Offer a change of the session, as for hold; gives the answer.
+
+        Raises SignalingError where the far end refuses it: the old session stands.
+        """
 
     async def hang_up(self, reason: str = "") -> None:
         """End the call in whatever state it is. Idempotent; without effect once it is over."""

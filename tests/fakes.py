@@ -46,6 +46,10 @@ class FakeCall:
             self.log.append(("reject", rejection))
             self.end("agent", rejection.value)
 
+    async def propose(self, media: str) -> str:
+        self.log.append(("propose", media))
+        return f"answer to {media}"
+
     async def hang_up(self, reason: str = "") -> None:
         if not self._ended.done():
             self.log.append(("hang_up", reason))

@@ -12,7 +12,7 @@ from typing import Self
 
 from signaling.call import Call, CallEnded, Rejection
 from signaling.sip.dialog import CHANGE_S, Dialog
-from signaling.sip.events import Changed, Ended, Event, Invited, Pressed, Shed
+from signaling.sip.events import Changed, Ended, Event, Invited, Pressed, Settled, Shed
 from signaling.sip.guard import Guard
 from signaling.sip.registrar import Registrar
 from signaling.sip.sipcall import REJECTIONS, SipCall, offer_of
@@ -190,6 +190,9 @@ class SipEndpoint:
         elif isinstance(event, Pressed):
             if (pressed := self._calls.get(event.dialog)) is not None:
                 pressed.press(event.key)
+        elif isinstance(event, Settled):
+            if (settled := self._calls.get(event.dialog)) is not None:
+                settled.settle(event.asked, event.answer, event.why)
         elif isinstance(event, Changed):
             call = self._calls[event.dialog]
             call.change(lambda: self._group.create_task(self._renegotiate(call, event)))

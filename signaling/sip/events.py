@@ -34,6 +34,16 @@ class Answered:
 
 
 @dataclass(frozen=True, eq=False)
+class Settled:
+    """What was `asked` of the peer came to an end: with its `answer`, or without effect, and why."""
+
+    dialog: Dialog
+    asked: object
+    answer: str
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
 class Pressed:
     """A digit."""
 
@@ -58,4 +68,4 @@ class Shed:
     why: str
 
 
-Event: TypeAlias = Invited | Changed | Answered | Pressed | Ended | Shed
+Event: TypeAlias = Invited | Changed | Answered | Settled | Pressed | Ended | Shed

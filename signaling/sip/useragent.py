@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from signaling.sip.buckets import Buckets
 from signaling.sip.calls import ALLOW, RETRY_S, SUPPORTED, Calls, retry_soon
+from signaling.sip.changes import Changes
 from signaling.sip.dialog import contact
 from signaling.sip.events import Event, Shed
 from signaling.sip.message import SDP, Request, Response, received_from, respond
@@ -52,6 +53,7 @@ class UserAgent:
         rate: float = RATE,
         burst: float = BURST,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
+        chance: Callable[[], float] = lambda: secrets.randbelow(10**6) / 10**6,
     ) -> None:
         self.dropped: Counter[str] = Counter()
         self._available, self._trusted, self._token = available, trusted, token
@@ -59,6 +61,7 @@ class UserAgent:
         self._buckets = Buckets(rate, burst)
         self._transactions = Transactions()
         self.calls = Calls(self._transactions, trusted, token)
+        self.changes = Changes(self.calls, chance)
         self._methods: dict[str, Callable[[Served, float], None]] = {
             "INVITE": self._invite,
             "BYE": self.calls.bye,
@@ -117,7 +120,7 @@ class UserAgent:
 
     def left_over(self) -> int:
         """How many things are kept: transactions, dialogs and what belongs to them."""
-        return len(self._transactions) + len(self.calls)
+        return len(self._transactions) + len(self.calls) + len(self.changes)
 
     # --- requests ---
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from signaling.sip.dialog import Dialog
-from signaling.sip.events import Answered, Changed, Ended, Event, Invited, Pressed, Shed
+from signaling.sip.events import Answered, Changed, Ended, Event, Invited, Pressed, Settled, Shed
 from signaling.sip.message import Request, Response
 from signaling.sip.transaction import Flow
 from signaling.sip.useragent import UserAgent
@@ -136,6 +136,8 @@ def _short(event: Event) -> str:
         return f"changed: {event.offer}"
     if isinstance(event, Answered):
         return f"answered: {event.answer}"
+    if isinstance(event, Settled):
+        return f"settled: {event.answer or event.why}"
     if isinstance(event, Pressed):
         return f"pressed {event.key}"
     if isinstance(event, Shed):
