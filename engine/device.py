@@ -19,10 +19,11 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.batch import SHADOWS, PrimeChunk, RowStep, Stepped
+from engine.batch import RowStep, Stepped
 from engine.model.prompt import PromptLayout
 from engine.model.text import Tokenizer
 from engine.model.voice import Voices
+from engine.prime import SHADOWS, PrimeChunk
 from engine.scheduler import Chunk, RowState, Scheduler, Tick
 from engine.slot import EngineError, EngineFull, Sampling, Tokens
 

@@ -22,8 +22,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.batch import NOISE_WIDTH, KeyPrecision, RowStep, load_batch
+from engine.batch import KeyPrecision, RowStep
 from engine.device import Answer, Answers, Command, Free, Open, Prime, Rows, Step, Stop, Worker
+from engine.drawing import NOISE_WIDTH
+from engine.load import load_batch
 from engine.model.sampling import SEEDS
 from engine.model.text import Forced, TextReader, schedule
 from engine.model.weights import Wanted

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import batch as batch_module
-from engine.batch import SHADOWS, Batch, RowStep, Stepped
+from engine import prime as prime_module
+from engine.batch import Batch, RowStep, Stepped
 from engine.model.checkpoint import load_checkpoint
+from engine.prime import SHADOWS
 from engine.slot import Sampling
 from tests.engine.rows import no_log, noise, prime
 
@@ -169,7 +170,7 @@ def test_rows_give_what_they_would_have_given_alone(
 
     The batches live on from example to example: what one leaves behind must not show in the next.
     """
-    monkeypatch.setattr(batch_module, "CHUNK_COLUMNS", 9)  # so that a renewal takes some ticks
+    monkeypatch.setattr(prime_module, "CHUNK_COLUMNS", 9)  # so that a renewal takes some ticks
     batch, single, calls, renewals = exact(ROWS), exact(1), 0, 0
     acts = st.sampled_from(
         [Act.STEP] * 5 + [Act.REST] * 2 + [Act.SAY, Act.PRIME, Act.LEAVE, Act.RESET] + [Act.RENEW] * 2

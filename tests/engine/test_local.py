@@ -15,7 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from engine.batch import PrimeChunk, RowStep, Stepped
+from engine.batch import RowStep, Stepped
 from engine.device import Answers, Command, Open, Prime, Step, Stop, Worker
 from engine.ear import Ear
 from engine.local import LocalEngine, LocalSlot
@@ -24,6 +24,7 @@ from engine.model.prompt import PromptLayout
 from engine.model.text import TextReader, Tokenizer
 from engine.model.voice import Voices
 from engine.nano import train_tokenizer
+from engine.prime import PrimeChunk
 from engine.slot import (
     CheckpointError,
     Engine,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.batch import Batch, RowStep, Stepped, load_batch
+from engine.batch import Batch, RowStep, Stepped
+from engine.load import load_batch
 from engine.local import LocalEngine
 from engine.slot import EngineState
 from media.answer import Legs

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.batch import RowStep, load_batch
+from engine.batch import RowStep
+from engine.load import load_batch
 from engine.model.checkpoint import load_checkpoint
 from engine.pocket.prompt import render
 from engine.pocket.recipe import nano

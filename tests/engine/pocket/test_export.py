@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.batch import load_batch
+from engine.load import load_batch
 from engine.model.checkpoint import EAR_CONFIG, load_checkpoint
 from engine.model.moshi import Moshi
 from engine.model.moshi_config import MoshiConfig

@@ -9,11 +9,12 @@ from typing import cast
 import numpy as np
 import pytest
 
-from engine.batch import Batch, PrimeChunk, RowStep, Stepped
+from engine.batch import Batch, RowStep, Stepped
 from engine.model.prompt import PromptLayout
 from engine.model.text import PAD, Tokenizer
 from engine.nano import train_tokenizer
 from engine.pocket.recipe.scenes import DONE_QUIET, PATIENCE, Record, Scene, Turn, play
+from engine.prime import PrimeChunk
 from engine.slot import FRAME_SAMPLES, Frame, Sampling, Tokens
 
 LOUD = np.full(FRAME_SAMPLES, 0.1, np.float32)

@@ -1,0 +1,63 @@
+"""A checkpoint by name on a device by name: rows that are warm, and as many as the device should serve."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from engine.batch import Batch, KeyPrecision, has_cuda
+from engine.model.checkpoint import load_checkpoint, load_ear
+from engine.model.weights import Wanted, precision
+from engine.slot import CheckpointError, EngineError
+
+CPU_ROWS = 4
+CUDA_ROWS = 16
+"""Rows where nobody says how many: on a card of 80 GB, 16 x 1.57 GB beside Moshi 7B's 15 GB."""
+
+
+def load_batch(
+    model: str,
+    rows: int | None,
+    device: str,
+    prompt_style: str,
+    ear: bool = True,
+    weights: Wanted = "auto",
+    kv: KeyPrecision = "full",
+) -> Batch:
+    """Load a checkpoint and make rows for it, warm; and for its `ear`, if that is wanted and it has one.
+
+    Raises CheckpointError, EngineError if the device cannot be had, or cannot hold weights as `weights` wants them.
+    """
+    chosen = _device(device)
+    rows = rows or (CUDA_ROWS if chosen.type == "cuda" else CPU_ROWS)
+    if chosen.type == "cpu":
+        torch.set_num_threads(cpu_threads(rows))
+    try:
+        dtype, packing = precision(weights, chosen)
+    except ValueError as error:
+        raise EngineError(str(error)) from None
+    try:
+        checkpoint = load_checkpoint(model, chosen, dtype, prompt_style, packing=packing)
+        if not checkpoint.moshi.config.dep_q:
+            raise CheckpointError(f"{model!r} listens but does not speak (dep_q is 0): a call needs one that does both")
+        batch = Batch(checkpoint, rows, load_ear(model, checkpoint, chosen, dtype) if ear else None, kv)
+        batch.warm_up()
+    except torch.OutOfMemoryError as error:
+        raise EngineError(f"{rows} rows of {model!r} do not fit the device's memory; ask for fewer") from error
+    return batch
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if has_cuda() else "cpu"
+    there = {"cpu": True, "cuda": has_cuda(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name.partition(":")[0], False):
+        raise EngineError(f"torch {torch.__version__} finds no device {name!r} on this machine; cpu is always there")
+    return torch.device(name)
+
+
+def cpu_threads(rows: int) -> int:
+    """One, while one core serves the rows: a step is some thousand small operations, and to split each among threads
+    costs more than it gains; the other cores are for packets. Beyond, one for every CPU_ROWS rows, a core left free."""
+    return max(1, min(rows // CPU_ROWS, (os.cpu_count() or 1) - 1))
