@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from ipaddress import ip_network
 
 MAX_SOURCES = 10_000
+
+
+def source_of(host: str) -> str:
+    """Whose address that is: of IPv6, one subscriber has all that begin with the same 64 bits (RFC 6177, section 2)."""
+    if ":" not in host:
+        return host
+    try:
+        return str(ip_network((host.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return host
 
 
 class Buckets:

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from signaling.sip.buckets import source_of
 from signaling.sip.digest import ALGORITHMS, Challenge, Credentials, Login, Malformed, octets, parse_credentials
 from signaling.sip.grammar import parse_uri
 from signaling.sip.message import Request
@@ -100,6 +101,16 @@ class Guard:
         made = (Challenge(self._realm, nonce, name, ("auth",), stale=stale) for name in self._algorithms)
         return tuple(("WWW-Authenticate", str(challenge)) for challenge in made)
 
+    def question(self, request: Request, source: str, now: float) -> tuple[tuple[str, str], ...]:
+        """The challenge to a request that answers none of ours to that host; empty where there is an answer to check.
+
+        An answer shows that the source is no forged one, and is worth some state. Without it there is none.
+        """
+        told = self._told(request)
+        if told is not None and self._made_at(told.nonce, source) is not None:
+            return ()
+        return self.challenge(source, now, stale=told is not None)
+
     def check(self, request: Request, source: str, now: float) -> Outcome:
         """What the credentials for our realm in a request from that host are worth. Never raises.
 
@@ -123,7 +134,8 @@ class Guard:
         return Outcome(told.username)
 
     def banned(self, source: str, now: float) -> bool:
-        """Whether that host has answered wrongly too often."""
+        """Whether that host, or one that may be the same, has answered wrongly too often."""
+        source = source_of(source)
         until = self._banned.get(source)
         if until is not None and until <= now:
             del self._banned[source]
@@ -173,6 +185,7 @@ class Guard:
 
     def _fail(self, user: str, source: str, now: float) -> None:
         self.failures[user if user in self._users else ""] += 1
+        source = source_of(source)
         times = self._failures.pop(source, deque(maxlen=FAILURES))
         times.append(now)
         self._failures[source] = times

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from signaling.sip.buckets import Buckets
+from signaling.sip.buckets import Buckets, source_of
 from signaling.sip.calls import ALLOW, RETRY_S, SUPPORTED, Calls, retry_soon
 from signaling.sip.changes import Changes
-from signaling.sip.dialog import contact
+from signaling.sip.dialog import Dialog, contact
 from signaling.sip.events import Event, Shed
 from signaling.sip.message import SDP, Request, Response, received_from, respond
 from signaling.sip.registrar import Registrar
@@ -29,7 +29,8 @@ KNOWN = frozenset(("REGISTER", "SUBSCRIBE", "NOTIFY", "PUBLISH", "MESSAGE", "REF
 RATE, BURST = 50.0, 100
 """Requests a second from one source that begin something new, and how many at once; more are dropped.
 
-For peers on an allow list: a trunk that offers 20 calls a second has room, a flood does not.
+For peers on an allow list: a trunk that offers 20 calls a second has room, a flood does not. One call may ask as much
+of us: its transactions must not be all that there can be.
 """
 
 BANNED = "too many wrong passwords"
@@ -58,7 +59,7 @@ class UserAgent:
         self.dropped: Counter[str] = Counter()
         self._available, self._trusted, self._token = available, trusted, token
         self._registrar = registrar
-        self._buckets = Buckets(rate, burst)
+        self._buckets, self._inside = Buckets(rate, burst), Buckets(RATE, BURST)
         self._transactions = Transactions()
         self.calls = Calls(self._transactions, trusted, token)
         self.changes = Changes(self.calls, chance)
@@ -81,7 +82,7 @@ class UserAgent:
             message = parse(data)
         except WireError as error:
             self.dropped["unreadable"] += 1
-            if error.response is not None and self._buckets.take(flow.remote[0], now):
+            if error.response is not None and self._buckets.take(self._source(flow), now):
                 self._transactions.outgoing.append((bytes(error.response), flow))
             return
         if isinstance(message, Response):
@@ -127,16 +128,17 @@ class UserAgent:
     def _request(self, request: Request, flow: Flow, now: float) -> None:
         """A request that is no repetition."""
         dialog = self.calls.find(request)
-        if dialog is None and not self._buckets.take(flow.remote[0], now):
+        if not (self._buckets.take(self._source(flow), now) if dialog is None else self._inside.take(dialog.id, now)):
             self._shed(request, flow, "too many requests a second")
         elif dialog is None and self._is_banned(request, flow, now):
             self.dropped[BANNED] += 1
             self.calls.events.append(Shed(flow.remote[0], BANNED))
+        elif question := self._question(request, dialog, flow, now):
+            # section 26.3.2.4: once and without state, since whoever it is may have forged where it comes from
+            self._transactions.outgoing.append((bytes(respond(request, 401, *question, to_tag="asked")), flow))
         elif self._transactions.full:
             self._shed(request, flow, "too many transactions")
         else:
-            if dialog is not None:
-                dialog.flow = flow
             tag = request.to_tag or self._token()
             self._dispatch(self._transactions.serve(request, flow, tag, dialog), now)
 
@@ -159,13 +161,15 @@ class UserAgent:
             answer(served, 482, now)
         elif not self._is_known(served, now):
             return
+        elif dialog is not None and not dialog.in_order(request):
+            answer(served, 500, now, retry_soon())
         elif unknown := [option for option in request.headers.options("Require") if option != SUPPORTED]:
             answer(served, 420, now, ("Unsupported", ", ".join(unknown)))
         elif request.to_tag and dialog is None:
             answer(served, 481, now)
-        elif dialog is not None and not dialog.in_order(request):
-            answer(served, 500, now, retry_soon())
         else:
+            if dialog is not None:
+                dialog.flow = served.flow
             method(served, now)
 
     def _invite(self, served: Served, now: float) -> None:
@@ -196,13 +200,37 @@ class UserAgent:
 
     # --- who asks ---
 
+    def _source(self, flow: Flow) -> str:
+        """Whose requests count together: a host that we trust speaks for itself."""
+        host = flow.remote[0]
+        return host if self._trusted(host) else source_of(host)
+
+    def _is_foreign(self, dialog: Dialog | None, flow: Flow) -> bool:
+        """Whether a host has to show who it is: it is none that we trust, nor that of the dialog's peer.
+
+        What is in a dialog may have been overheard, and says where our own requests go.
+        """
+        host = flow.remote[0]
+        known = self._registrar is None or self._trusted(host)
+        return not known and (dialog is None or dialog.flow.remote[0] != host)
+
+    def _question(self, request: Request, dialog: Dialog | None, flow: Flow, now: float) -> tuple[tuple[str, str], ...]:
+        """What who has shown nothing is asked first; empty for who need not, or has answered, be it wrongly.
+
+        A REGISTER is asked about from whatever host; a CANCEL, which has no answer of its own, never (section 22.1).
+        """
+        asks = request.method == "REGISTER" or self._is_foreign(dialog, flow)
+        if self._registrar is None or request.method == "CANCEL" or not asks:
+            return ()
+        return self._registrar.guard.question(request, flow.remote[0], now)
+
     def _is_known(self, served: Served, now: float) -> bool:
         """Whether a request is from whom we know: in a dialog, by its host, or by its digest (RFC 3261, s. 22.2).
 
         If not, it has been asked. A REGISTER is the registrar's to check, from whatever host.
         """
         host, registers = served.flow.remote[0], served.request.method == "REGISTER"
-        if self._registrar is None or served.dialog is not None or registers or self._trusted(host):
+        if self._registrar is None or registers or not self._is_foreign(served.dialog, served.flow):
             return True
         outcome = self._registrar.guard.check(served.request, host, now)
         if outcome.failed:
@@ -235,7 +263,9 @@ class UserAgent:
         """For a transaction, where the response was other than 2xx; else for the dialog."""
         if self._transactions.acknowledged(ack, now):
             return
-        if not self.calls.acknowledged(ack, _way_back(ack, flow), now):
+        dialog = self.calls.find(ack)
+        foreign = dialog is not None and self._is_foreign(dialog, flow)
+        if foreign or not self.calls.acknowledged(ack, _way_back(ack, flow), now):
             self.dropped["ACK for nothing"] += 1
 
 

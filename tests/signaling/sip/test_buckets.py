@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from signaling.sip.buckets import MAX_SOURCES, Buckets
+from signaling.sip.buckets import MAX_SOURCES, Buckets, source_of
 
 
 def test_a_burst_and_then_a_rate() -> None:
@@ -19,3 +19,10 @@ def test_sources_are_forgotten_when_there_are_too_many() -> None:
         assert buckets.take(number, 0.0)
     assert not buckets.take(1, 0.0)
     assert buckets.take(0, 0.0)  # the one that was quiet longest: forgotten, so new
+
+
+def test_whose_address_it_is() -> None:
+    assert source_of("192.0.2.7") == "192.0.2.7"
+    assert source_of("2001:db8:0:1::7") == source_of("2001:db8:0:1:ffff::") == "2001:db8:0:1::/64"
+    assert source_of("fe80::1%eth0") == "fe80::/64"
+    assert source_of("::x") == "::x"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
 
-from signaling.sip.digest import Authenticator, Login
+from signaling.sip.digest import Authenticator, Challenge, Login, answer
 from signaling.sip.guard import BAN_S, FAILURES, Guard
 from signaling.sip.message import Response
 from signaling.sip.registrar import Registrar
@@ -131,6 +132,77 @@ def test_who_guesses_too_often_is_not_heard_for_a_while(method: str) -> None:
     bench.heard()  # a 401 that nobody acknowledges is repeated
     peer.ask(method)
     assert bench.heard() == ["401"]
+
+
+@pytest.mark.parametrize("method", ["INVITE", "REGISTER", "OPTIONS", "DANCE"])
+def test_who_has_shown_nothing_is_asked_once_and_not_remembered(method: str) -> None:
+    """RFC 3261, section 26.3.2.4. Its address may be forged: nothing is kept or repeated for it, little is sent."""
+    bench = office()
+    peer = bench.peer()
+    for _ in range(3):
+        asked = peer.ask(method)
+        peer.send(asked)
+        assert len(bytes(bench.last())) < len(asked) + 300
+    assert bench.heard() == ["401"] * 6
+    assert is_empty(bench)
+    peer.ask(method, f"Authorization: {made_up()}")
+    assert bench.last().headers.get("WWW-Authenticate").endswith("stale=true")  # it knows the realm, not the nonce
+    assert is_empty(bench)
+
+
+def made_up() -> str:
+    """Credentials for a nonce that we never sent."""
+    return str(
+        answer(Challenge("house", "0.n1.f", "MD5", ("auth",)), Login("alice", "wonderland"), "x", "sip:y", 1, "c")
+    )
+
+
+def test_what_is_overheard_of_a_call_is_no_way_into_it() -> None:
+    """Its tags and its Call-ID are not enough from another host, unless that host knows a password."""
+    bench = office()
+    peer = bench.peer()
+    ask(bench, peer, "INVITE", body=OFFER)
+    bench.accept(bench.invited())
+    peer.to_tag = bench.invited().id[1]
+    peer.send(peer.build("ACK", cseq=peer.cseq))
+    thief = bench.peer(replace(UDP, remote=("203.0.113.9", 5060)))
+    thief.call_id, thief.from_tag, thief.to_tag, thief.cseq = peer.call_id, peer.from_tag, peer.to_tag, peer.cseq
+    bench.heard(), bench.told()
+    for method in ("BYE", "INFO", "INVITE", "UPDATE"):
+        thief.ask(method, body="")
+        assert bench.heard() == ["401"]
+    thief.send(thief.build("ACK", cseq=peer.cseq))
+    assert bench.told() == []
+    bench.hang_up(dialog := bench.agent.calls._dialogs[peer.call_id, peer.to_tag, peer.from_tag])
+    assert bench.sent[-1][2].remote == peer.flow.remote
+    assert dialog.flow.remote == peer.flow.remote
+
+
+def test_a_phone_that_moves_within_its_call_shows_its_password_again() -> None:
+    bench = office()
+    peer = bench.peer()
+    ask(bench, peer, "INVITE", body=OFFER)
+    bench.accept(bench.invited())
+    peer.to_tag = bench.invited().id[1]
+    peer.send(peer.build("ACK", cseq=peer.cseq))
+    peer.flow = replace(UDP, remote=("203.0.113.9", 5060))
+    bench.heard()
+    ask(bench, peer, "BYE")
+    assert bench.heard() == ["401", "200"]
+
+
+def test_one_subscriber_is_banned_whatever_its_address_ends_in() -> None:
+    bench = office()
+    for number in range(FAILURES):
+        peer = bench.peer(replace(UDP, remote=(f"2001:db8::{number + 1:x}", 5060), local=("2001:db8:f::1", 5060)))
+        peer.local = (f"[{peer.flow.remote[0]}]", 5060)
+        ask(bench, peer, "REGISTER", password="guess")
+    bench.heard()
+    for host, heard in (("2001:db8::ff", []), ("2001:db8:0:1::1", ["401"])):
+        peer = bench.peer(replace(UDP, remote=(host, 5060)))
+        peer.local = (f"[{host}]", 5060)
+        peer.ask("REGISTER")
+        assert bench.heard() == heard
 
 
 def test_a_proxy_that_we_trust_still_brings_calls() -> None:

@@ -13,7 +13,7 @@ from signaling.sip import transactions
 from signaling.sip.alarms import SLACK
 from signaling.sip.calls import ALLOW
 from signaling.sip.transaction import Flow
-from signaling.sip.useragent import UserAgent
+from signaling.sip.useragent import BURST, UserAgent
 from tests.signaling.sip.bench import TCP, UDP, Bench, is_empty
 from tests.signaling.sip.peer import OFFER
 
@@ -341,6 +341,21 @@ def test_requests_within_a_call_are_no_flood() -> None:
         peer.ask("INFO")
     peer.ask("BYE")
     assert bench.heard() == ["200"] * 21
+
+
+def test_one_call_cannot_take_all_transactions(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactions, "MAX_SERVED", 4 * BURST)
+    storming, other = bench.peer(), bench.peer()
+    bench.call(storming)
+    for _ in range(5 * BURST):
+        storming.ask("INFO")
+    assert bench.heard() == ["200"] * BURST
+    assert bench.told()[:1] == ["shed: too many requests a second"]
+    other.ask("INVITE", body=OFFER)
+    assert bench.heard() == ["100"]
+    bench.wait(1)
+    storming.ask("BYE")
+    assert "200" in bench.heard()
 
 
 def test_20_calls_a_second_from_one_trunk_are_no_flood(bench: Bench) -> None:
