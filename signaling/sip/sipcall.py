@@ -1,16 +1,15 @@
-"""A call by SIP, as the pillar's noun."""
+"""A call that came in by SIP, as the pillar's noun."""
 
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
 from signaling.call import Answered, CallEnded, CallOffer, Rejection, Renegotiate, SignalingError
 from signaling.sip.changes import Change
 from signaling.sip.dialog import Dialog
-from signaling.sip.events import Failed, Invited, Progressed, Taken
+from signaling.sip.events import Invited
 from signaling.sip.grammar import clean, parse_uri
 from signaling.sip.useragent import UserAgent
 
@@ -32,21 +31,16 @@ Act: TypeAlias = Callable[[Callable[[UserAgent, float], None]], None]
 
 
 class SipCall:
-    """A call by SIP, that came in unless it says so. Without a dialog, one comes when it is answered."""
+    """A call that came in by SIP."""
 
-    _dialog: Dialog
-
-    def __init__(self, act: Act, dialog: Dialog | None, offer: CallOffer) -> None:
+    def __init__(self, act: Act, dialog: Dialog, offer: CallOffer) -> None:
         self.renegotiate: Renegotiate | None = None
         self.answered: Answered | None = None
-        self._act, self._offer = act, offer
-        if dialog is not None:
-            self._dialog = dialog
+        self._act, self._dialog, self._offer = act, dialog, offer
         self._ended: asyncio.Future[CallEnded] = asyncio.get_running_loop().create_future()
         self._digits: asyncio.Queue[str] = asyncio.Queue(MAX_DIGITS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._change: asyncio.Task[None] | None = None
-
         self._asked: dict[object, asyncio.Future[str]] = {}
 
     @property
@@ -132,26 +126,6 @@ class SipCall:
             self.settle(asked, "", f"the call is over: {ended.reason}")
         for task in self._tasks - {asyncio.current_task()}:  # one of them may be ending it
             task.cancel()
-
-
-class PlacedCall(SipCall, ABC):
-    """A call of ours, as far as the endpoint knows it."""
-
-    @abstractmethod
-    def progressed(self, event: Progressed) -> None:
-        """A provisional response came."""
-
-    @abstractmethod
-    def taken(self, event: Taken) -> None:
-        """Somebody took it."""
-
-    @abstractmethod
-    def failed(self, event: Failed) -> None:
-        """It came to nothing."""
-
-    @abstractmethod
-    def stop(self, reason: str) -> None:
-        """End it in whatever state it is."""
 
 
 def offer_of(event: Invited) -> CallOffer:
