@@ -84,9 +84,8 @@ class Keeper:
         line = self._lines[name]
         if self._stopping or line.flow == flow:
             return
-        begun, line.flow = line.flow is not None, flow
+        begun, line.flow, line.refused = line.flow is not None, flow, ""
         if not begun:
-            line.refused = ""
             self._begin(line, flow, now)
         else:
             if line.registration is not None:
@@ -95,17 +94,19 @@ class Keeper:
                 line.probe.moved(flow)
         self._collect(line)
 
-    def unreachable(self, name: str, why: str, now: float) -> None:
-        """No way leads to the trunk, or what was sent by its flow cannot have arrived."""
+    def unreachable(self, name: str, why: str, now: float, retry_s: float = 0.0) -> None:
+        """No way leads to the trunk, or no longer, and what was sent last cannot have arrived."""
         line = self._lines[name]
         if line.registration is not None:
             line.registration.lost(why, now)
         if line.probe is not None:
             line.probe.lost(why)
+        told = len(self._events)
         self._collect(line)
-        if line.flow is None:
+        if len(self._events) == told:
             line.refused = clean(why)
-            self._tell(line, registered=False if line.trunk.register else None, failed=503)
+            registered = False if line.trunk.register and line.flow is None else None
+            self._tell(line, registered=registered, failed=503, retry_s=retry_s)
 
     def stop(self, now: float) -> None:
         """Take us off everywhere."""
