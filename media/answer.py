@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterable
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
@@ -18,9 +19,9 @@ from media.rtp import RtpLeg
 class Legs:
     """`open_leg` while entered. Legs that are still open when it is left are closed.
 
-    `ports` are the first and last UDP port for media. `advertised` is the address or name that descriptions carry
-    instead of our own; a name is looked up once, on entering, which raises LegError where it cannot be. `srtp` says
-    which legs there are: plain ones, encrypted ones too, or these alone.
+    `ports` are the first and last UDP port for media. `advertised` are addresses, one for each version of IP, or a name
+    that descriptions carry instead of our own; a name is looked up once, on entering, which raises LegError where it
+    cannot be. `srtp` says which legs there are: plain ones, encrypted ones too, or these alone.
     """
 
     def __init__(
@@ -28,11 +29,12 @@ class Legs:
         audio_format: AudioFormat,
         *,
         ports: tuple[int, int],
-        advertised: str | None = None,
+        advertised: Iterable[str] = (),
         srtp: Policy = "accept",
         clock: Clock | None = None,
     ) -> None:
-        self._format, self._range, self._advertised = audio_format, ports, advertised
+        self._format, self._range, self._names = audio_format, ports, tuple(advertised)
+        self._advertised: dict[int, str] = {}
         self._srtp, self._clock = srtp, clock
         self._ports: Ports | None = None
         self._open: set[RtpLeg] = set()
@@ -40,8 +42,9 @@ class Legs:
     async def __aenter__(self) -> Self:
         if self._clock is None:
             self._clock = Clock(asyncio.get_running_loop())
-        if self._advertised:
-            self._advertised = await _look_up(self._advertised)
+        for name in self._names:
+            for address in await _look_up(name):
+                self._advertised.setdefault(ip_address(address).version, address)
         self._ports = Ports(*self._range, self._clock.time)
         return self
 
@@ -62,14 +65,14 @@ class Legs:
         return leg
 
 
-async def _look_up(name: str) -> str:
-    """The first address of a name, or the address that it is."""
+async def _look_up(name: str) -> list[str]:
+    """The addresses of a name, or the address that it is."""
     try:
-        return str(ip_address(name))
+        return [str(ip_address(name))]
     except ValueError:
         pass
     try:
         found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_DGRAM)
     except OSError as error:
         raise LegError(f"the advertised address {name!r} cannot be looked up: {error.strerror}") from None
-    return str(found[0][4][0])
+    return [str(address) for *_, (address, *_) in found]

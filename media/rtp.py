@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv6Address, ip_address
 
@@ -46,7 +46,8 @@ many legs would become one of its own; what is beyond is left out of the call's 
 
 
 class RtpLeg:
-    """One party over RTP. `host` is where its signalling comes from; `advertised` replaces our own address.
+    """One party over RTP. `host` is where its signalling comes from; `advertised` replaces our own address,
+    by the version of IP.
 
     `srtp` says whether it may be encrypted, or must be.
     """
@@ -57,13 +58,13 @@ class RtpLeg:
         clock: Clock,
         ports: Ports,
         host: str,
-        advertised: str | None = None,
+        advertised: Mapping[int, str] | None = None,
         when_closed: Callable[[RtpLeg], None] | None = None,
         srtp: Policy = "accept",
     ) -> None:
         host = _plain(host)
         self._format, self._clock, self._host, self._when_closed = audio_format, clock, host, when_closed
-        self._transport = Transport(ports, host, advertised, self._readable, self._receive)
+        self._transport = Transport(ports, host, advertised or {}, self._readable, self._receive)
         self._describer = Describer(secrets.randbits(62), srtp)
         self._srtp: Policy = srtp
         self._offered = ""

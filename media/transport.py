@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
 from media.latch import Address
@@ -17,7 +17,7 @@ MAX_READS = 64
 
 
 class Transport:
-    """`host` is where signalling comes from; `advertised` replaces our own address, if it is of the same IP version.
+    """`host` is where signalling comes from; `advertised` replaces our own address, by the version of IP.
 
     The loop calls `readable` when something came; then, and before a tick, `read` hands datagrams to `receive` as
     (data, source, whether it came in by the RTCP port).
@@ -27,7 +27,7 @@ class Transport:
         self,
         ports: Ports,
         host: str,
-        advertised: str | None,
+        advertised: Mapping[int, str],
         readable: Callable[[bool], None],
         receive: Callable[[bytes, Address, bool, float], None],
     ) -> None:
@@ -61,9 +61,7 @@ class Transport:
         elif self._pair is not None:
             return
         version = ip_address(towards).version
-        local = self._advertised
-        if local is None or ip_address(local).version != version:
-            local = local_address(towards)
+        local = self._advertised.get(version) or local_address(towards)
         if self._pair is None or self._pair.version != version:
             self._replace(self._ports.open(version))
         self.local = local

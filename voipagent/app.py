@@ -18,13 +18,14 @@ from engine.slot import Engine, PromptError
 from media.answer import Legs
 from media.leg import AudioFormat
 from signaling.sip.endpoint import SipEndpoint
+from signaling.sip.tls import Tls
 from voipagent.agent import Agent
 from voipagent.context import Line
 from voipagent.memory import open_memory
 from voipagent.persona import Persona
 from voipagent.record import check_folder
 from voipagent.recording import Recorder, open_private
-from voipagent.settings import EngineSettings, Settings
+from voipagent.settings import EngineSettings, Settings, SipSettings
 from voipagent.story import Telling, tell_all, tell_facts
 from voipagent.talk import check_distinct, writing
 from voipagent.talk import talk as talk_through
@@ -62,7 +63,7 @@ async def _serve(settings: Settings) -> None:
             Legs(
                 AudioFormat(engine.sample_rate, engine.frame_samples),
                 ports=(settings.rtp.ports.first, settings.rtp.ports.last),
-                advertised=settings.sip.advertised or None,
+                advertised=settings.sip.advertised,
                 srtp=settings.sip.srtp,
             ) as legs,
             SipEndpoint(
@@ -71,7 +72,9 @@ async def _serve(settings: Settings) -> None:
                 allow=settings.sip.allow,
                 challenge=settings.sip.challenge,
                 users={name: user.password.get_secret_value() for name, user in settings.sip.users.items()},
-                advertised=settings.sip.advertised or None,
+                advertised=settings.sip.advertised,
+                tls=_tls(settings.sip),
+                v6_only=settings.sip.v6_only,
             ) as sip,
         ):
             await check_persona(engine, settings.persona, memory)
@@ -85,6 +88,17 @@ async def _serve(settings: Settings) -> None:
                     _tell_of_pocket(settings.persona)
                 logger.info("- answering at sip:%s:%d, HTTP on port %d", settings.sip.host, sip.port, http_port)
                 await agent.run(sip)
+
+
+def _tls(settings: SipSettings) -> Tls:
+    """What TLS is made of; without a certificate we can still call by it."""
+    return Tls(
+        settings.tls_cert,
+        settings.tls_key,
+        settings.tls_ca,
+        demand=settings.tls_verify == "demand",
+        port=settings.tls_port,
+    )
 
 
 def _tell_of_pocket(persona: Persona) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network, ip_network
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
@@ -19,6 +20,16 @@ def _network(value: object) -> IPv4Network | IPv6Network:
 
 Network: TypeAlias = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
+
+
+def version_of(text: str) -> int:
+    """4 or 6 for an address, 0 for a name. Raises ValueError for what is neither."""
+    try:
+        return ip_address(text).version
+    except ValueError:
+        if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", text) and not re.search(r"(^|\.)[0-9]+$", text):
+            return 0
+        raise ValueError(f"{text!r} is neither an address nor a name, such as 192.0.2.7 or pbx.example.com") from None
 
 
 class PortRange(BaseModel):

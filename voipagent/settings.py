@@ -30,7 +30,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from signaling.sip.trunk import Trunk
-from voipagent.kinds import Network, Port, PortRange, Section
+from voipagent.kinds import Network, Port, PortRange, Section, version_of
 from voipagent.memory import ContextSettings, SummarySettings
 from voipagent.persona import Persona
 from voipagent.trunks import OutboundSettings, TrunkSettings, check_names
@@ -67,7 +67,22 @@ class SipSettings(Section):
 
     host: str = Field(default="0.0.0.0", description="address to listen on for SIP over UDP and TCP")
     port: Port = Field(default=5060, description="port for SIP over UDP and TCP")
-    advertised: str = Field(default="", description="address that Contact and SDP carry, if we are behind NAT")
+    v6_only: bool = Field(default=False, description="no IPv4 where HOST is :: (all addresses of both kinds)")
+    advertised: tuple[str, ...] = Field(
+        default=(),
+        description="address that Contact and SDP carry, if we are behind NAT: one for IPv4, one for IPv6, or a name",
+    )
+    tls_port: Port = Field(default=5061, description="port for SIP over TLS, if there is a certificate")
+    tls_cert: Path | None = Field(
+        default=None, description="PEM file with our certificate and those it is signed by; read anew on SIGHUP"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file with its key, unless that is in TLS_CERT")
+    tls_ca: Path | None = Field(
+        default=None, description="PEM file of authorities that sign peers' certificates; empty: the system's"
+    )
+    tls_verify: Literal["off", "demand"] = Field(
+        default="off", description="demand: who connects must have a certificate by TLS_CA; whom we call always must"
+    )
     allow: tuple[Network, ...] = Field(
         default=(ip_network("127.0.0.0/8"), ip_network("::1/128")),
         description="networks that may call; all others hear silence",
@@ -80,6 +95,28 @@ class SipSettings(Section):
         default="accept",
         description="encrypted audio (SDES-SRTP): off, accept where it is offered, or demand and refuse plain",
     )
+
+    @field_validator("advertised")
+    @classmethod
+    def _reachable(cls, advertised: tuple[str, ...]) -> tuple[str, ...]:
+        versions = [version_of(text) for text in advertised]
+        if len(set(versions)) < len(versions):
+            raise ValueError(f"{', '.join(advertised)}: there can be one IPv4 address, one IPv6 address and one name")
+        return advertised
+
+    @field_validator("tls_key")
+    @classmethod
+    def _of_a_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if key is not None and info.data.get("tls_cert", key) is None:
+            raise ValueError("there is a key, but no certificate; VOIPAGENT_SIP__TLS_CERT names one")
+        return key
+
+    @field_validator("tls_verify")
+    @classmethod
+    def _verifiable(cls, verify: str, info: ValidationInfo) -> str:
+        if verify == "demand" and info.data.get("tls_ca", verify) is None:
+            raise ValueError("demand takes VOIPAGENT_SIP__TLS_CA, or every certificate on earth would do")
+        return verify
 
     @field_validator("users")
     @classmethod

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Self
 
 from signaling.call import Call, CallEnded, Rejection
 from signaling.sip.dialog import CHANGE_S, Dialog
 from signaling.sip.events import Changed, Ended, Event, Invited, Pressed, Settled, Shed
+from signaling.sip.flows import Flows
 from signaling.sip.guard import Guard
+from signaling.sip.names import Dns
 from signaling.sip.registrar import Registrar
+from signaling.sip.resolve import Names, Resolver
 from signaling.sip.sipcall import REJECTIONS, SipCall, offer_of
+from signaling.sip.tls import Tls
 from signaling.sip.transaction import Flow
-from signaling.sip.transport import Connections, Gate, Network, Tcp, Udp, bind, local_host
+from signaling.sip.transport import Gate, Network
 from signaling.sip.useragent import BURST, RATE, UserAgent
-from signaling.sip.wire import MIN_DATAGRAM
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +47,15 @@ _DIGEST = re.compile(rb'(\bresponse ?= ?"?)[0-9A-Fa-f]{32,64}')
 
 
 class SipEndpoint:
-    """Answers calls over UDP and TCP on one port, for as long as it is entered.
+    """Answers calls over UDP and TCP on one port, and over TLS on another, for as long as it is entered.
 
-    `allow` are the networks that are heard; `advertised` is the address that Contact and Via carry instead of the one
-    that routes to the peer, for who sits behind a NAT. `rate` and `burst` limit what one source may begin, in requests
-    a second. Entering it raises SignalingError where the port cannot be had.
+    `allow` are the networks that are heard; `advertised` are addresses (one for each version of IP) or a name that
+    Contact and Via carry instead of the one that routes to the peer, for who sits behind a NAT. `rate` and `burst`
+    limit what one source may begin, in requests a second. Entering it raises SignalingError where a port or a
+    certificate cannot be had.
+
+    What calls of ours need is there as well: `resolver` leads a URI to targets by `names`, and `flows` has a way to
+    each of them.
 
     `users` are names and passwords of phones of our own: they may register, and call from the networks in `challenge`
     too, where everybody is asked for a password. Raises ValueError for a name that a phone could not say.
@@ -61,14 +69,14 @@ class SipEndpoint:
         allow: tuple[Network, ...],
         challenge: tuple[Network, ...] = (),
         users: Mapping[str, str] | None = None,
-        advertised: str | None = None,
+        advertised: Iterable[str] = (),
+        tls: Tls | None = None,
+        v6_only: bool = False,
+        names: Names | None = None,
         rate: float = RATE,
         burst: float = BURST,
     ) -> None:
-        self.port = port
-        """The port that is bound, once entered."""
         self.available: Callable[[], bool] = lambda: True
-        self._host, self._advertised, self._bound = host, advertised, ""
         self._gate = Gate(allow, challenge if users else ())  # with no user, nobody there could show who they are
         self._agent = UserAgent(
             available=lambda: self.available(),
@@ -77,13 +85,21 @@ class SipEndpoint:
             rate=rate,
             burst=burst,
         )
-        self._connections = Connections(self._admit, self._received, self._agent.calls.uses, self._local)
+        uses = self._agent.calls.uses
+        self.flows = Flows(
+            host, port, self._gate, self._received, uses, advertised=advertised, tls=tls, v6_only=v6_only
+        )
+        self._names = names or Dns()
         self._calls: dict[Dialog, SipCall] = {}
         self._new: asyncio.Queue[SipCall] = asyncio.Queue(MAX_WAITING)
-        self._udp: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._quiet, self._closed = asyncio.Event(), False
         self._stack = contextlib.AsyncExitStack()
+
+    @property
+    def port(self) -> int:
+        """The port that is bound, once entered."""
+        return self.flows.port
 
     async def calls(self) -> AsyncIterator[Call]:
         """Each call as it is offered."""
@@ -92,18 +108,13 @@ class SipEndpoint:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        udp, tcp = bind(self._host, self.port)
-        self._bound, self.port, *_ = udp.getsockname()
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(asyncio.sleep, 0)  # in which closed transports let go of their sockets
-            stack.callback(tcp.close)
-            stack.callback(udp.close)
+            await stack.enter_async_context(self.flows)
             self._group = await stack.enter_async_context(asyncio.TaskGroup())
-            self._udp, _ = await loop.create_datagram_endpoint(lambda: Udp(self._datagram), sock=udp)
-            stack.callback(self._udp.close)
-            server = await loop.create_server(lambda: Tcp(self._connections), sock=tcp)
-            stack.callback(server.close)
-            stack.callback(self._connections.close)
+            versions, protocols = self.flows.versions, self.flows.protocols
+            self.resolver = Resolver(
+                self._names, time=loop.time, chance=random.random, versions=versions, protocols=protocols
+            )
             stack.push_async_callback(self._close)
             self._stack = stack.pop_all()
         return self
@@ -132,7 +143,8 @@ class SipEndpoint:
             do(self._agent, now)
         finally:  # whatever is wrong with one call, the others have their messages and their timers
             for data, flow in self._agent.take_outgoing():
-                self._send(data, flow)
+                _trace(">", data, flow)
+                self.flows.send(data, flow)
             for event in self._agent.take_events():
                 self._deal(event, now)
             self._quiet.set()
@@ -152,31 +164,9 @@ class SipEndpoint:
         self._timer = None
         self.act(lambda agent, now: agent.fire(now))
 
-    def _admit(self, host: str) -> bool:
-        return self._gate.admit(host, asyncio.get_running_loop().time())
-
-    def _local(self, remote: str) -> tuple[str, int]:
-        """Our address as that peer reaches it: the one that routes there, unless we know better."""
-        bound = "" if self._bound in ("0.0.0.0", "::") else self._bound
-        return self._advertised or bound or local_host(remote), self.port
-
-    def _datagram(self, data: bytes, remote: tuple[str, int]) -> None:
-        if self._admit(remote[0]) and len(data) >= MIN_DATAGRAM:
-            self._received(data, Flow("UDP", remote, self._local(remote[0])))
-
     def _received(self, data: bytes, flow: Flow) -> None:
         _trace("<", data, flow)
         self.act(lambda agent, now: agent.receive(data, flow, now))
-
-    def _send(self, data: bytes, flow: Flow) -> None:
-        _trace(">", data, flow)
-        if flow.reliable:
-            if not self._connections.send(data, flow) and flow.spare is not None:
-                self._group.create_task(self._connections.dial(data, flow.spare))
-        elif self._udp is not None and not self._udp.is_closing():
-            host, port = flow.remote
-            mapped = ":" in self._bound and ":" not in host  # IPv4 through an IPv6 socket
-            self._udp.sendto(data, (f"::ffff:{host}" if mapped else host, port))
 
     # --- events ---
 

@@ -24,14 +24,15 @@ class Flow:
     """A way to a peer: a connection (its `serial` tells two apart), or a pair of UDP addresses. Hosts are literals.
 
     `local` is the address by which that peer reaches us, `spare` one to connect to for a request of ours, should the
-    connection be gone.
+    connection be gone, and `name` whom a TLS certificate there must be for ("": that address).
     """
 
     protocol: str
     remote: tuple[str, int]
     local: tuple[str, int]
     serial: int = 0
-    spare: tuple[str, int] | None = None
+    spare: tuple[str, int] | None = field(default=None, compare=False)
+    name: str = field(default="", compare=False)
 
     @property
     def reliable(self) -> bool:

@@ -1,4 +1,4 @@
-"""SIP on sockets: who is heard at all, and connections with their limits.
+"""SIP on sockets: who is heard at all, and which of our addresses a peer is told.
 
 Strangers are turned away before anything is parsed, and told nothing: a scanner that hears nothing goes on.
 """
@@ -10,31 +10,21 @@ import contextlib
 import errno
 import logging
 import socket
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 
 from signaling.call import SignalingError
-from signaling.sip.transaction import Flow
-from signaling.sip.wire import PING, PONG, Framer, StreamError
 
 logger = logging.getLogger(__name__)
-
-HEADER_S = 10.0
-"""Seconds within which a message that has begun on a connection must be complete."""
-IDLE_S = 120.0
-"""Seconds that a connection may be silent while no call goes by it."""
-DIAL_S = 2.0
-"""Seconds within which a peer must take a connection of ours."""
-MAX_PER_SOURCE, MAX_CONNECTIONS = 20, 1000
-MAX_UNSENT = 256 * 1024
-"""Bytes a peer may leave unread; then its connection is closed."""
 
 LOG_S = 60.0
 """A source is named in the log once in that time."""
 MAX_LOGGED = 1000
 """Sources remembered for that; while there are more, new ones are not named."""
+
+EXPECTED_S, MAX_EXPECTED = 4 * 3600.0, 1000
+"""Seconds for which a host that we called may go on with what we began, and how many such hosts are remembered."""
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -46,15 +36,31 @@ class Gate:
         self._allow, self._heard = allow, allow + challenge
         self._listed = "".join(f"{network}," for network in allow)
         self._logged: dict[str, float] = {}
+        self._expected: dict[str, float] = {}
         self.turned_away = 0
 
     def allows(self, host: str) -> bool:
         """Whether that address, a literal, is on the list; no name is."""
         return _is_in(host, self._allow)
 
+    def hears(self, host: str) -> bool:
+        """Whether it may begin something."""
+        return _is_in(host, self._heard)
+
+    def expect(self, host: str, now: float) -> None:
+        """We call it: it may answer, and go on with what we began."""
+        self._expected.pop(host, None)
+        if len(self._expected) >= MAX_EXPECTED:
+            del self._expected[next(iter(self._expected))]
+        self._expected[host] = now + EXPECTED_S
+
+    def expects(self, host: str, now: float) -> bool:
+        """Whether we have called it."""
+        return self._expected.get(host, now) > now
+
     def admit(self, host: str, now: float) -> bool:
-        """Whether it is heard, with a line in the log for a stranger: how to let it in."""
-        if _is_in(host, self._heard):
+        """Whether it may begin something, with a line in the log for a stranger: how to let it in."""
+        if self.hears(host):
             return True
         self.turned_away += 1
         text = "x %s is not allowed to call and hears nothing; VOIPAGENT_SIP__ALLOW=%s%s lets it in"
@@ -83,153 +89,6 @@ class Udp(asyncio.DatagramProtocol):
         logger.debug("x UDP: %s", exc)  # a peer's port is closed; timers deal with it
 
 
-class Connections:
-    """The TCP connections with peers, and their limits."""
-
-    def __init__(
-        self,
-        admit: Callable[[str], bool],
-        received: Callable[[bytes, Flow], None],
-        in_use: Callable[[Flow], bool],
-        local: Callable[[str], tuple[str, int]],
-    ) -> None:
-        self.admit, self.received, self.in_use, self.local = admit, received, in_use, local
-        self._open: dict[int, Tcp] = {}  # by the serial of its flow
-        self._closed = False
-        self._serial = 0
-        self._sources: Counter[str] = Counter()
-
-    def __iter__(self) -> Iterator[Tcp]:
-        return iter(self._open.values())
-
-    def add(self, connection: Tcp, remote: tuple[str, int]) -> Flow | None:
-        """A new connection's flow; None where it is not wanted."""
-        if self._closed or not self.admit(remote[0]):
-            return None
-        if len(self._open) >= MAX_CONNECTIONS or self._sources[remote[0]] >= MAX_PER_SOURCE:
-            logger.debug("x %s has too many connections", remote[0])
-            return None
-        self._serial += 1
-        flow = Flow("TCP", remote, self.local(remote[0]), self._serial)
-        self._open[flow.serial] = connection
-        self._sources[remote[0]] += 1
-        return flow
-
-    def remove(self, flow: Flow) -> None:
-        """It is closed."""
-        if self._open.pop(flow.serial, None) is not None:
-            self._sources[flow.remote[0]] -= 1
-            self._sources += Counter()  # forgets the zeros
-
-    def send(self, data: bytes, flow: Flow) -> bool:
-        """Send by a connection; False once it is gone."""
-        connection = self._open.get(flow.serial)
-        if connection is not None:
-            connection.send(data)
-        return connection is not None
-
-    async def dial(self, data: bytes, remote: tuple[str, int]) -> None:
-        """Send by a new connection."""
-        try:
-            async with asyncio.timeout(DIAL_S):
-                loop = asyncio.get_running_loop()
-                _, connection = await loop.create_connection(lambda: Tcp(self), *remote)
-        except OSError as error:  # a TimeoutError is one
-            logger.warning("x %s:%d cannot be reached over TCP: %s", *remote, error or "no answer")
-            return
-        connection.send(data)
-
-    def close(self) -> None:
-        """Close them all for good, and wait for no peer to read what it was sent."""
-        self._closed = True
-        for connection in list(self._open.values()):
-            connection.abort()
-
-
-class Tcp(asyncio.Protocol):
-    """One connection: bytes cut into messages, pings answered, dawdlers cut off."""
-
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
-        self._framer = Framer()
-        self._flow: Flow | None = None
-        self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._heard_at = 0.0
-        self._begun_at: float | None = None  # when the message that is not complete yet began
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        host, port, *_ = transport.get_extra_info("peername") or ("", 0)
-        self._flow = self._connections.add(self, (plain_host(host), port))
-        if self._flow is None:
-            transport.abort()
-            return
-        self._transport = transport
-        self._heard_at = asyncio.get_running_loop().time()
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        if self._flow is None or self._transport is None:
-            return
-        self._heard_at = asyncio.get_running_loop().time()
-        try:
-            for message in self._framer.feed(data):
-                self._begun_at = None
-                if message == PING:
-                    self.send(PONG)
-                else:
-                    self._connections.received(message, self._flow)
-        except StreamError as error:
-            logger.debug("x %s:%d: %s", *self._flow.remote, error)
-            self.close()
-        if self._framer.partial and self._begun_at is None:
-            self._begun_at = self._heard_at
-            self._watch()
-
-    def send(self, data: bytes) -> None:
-        """Queue bytes; a peer that reads none is cut off."""
-        if self._transport is None or self._transport.is_closing():
-            return
-        self._transport.write(data)
-        if self._transport.get_write_buffer_size() > MAX_UNSENT:
-            self.abort()
-
-    def close(self) -> None:
-        """Close the connection, once what was queued is sent."""
-        if self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Close it at once: a peer that reads nothing would keep it open for ever."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._flow is not None:
-            self._connections.remove(self._flow)
-
-    def _watch(self) -> None:
-        """Look again when the next limit would be reached; close if one is."""
-        assert self._flow is not None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        idle_at = self._heard_at + IDLE_S
-        if self._begun_at is not None and now >= self._begun_at + HEADER_S:
-            self.abort()
-        elif now >= idle_at and not self._connections.in_use(self._flow):
-            self.abort()
-        else:
-            at = idle_at if idle_at > now else now + IDLE_S
-            if self._begun_at is not None:
-                at = min(at, self._begun_at + HEADER_S)
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = loop.call_at(at, self._watch)
-
-
 # --- addresses and sockets -----------------------------------------------------------------------------------------
 
 
@@ -255,17 +114,44 @@ def local_host(remote: str) -> str:
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((remote, 9))
-            return str(probe.getsockname()[0])
+            return str(probe.getsockname()[0]).partition("%")[0]  # a zone means something on this machine only
     except OSError:  # no route, so nothing we say will reach it; or no file descriptor left
         return "::1" if family == socket.AF_INET6 else "127.0.0.1"
 
 
-def bind(host: str, port: int) -> tuple[socket.socket, socket.socket]:
+class Addresses:
+    """Which of our addresses a peer is told: an advertised one of its kind, else the one that routes to it.
+
+    `advertised` are literals, each for peers of its IP version, and names, for those that have no literal. `bound` is
+    where we listen.
+    """
+
+    def __init__(self, advertised: Iterable[str], bound: str) -> None:
+        self._bound = "" if bound in ("0.0.0.0", "::") else bound
+        self._advertised: dict[int, str] = {}
+        for text in advertised:
+            self._advertised.setdefault(_version(text), text)
+
+    def towards(self, remote: str) -> str:
+        """For a peer, a literal."""
+        told = self._advertised.get(_version(remote)) or self._advertised.get(0)
+        return told or self._bound or local_host(remote)
+
+
+def _version(text: str) -> int:
+    """4 or 6 for an address, 0 for a name."""
+    try:
+        return ip_address(text).version
+    except ValueError:
+        return 0
+
+
+def bind(host: str, port: int, v6_only: bool = False) -> tuple[socket.socket, socket.socket]:
     """A UDP and a TCP socket on the same port; port 0: one that is free for both. Raises SignalingError."""
     for _ in range(20):
-        udp = _socket(host, port, socket.SOCK_DGRAM)
+        udp = listen(host, port, "UDP", v6_only)
         try:
-            return udp, _socket(host, udp.getsockname()[1], socket.SOCK_STREAM)
+            return udp, listen(host, udp.getsockname()[1], "TCP", v6_only)
         except SignalingError:
             udp.close()
             if port:
@@ -273,8 +159,9 @@ def bind(host: str, port: int) -> tuple[socket.socket, socket.socket]:
     raise SignalingError(f"no port of {host} is free for both UDP and TCP")
 
 
-def _socket(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
-    name = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
+def listen(host: str, port: int, protocol: str, v6_only: bool = False) -> socket.socket:
+    """A socket for UDP, TCP or TLS; an IPv6 one is for IPv4 too, unless it must not. Raises SignalingError."""
+    kind = socket.SOCK_DGRAM if protocol == "UDP" else socket.SOCK_STREAM
     sock = None
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)[0]
@@ -282,8 +169,8 @@ def _socket(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            with contextlib.suppress(OSError):  # both families where the system can
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            with contextlib.suppress(OSError):  # both versions where the system can
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only)
         sock.setblocking(False)
         sock.bind(address)
         if kind == socket.SOCK_STREAM:
@@ -294,4 +181,4 @@ def _socket(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
             sock.close()
         hint = ": another program has it; stop that or choose another port" if error.errno == errno.EADDRINUSE else ""
         why = error.strerror or str(error)
-        raise SignalingError(f"cannot listen for SIP on {name} {host} port {port}: {why}{hint}") from None
+        raise SignalingError(f"cannot listen for SIP on {protocol} {host} port {port}: {why}{hint}") from None

@@ -221,6 +221,13 @@ class Framer:
         """Whether a message has begun that is not complete."""
         return len(self._buffer) > len(PING) or bool(self._buffer.strip(b"\r\n"))
 
+    def take_pong(self) -> bool:
+        """Whether the answer to a ping of ours is all there is; it is taken. Two in a row would look like a ping."""
+        if self._buffer != PONG:
+            return False
+        self._take(len(PONG))
+        return True
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Complete messages and PINGs, in order. Raises StreamError once the rest cannot be framed."""
         self._buffer += data

@@ -49,14 +49,15 @@ async def test_a_leg_echoes_in_real_time() -> None:
 @pytest.mark.parametrize(
     ("host", "advertised", "told"),
     [
-        ("127.0.0.1", None, "127.0.0.1"),
-        ("127.0.0.1", "192.0.2.9", "192.0.2.9"),
-        ("127.0.0.1", "2001:db8::9", "127.0.0.1"),  # of the other IP version: no use to this far end
-        ("::ffff:127.0.0.1", None, "127.0.0.1"),
-        ("127.0.0.1", "localhost", "127.0.0.1"),
+        ("127.0.0.1", (), "127.0.0.1"),
+        ("127.0.0.1", ("192.0.2.9",), "192.0.2.9"),
+        ("127.0.0.1", ("2001:db8::9",), "127.0.0.1"),  # of the other IP version: no use to this far end
+        ("127.0.0.1", ("2001:db8::9", "192.0.2.9"), "192.0.2.9"),
+        ("::ffff:127.0.0.1", (), "127.0.0.1"),
+        ("127.0.0.1", ("localhost",), "127.0.0.1"),
     ],
 )
-async def test_which_address_the_far_end_is_told(host: str, advertised: str | None, told: str) -> None:
+async def test_which_address_the_far_end_is_told(host: str, advertised: tuple[str, ...], told: str) -> None:
     async with Legs(FORMAT, ports=PORTS, advertised=advertised) as legs:
         phone = Phone()
         for description in (
@@ -89,7 +90,7 @@ def outer_address() -> str:
 
 async def test_an_advertised_name_that_is_none_is_an_error_at_once() -> None:
     with pytest.raises(LegError, match="'no such host' cannot be looked up"):
-        async with Legs(FORMAT, ports=PORTS, advertised="no such host"):
+        async with Legs(FORMAT, ports=PORTS, advertised=("no such host",)):
             pass
 
 

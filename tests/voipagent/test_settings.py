@@ -32,7 +32,7 @@ def fault(**environ: str) -> str:
 
 def test_defaults_are_the_documented_ones() -> None:
     settings = Settings.load({})
-    assert (settings.sip.host, settings.sip.port, settings.sip.advertised) == ("0.0.0.0", 5060, "")
+    assert (settings.sip.host, settings.sip.port, settings.sip.advertised) == ("0.0.0.0", 5060, ())
     assert settings.sip.allow == (ip_network("127.0.0.0/8"), ip_network("::1/128"))
     assert settings.sip.srtp == "accept"
     assert str(settings.rtp.ports) == "16384-17383"

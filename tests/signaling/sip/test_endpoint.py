@@ -71,7 +71,7 @@ async def test_a_bye_finds_the_peer_though_its_connection_is_gone() -> None:
         async with desk() as agent:
             async with tcp_peer(agent.port) as peer:
                 await peer.call(Contact=f"<sip:peer@127.0.0.1:{port};transport=tcp>")
-            while list(agent.sip._connections):
+            while list(agent.sip.flows.connections):
                 await asyncio.sleep(0)
             await (await agent.next_call()).hang_up("bored")
             assert (await heard.get()).startswith(f"BYE sip:peer@127.0.0.1:{port};transport=tcp SIP/2.0\r\n".encode())
@@ -87,11 +87,11 @@ async def test_a_bye_that_finds_nobody_is_logged(
     async with desk() as agent:
         async with tcp_peer(agent.port) as peer:
             await peer.call(Contact="<sip:peer@127.0.0.1:1>")
-        while list(agent.sip._connections):
+        while list(agent.sip.flows.connections):
             await asyncio.sleep(0)
         call = await agent.next_call()
     assert (await call.wait_ended()).by == "agent"
-    assert "x 127.0.0.1:1 cannot be reached over TCP" in caplog.text
+    assert "x 127.0.0.1:1 over TCP cannot be reached: connection refused" in caplog.text
 
 
 async def test_a_busy_port_is_one_clear_line() -> None:
@@ -355,7 +355,7 @@ async def test_while_no_calls_are_taken() -> None:
 
 
 async def test_what_is_advertised_is_what_peers_are_told() -> None:
-    async with desk(advertised="agent.example.com") as agent, udp_peer(agent.port) as peer:
+    async with desk(advertised=("agent.example.com",)) as agent, udp_peer(agent.port) as peer:
         answer = await peer.call()
         assert answer.headers.get("Contact") == f"<sip:agent.example.com:{agent.port}>"
         await (await agent.next_call()).hang_up()

@@ -11,8 +11,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from signaling.sip import transport
-from signaling.sip.transport import LOG_S, MAX_LOGGED, MAX_PER_SOURCE, Gate, bind, local_host, plain_host
+from signaling.sip import connections
+from signaling.sip.connections import MAX_PER_SOURCE
+from signaling.sip.transport import LOG_S, MAX_LOGGED, Gate, bind, local_host, plain_host
 from tests.signaling.sip.answering import Desk, desk, leave
 from tests.signaling.sip.peer import OFFER, tcp_peer
 
@@ -115,7 +116,7 @@ async def test_what_cannot_be_framed_is_closed() -> None:
 
 
 async def test_a_header_that_does_not_end_in_time_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "HEADER_S", 0.05)
+    monkeypatch.setattr(connections, "HEADER_S", 0.05)
     async with desk() as agent, tcp_peer(agent.port) as peer:
         peer.ask("OPTIONS")
         await peer.response(200)
@@ -124,7 +125,7 @@ async def test_a_header_that_does_not_end_in_time_is_closed(monkeypatch: pytest.
 
 
 async def test_a_silent_connection_is_closed_unless_a_call_goes_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "IDLE_S", 0.05)
+    monkeypatch.setattr(connections, "IDLE_S", 0.05)
     async with desk() as agent, tcp_peer(agent.port) as talking:
         await talking.call()
         async with tcp_peer(agent.port) as silent:
@@ -174,7 +175,7 @@ async def test_a_stranger_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_peer_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MAX_UNSENT", 1000)
+    monkeypatch.setattr(connections, "MAX_UNSENT", 1000)
     async with desk(leave, rate=1e6, burst=1e6) as agent:
         with socket.socket() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -191,13 +192,13 @@ async def test_a_peer_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPa
 @contextlib.asynccontextmanager
 async def deaf_peer(agent: Desk, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[socket.socket]:
     """A peer that asks until the agent has answers queued for it, none of which it reads."""
-    monkeypatch.setattr(transport, "MAX_UNSENT", 100_000_000)
+    monkeypatch.setattr(connections, "MAX_UNSENT", 100_000_000)
     loop = asyncio.get_running_loop()
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.setblocking(False)
         await loop.sock_connect(deaf, ("127.0.0.1", agent.port))
-        while not (opened := list(agent.sip._connections)):
+        while not (opened := list(agent.sip.flows.connections)):
             await asyncio.sleep(0)
         connection = opened[0]._transport
         assert connection is not None
@@ -212,7 +213,7 @@ async def deaf_peer(agent: Desk, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 async def test_a_peer_that_reads_nothing_cannot_keep_a_connection_that_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transport, "IDLE_S", 0.2)
+    monkeypatch.setattr(connections, "IDLE_S", 0.2)
     async with asyncio.timeout(20), desk(leave, rate=1e6, burst=1e6) as agent:
         async with deaf_peer(agent, monkeypatch) as deaf:
             with pytest.raises(ConnectionError):
@@ -224,9 +225,9 @@ async def test_a_peer_that_reads_nothing_does_not_outlive_the_endpoint(monkeypat
     async with asyncio.timeout(20), contextlib.AsyncExitStack() as stack:
         agent = await stack.enter_async_context(desk(leave, rate=1e6, burst=1e6))
         async with deaf_peer(agent, monkeypatch):
-            assert len(list(agent.sip._connections)) == 1
+            assert len(list(agent.sip.flows.connections)) == 1
             await stack.aclose()
-            assert list(agent.sip._connections) == []
+            assert list(agent.sip.flows.connections) == []
 
 
 def _options(number: int) -> bytes:
