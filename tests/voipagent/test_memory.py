@@ -1,0 +1,100 @@
+"""Settings of long calls, and one call that is longer than its row's window, on the nano model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.echo import EchoEngine
+from engine.local import LocalEngine
+from engine.slot import PromptError, Sampling
+from tests.fakes import SILENCE, FakeCall, FakeLeg
+from voipagent.app import check_persona
+from voipagent.memory import ContextSettings, SummarySettings, open_memory
+from voipagent.persona import Persona
+from voipagent.record import CallFolder, CallRecord, utc_now
+from voipagent.recording import Recorder
+from voipagent.session import Session
+from voipagent.settings import Settings, SettingsError
+from voipagent.story import tell_all
+from voipagent.summary import Endpoint, Extractive
+from voipagent.trim import Memory
+from voipagent.window import Shares
+
+
+async def test_by_default_calls_are_kept_going_without_anybodys_help() -> None:
+    settings = Settings.load({})
+    async with open_memory(settings.context, settings.summary, tell_all) as memory:
+        assert memory is not None
+        assert memory.shares == Shares(0.8, 0.95, 0.25, 0.2)
+        assert isinstance(memory.summarizer, Extractive)
+
+
+async def test_off_is_off() -> None:
+    async with open_memory(ContextSettings(policy="off"), SummarySettings(), tell_all) as memory:
+        assert memory is None
+
+
+async def test_an_endpoint_is_used_where_one_is_named() -> None:
+    environ = {"VOIPAGENT_SUMMARY__URL": "http://127.0.0.1:9/v1", "VOIPAGENT_SUMMARY__MODEL": "small"}
+    settings = Settings.load(environ | {"VOIPAGENT_SUMMARY__API_KEY": "secret"})
+    assert "secret" not in repr(settings)
+    async with open_memory(settings.context, settings.summary, tell_all) as memory:
+        assert memory is not None
+        assert isinstance(memory.summarizer, Endpoint)
+
+
+@pytest.mark.parametrize(
+    ("environ", "complaint"),
+    [
+        ({"CONTEXT__DUE": "0.99"}, r"VOIPAGENT_CONTEXT: due \(0.99\) must be above 0, and hard \(0.95\)"),
+        ({"CONTEXT__KEEP": "0.4"}, r"VOIPAGENT_CONTEXT: keep \(0.4\) and prompt \(0.2\)"),
+        ({"CONTEXT__POLICY": "pinned"}, "VOIPAGENT_CONTEXT__POLICY: Input should be 'reprime' or 'off'"),
+        ({"SUMMARY__URL": "http://127.0.0.1:9"}, "VOIPAGENT_SUMMARY: url and model belong together"),
+        ({"SUMMARY__URL": "127.0.0.1:9", "SUMMARY__MODEL": "m"}, "VOIPAGENT_SUMMARY__URL: '127.0.0.1:9' is no address"),
+    ],
+)
+def test_what_cannot_be_meant_stops_the_start(environ: dict[str, str], complaint: str) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        Settings.load({f"VOIPAGENT_{name}": value for name, value in environ.items()})
+
+
+async def test_a_persona_beyond_its_share_is_refused_with_its_size() -> None:
+    persona = Persona(prompt=" ".join(["word"] * 601))
+    async with EchoEngine(rows=1) as engine:
+        await check_persona(engine, persona)
+        with pytest.raises(
+            PromptError, match="takes 601 frames, and may take 600 of the model's window of 3000: shorten"
+        ):
+            await check_persona(engine, persona, Memory())
+        await check_persona(engine, persona, Memory(Shares(prompt=0.21)))
+
+
+async def test_a_long_call_is_told_again_who_it_is(nano: Path, recorder: Recorder, tmp_path: Path) -> None:
+    """Nobody waits: the frames come as fast as they are stepped, and each is answered."""
+    call, leg = FakeCall(), FakeLeg()
+    folder = CallFolder(recorder, tmp_path, utc_now(), "id")
+    record = CallRecord("id", "sip", "alice", "agent", "192.0.2.7:5060", "now")
+    recording = recorder.record(folder.path / "recording.wav", 24_000, "both")
+    async with LocalEngine(str(nano), rows=1, device="cpu") as engine, engine.open(Sampling(seed=1)) as slot:
+        frames = 420  # the window is 500
+        leg.hear(*[SILENCE] * frames)
+        persona, memory = Persona(prompt="You are Ada."), Memory(Shares(due=0.5, hard=0.6, keep=0.2))
+        session = Session(call, lambda _media, _host: leg, slot, persona, record, folder, recording, 600, memory)
+        task = asyncio.create_task(session.run())
+        async with asyncio.timeout(200):
+            for number in range(frames):
+                await leg.heard(number + 1)
+        call.end()
+        await task
+        window = engine.window_frames
+    left = json.loads((folder.path / "call.json").read_text())
+    assert left["frames_stepped"] == frames
+    assert left["ended_by"] == "caller"
+    assert len(left["trims"]) >= 2
+    for trim in left["trims"]:
+        assert (trim["error"], trim["kept_frames"]) == ("", window // 5)
+        assert 0 < trim["prompt_frames"] <= window // 5
