@@ -22,6 +22,7 @@ from engine.model.checkpoint import Checkpoint, EarCheckpoint
 from engine.model.moshi import UNGENERATED, MoshiState
 from engine.model.rows import Rows
 from engine.model.text import PAD
+from engine.model.voice import VoiceState
 from engine.prime import PrimeChunk, Primer, within_memory
 from engine.slot import FRAME_SAMPLES, Frame, Sampling, Tokens
 
@@ -116,20 +117,32 @@ class Batch:
         self._logs[row].log.extend(log)
         self._logs[row].number = len(log)
 
-    def plan(self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling) -> list[PrimeChunk]:
-        """The chunks that prime `row` with a prompt's `frames` (T, K) and then its own last `keep_frames` columns."""
-        return self._primer.plan(row, frames, self._logs[row].log, keep_frames, sampling)
+    def plan(
+        self,
+        row: int,
+        frames: NDArray[np.int64],
+        keep_frames: int,
+        sampling: Sampling,
+        voice: VoiceState | None = None,
+    ) -> list[PrimeChunk]:
+        """The chunks that prime `row`: `Primer.plan`."""
+        return self._primer.plan(row, frames, self._logs[row].log, keep_frames, sampling, voice)
 
     def prefill(self, chunk: PrimeChunk) -> None:
         """Run one chunk of a plan; in order, each once. Raises EngineFull, after which `row` must be opened anew."""
         self._primer.prefill(chunk)
 
     def renew(
-        self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling
+        self,
+        row: int,
+        frames: NDArray[np.int64],
+        keep_frames: int,
+        sampling: Sampling,
+        voice: VoiceState | None = None,
     ) -> Generator[bool, None, None]:
         """Prime `row` beside its steps: `Primer.renew`. Raises EngineFull, and the row is as it was; ValueError."""
         held = self._logs[row]
-        return self._primer.renew(row, frames, lambda: (held.log, held.number), keep_frames, sampling)
+        return self._primer.renew(row, frames, lambda: (held.log, held.number), keep_frames, sampling, voice)
 
     @torch.inference_mode()
     def step(self, steps: Sequence[RowStep]) -> list[Stepped]:

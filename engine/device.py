@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from engine.batch import RowStep, Stepped
 from engine.model.prompt import PromptLayout
 from engine.model.text import Tokenizer
-from engine.model.voice import Voices
+from engine.model.voice import Voices, VoiceState
 from engine.prime import SHADOWS, PrimeChunk
 from engine.scheduler import Chunk, RowState, Scheduler, Tick
 from engine.slot import EngineError, EngineFull, Sampling, Tokens
@@ -50,14 +50,26 @@ class Rows(Protocol):
     def open(self, row: int, log: Tokens) -> None:
         """Make `row` as new, with `log` as its past. Raises EngineFull, and the others go on."""
 
-    def plan(self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling) -> list[PrimeChunk]:
+    def plan(
+        self,
+        row: int,
+        frames: NDArray[np.int64],
+        keep_frames: int,
+        sampling: Sampling,
+        voice: VoiceState | None = None,
+    ) -> list[PrimeChunk]:
         """The chunks that prime `row`, at least one."""
 
     def prefill(self, chunk: PrimeChunk) -> None:
         """Run one of them. Raises EngineFull, and the others go on."""
 
     def renew(
-        self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling
+        self,
+        row: int,
+        frames: NDArray[np.int64],
+        keep_frames: int,
+        sampling: Sampling,
+        voice: VoiceState | None = None,
     ) -> Generator[bool, None, None]:
         """Prime `row` beside its steps; each item is a chunk, the last one True. Raises EngineFull, and it goes on."""
 
@@ -79,10 +91,11 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Prime:
-    """Run a prompt's frames through `row`, then its own last columns."""
+    """Run a prompt's frames through `row`, behind a voice that is a state, then its own last columns."""
 
     row: int
     frames: NDArray[np.int64]
+    voice: VoiceState | None
     keep_frames: int
     sampling: Sampling
     done: asyncio.Future[None]
@@ -178,13 +191,13 @@ class Worker:
                 except EngineFull as error:
                     self._fail(row, error)
                 else:
-                    self._prime(row, _Priming(self._in_place(row, self._no_frames(), len(log), sampling), None))
+                    self._prime(row, _Priming(self._in_place(row, self._no_frames(), len(log), sampling, None), None))
             case Prime(row, done=done) | Step(RowStep(row), done=done) if row in self._failed:
                 self._post([(done, self._failed[row])])
-            case Prime(row, frames, keep_frames, sampling, done):
+            case Prime(row, frames, voice, keep_frames, sampling, done):
                 live = self._scheduler.state(row) in (RowState.LIVE, RowState.RENEWING)
                 prime = self._rows.renew if live else self._in_place
-                self._prime(row, _Priming(prime(row, frames, keep_frames, sampling), done))
+                self._prime(row, _Priming(prime(row, frames, keep_frames, sampling, voice), done))
             case Step(step):
                 self._scheduler.step(step.row, command)  # one that still waited was given up by its conversation
             case Free(row):
@@ -195,10 +208,10 @@ class Worker:
         _close(self._scheduler.prime(row, priming))  # one that was under way was given up by its conversation
 
     def _in_place(
-        self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling
+        self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling, voice: VoiceState | None
     ) -> Generator[bool, None, None]:
         """As `Rows.renew`, of a row that is not stepped meanwhile."""
-        *first, last = self._rows.plan(row, frames, keep_frames, sampling)
+        *first, last = self._rows.plan(row, frames, keep_frames, sampling, voice)
         for chunk in first:
             self._rows.prefill(chunk)
             yield False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
 
@@ -24,6 +25,7 @@ def load_batch(
     ear: bool = True,
     weights: Wanted = "auto",
     kv: KeyPrecision = "full",
+    voices: Sequence[str] = (),
 ) -> Batch:
     """Load a checkpoint and make rows for it, warm; and for its `ear`, if that is wanted and it has one.
 
@@ -38,7 +40,7 @@ def load_batch(
     except ValueError as error:
         raise EngineError(str(error)) from None
     try:
-        checkpoint = load_checkpoint(model, chosen, dtype, prompt_style, packing=packing)
+        checkpoint = load_checkpoint(model, chosen, dtype, prompt_style, packing=packing, voices=voices)
         if not checkpoint.moshi.config.dep_q:
             raise CheckpointError(f"{model!r} listens but does not speak (dep_q is 0): a call needs one that does both")
         batch = Batch(checkpoint, rows, load_ear(model, checkpoint, chosen, dtype) if ear else None, kv)

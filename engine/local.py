@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +28,7 @@ from engine.drawing import NOISE_WIDTH
 from engine.load import load_batch
 from engine.model.sampling import SEEDS
 from engine.model.text import Forced, TextReader, schedule
+from engine.model.voice import VoiceState, length_of, told
 from engine.model.weights import Wanted
 from engine.slot import (
     FRAME_SAMPLES,
@@ -54,9 +55,10 @@ class LocalEngine:
 
     `model` is a folder or a Hub repository `owner/name[@revision]`; `rows` None is chosen by device; `prompt_style` is
     how a prompt is laid out where the checkpoint does not say; `ear` is whether the caller's words are written down, if
-    the checkpoint has an ear; `weights` and `kv` are how the language model's lie in memory, and
-    its keys and values. Entering raises CheckpointError, or
-    EngineError if the device cannot be had. `load` makes the rows, on the thread; a test gives its own.
+    the checkpoint has an ear; `weights` and `kv` are how the language model's lie in memory, and its keys and values.
+    `voices` are those that calls will ask for: paths among them are read, beside what lies beside the weights.
+    Entering raises CheckpointError, or EngineError if the device cannot be had. `load` makes the rows, on the thread; a
+    test gives its own.
 
     A row that fails ends its own conversation only, with EngineError; EngineFull, if memory was short while it was put
     through. Once the thread has ended, by an exception or however else, the state is FAILED, all that waits gets
@@ -75,11 +77,12 @@ class LocalEngine:
         ear: bool = True,
         weights: Wanted = "auto",
         kv: KeyPrecision = "full",
+        voices: Sequence[str] = (),
         load: Callable[[], Rows] | None = None,
     ) -> None:
         self.state = EngineState.LOADING
         self._model = model
-        self._load = load or (lambda: load_batch(model, rows, device, prompt_style, ear, weights, kv))
+        self._load = load or (lambda: load_batch(model, rows, device, prompt_style, ear, weights, kv, voices))
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: set[asyncio.Future[Any]] = set()
         self._free_rows: list[int] = []
@@ -304,39 +307,44 @@ class LocalSlot:
 
     def prompt_frames(self, prompt: Prompt) -> int:
         """How many frames of the window `prompt` takes. Raises PromptError if its voice is not there."""
-        return len(self._frames(prompt))
+        frames, voice = self._frames(prompt)
+        return len(frames) + length_of(voice)
 
     async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
         """Run the prompt through the row, and its own last `keep_frames` columns. Raises PromptError, EngineError."""
-        frames = self._lay_out(prompt, keep_frames)
+        frames, voice = self._lay_out(prompt, keep_frames)
         self._check_free(self._priming)
-        self._priming = self._engine.ask(lambda done: Prime(self._row, frames, keep_frames, self._sampling, done))
+        self._priming = self._engine.ask(
+            lambda done: Prime(self._row, frames, voice, keep_frames, self._sampling, done)
+        )
         await self._priming
 
-    def _lay_out(self, prompt: Prompt, keep_frames: int) -> NDArray[np.int64]:
+    def _lay_out(self, prompt: Prompt, keep_frames: int) -> tuple[NDArray[np.int64], VoiceState | None]:
         rows = self._rows
         if keep_frames < 0:
             raise ValueError(f"keep_frames is {keep_frames}; it must not be negative")
-        frames = self._frames(prompt)
+        frames, voice = self._frames(prompt)
+        length = len(frames) + length_of(voice)
         holds, what = rows.window_frames, "the model's window holds"
         if self._stepping is not None:
             holds, what = rows.renewable_frames, "a call can be primed with while it is spoken"
-        if 1 + len(frames) + keep_frames > holds:
+        if 1 + length + keep_frames > holds:
             raise PromptError(
-                f"the prompt takes {len(frames)} frames and {keep_frames} are to be kept; together they must be fewer "
+                f"the prompt takes {length} frames and {keep_frames} are to be kept; together they must be fewer "
                 f"than the {holds} that {what}"
             )
-        return frames
+        return frames, voice
 
-    def _frames(self, prompt: Prompt) -> NDArray[np.int64]:
+    def _frames(self, prompt: Prompt) -> tuple[NDArray[np.int64], VoiceState | None]:
         rows = self._rows
         if prompt.voice and prompt.voice not in rows.voices:
             there = ", ".join(rows.voices) or "none"
-            raise PromptError(f"no voice {prompt.voice!r} lies beside the weights; there are: {there}")
-        voice = rows.voices[prompt.voice] if prompt.voice else None
-        if prompt.voice and voice is None:
-            raise PromptError(f"the voice {prompt.voice!r} cannot be used yet: it is no recording (.wav)")
-        return rows.layout.frames(rows.tokenizer, prompt.text, voice)
+            raise PromptError(
+                f"no voice {prompt.voice!r} lies beside the weights; there are: {there} (a file of your own is named "
+                "by its path, .wav or .pt)"
+            )
+        spoken, state = told(rows.voices[prompt.voice] if prompt.voice else None, len(rows.layout.silence))
+        return rows.layout.frames(rows.tokenizer, prompt.text, spoken), state
 
     async def step(self, frame: Frame) -> Reply:
         """Hear one frame and say one. Raises EngineError; ValueError if that is no frame."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from engine.drawing import PRIME_NUMBER, sampling_rows, settings
 from engine.model.moshi import UNGENERATED, Moshi, MoshiState
 from engine.model.text import PAD
+from engine.model.voice import VoiceState, length_of
 from engine.slot import EngineFull, Sampling, Tokens
 
 CHUNK_COLUMNS = 64
@@ -36,7 +37,7 @@ TURNS = 1 + SHADOWS
 
 @dataclass(frozen=True, slots=True)
 class PrimeChunk:
-    """Columns [N, K] to run through a row; the last 1 + D stay ahead of it.
+    """Columns [N, K] to run through a row; the last 1 + D stay ahead of it. Or `vectors` [N, dim] of a voice.
 
     `fresh`: the model forgets the row first. `draw`: the column after the prompt is drawn, with this sampling.
     """
@@ -45,6 +46,7 @@ class PrimeChunk:
     columns: NDArray[np.int64]
     fresh: bool = False
     draw: Sampling | None = None
+    vectors: Tensor | None = None
 
 
 class Primer:
@@ -74,14 +76,33 @@ class Primer:
         return min(self._config.context, round(SHADOW_SHARE * self._config.context) + 4 * TURNS)
 
     def plan(
-        self, row: int, frames: NDArray[np.int64], log: Sequence[Tokens], keep_frames: int, sampling: Sampling
+        self,
+        row: int,
+        frames: NDArray[np.int64],
+        log: Sequence[Tokens],
+        keep_frames: int,
+        sampling: Sampling,
+        voice: VoiceState | None = None,
     ) -> list[PrimeChunk]:
-        """The chunks that prime `row` with a prompt's `frames` (T, K) and then the last `keep_frames` of its log."""
-        chunks = self._chunks(row, self._config.columns(torch.from_numpy(frames)).numpy())
+        """The chunks that prime `row` with a prompt's `frames` (T, K) and then the last `keep_frames` of its log.
+
+        A `voice` that is a state comes before the prompt.
+        """
+        chunks = self._told(row, torch.from_numpy(frames), voice)
         chunks[0] = replace(chunks[0], fresh=True)
         chunks[-1] = replace(chunks[-1], draw=sampling)
         kept = self.kept(log, keep_frames)
         return [*chunks, *(self._chunks(row, self.past(log, kept)) if kept else ())]
+
+    def _told(self, row: int, frames: Tensor, voice: VoiceState | None) -> list[PrimeChunk]:
+        if voice is None:
+            return self._chunks(row, self._config.columns(frames).numpy())
+        nothing = np.zeros((0, self._config.streams), np.int64)
+        parts = torch.split(voice.vectors, self.chunk_columns)
+        return [
+            *(PrimeChunk(row, nothing, vectors=part) for part in parts),
+            *self._chunks(row, voice.columns(self._config, frames).numpy()),
+        ]
 
     def kept(self, log: Sequence[Tokens], keep_frames: int) -> int:
         """How many of those there are."""
@@ -121,6 +142,7 @@ class Primer:
         log: Callable[[], tuple[Sequence[Tokens], int]],
         keep_frames: int,
         sampling: Sampling,
+        voice: VoiceState | None = None,
     ) -> Generator[bool, None, None]:
         """Prime `row` with `frames` (T, K) and its last columns while it is stepped; at most SHADOWS rows at once.
 
@@ -134,8 +156,8 @@ class Primer:
         shadow = self.shadows.pop()
         try:
             columns, caught_up = log()
-            positions = 1 + len(frames) + self.kept(columns, keep_frames)
-            for chunk in self.plan(row, frames, columns, keep_frames, sampling):
+            positions = 1 + length_of(voice) + len(frames) + self.kept(columns, keep_frames)
+            for chunk in self.plan(row, frames, columns, keep_frames, sampling, voice):
                 self._prefill(chunk, shadow)
                 yield False
             while behind := (now := log())[1] - caught_up:
@@ -161,6 +183,9 @@ class Primer:
     def _run_chunk(self, chunk: PrimeChunk, state: MoshiState) -> None:
         if chunk.fresh:
             state.reset(torch.ones(1, dtype=torch.bool))
+        if chunk.vectors is not None:
+            self._moshi.prefill_vectors(state, chunk.vectors.to(self._device)[None], None)
+            return
         columns = torch.from_numpy(chunk.columns).to(self._device)[None]
         # The first columns of the row's past are partly the prompt's: what is not known here, the table holds.
         columns[:, : self._ahead] = torch.where(

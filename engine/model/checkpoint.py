@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,10 +24,10 @@ from engine.model.lora import Lora
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import Moshi, MoshiConfig
 from engine.model.prompt import SILENCE, SINE, PromptLayout
-from engine.model.source import RECORDING, VOICES, Repository, Source, open_source
+from engine.model.source import RECORDING, STATE, Repository, Source, VoiceFile, open_source
 from engine.model.stored import Stored, fill
 from engine.model.text import Tokenizer
-from engine.model.voice import Voices, record
+from engine.model.voice import Voices, read_voice
 from engine.model.weights import Packing
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, CheckpointError, Sampling
 
@@ -69,7 +70,7 @@ TONE_HZ = 440
 class Checkpoint:
     """All that a checkpoint holds, its weights on their device. `revision` is exact enough to repeat a call.
 
-    `voices` are those beside the weights, by name: codes [n, agent] of a recording, None where there is but a state.
+    `voices` are those beside the weights, by name, and those that were asked for by path, by that.
     """
 
     mimi: Mimi
@@ -96,13 +97,15 @@ def load_checkpoint(
     prompt_style: str = "auto",
     config_name: str = CONFIG,
     packing: Packing = "stored",
+    voices: Sequence[str] = (),
 ) -> Checkpoint:
     """Load folder or Hub repository `model`. `dtype` is the language model's; the codec is float32 as in training.
 
     `packing` is how the language model's large linear maps lie in memory; `dtype` is then what it computes in.
     `prompt_style` stands where the checkpoint has no prompt_config; `auto` is `system` for weights that were trained on
     prompts, as their depth steps or the voices beside them show, else `text`. `config_name` is for a folder that holds
-    two models, as the embedded one has an ear beside it. Raises CheckpointError.
+    two models, as the embedded one has an ear beside it. Those of `voices` that are paths are read too.
+    Raises CheckpointError.
     """
     source = open_source(model)
     config = _read_json(source.find(config_name))
@@ -121,12 +124,14 @@ def load_checkpoint(
     tokenizer = _tokenizer(tokenizer_path, sizes.text_card)
     mimi = fill(lambda: Mimi(codec, codec.quantizer.n_q), Stored(mimi_path), device, torch.float32)
     moshi = fill(lambda: Moshi(sizes), stored, device, dtype, packing, lora)
-    voices = _voices(source, mimi, sizes.dep_q)
-    trained_on_prompts = stored.depth_steps >= PERSONA_DEPTH or bool(voices)
+    beside = _voices(source)
+    trained_on_prompts = stored.depth_steps >= PERSONA_DEPTH or bool(beside)
     style = ("system" if trained_on_prompts else "text") if prompt_style == "auto" else prompt_style
     layout = _layout(prompt_config, style, mimi, sizes)
     files = [path for path in (source.find(config_name), moshi_path, lora_path, mimi_path, tokenizer_path) if path]
-    return Checkpoint(mimi, moshi, tokenizer, layout, voices, source.revision(files), sampling)
+    elsewhere = [VoiceFile.read(Path(voice).expanduser(), voice) for voice in voices if is_path(voice)]
+    spoken = {file.name: read_voice(file, mimi, sizes) for file in (*beside, *elsewhere)}
+    return Checkpoint(mimi, moshi, tokenizer, layout, spoken, source.revision(files), sampling)
 
 
 def load_ear(
@@ -314,10 +319,19 @@ def _layout(config: object, style: str, mimi: Mimi, moshi: MoshiConfig) -> Promp
     return layout
 
 
-def _voices(source: Source, mimi: Mimi, agent: int) -> Voices:
-    """The voices that lie beside the weights. Raises CheckpointError if one is no recording that says it is."""
-    paths = {name: source.find(f"{VOICES}/{name}{RECORDING}") for name in source.voices()}
-    return {name: record(path, mimi, agent) if path else None for name, path in paths.items()}
+def _voices(source: Source) -> list[VoiceFile]:
+    try:
+        return source.voices()
+    except CheckpointError as error:
+        if not isinstance(source, Repository):
+            raise
+        logger.warning("x there are no voices beside the weights: %s", error)  # as of an ear
+        return []
+
+
+def is_path(voice: str) -> bool:
+    """Whether a voice is named by a file of its own, and not as one that lies beside the weights."""
+    return "/" in voice or voice.endswith((RECORDING, STATE))
 
 
 def default_layout(style: str, mimi: Mimi, moshi: MoshiConfig) -> PromptLayout:

@@ -72,6 +72,7 @@ class PromptLayout:
         """Undelayed tokens (T, K) of a prompt: a gap, the text, a gap. No frames without a text, or in style `none`.
 
         With a voice, the agent's codes [n, agent] of a recording, that comes first, and a gap behind it in any case.
+        For one that is a state, and comes before all frames, n is 0.
         """
         told = self._told(tokenizer, text)
         if voice is None:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from pathlib import Path
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from engine.slot import CheckpointError
@@ -19,13 +22,44 @@ REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 VOICES = "voices"
 """A folder of voices beside the weights."""
 
+ARCHIVE = "voices.tgz"
+"""The same in one file, as PersonaPlex is published."""
+
 RECORDING = ".wav"
 STATE = ".pt"
 """Suffixes of a voice's file: somebody speaking, or what the model makes of that."""
 
+MOST_BYTES = 64 << 20
+MOST_MEMBERS = 1_000
+"""Of a voice, and of an archive: what is far more is none, whatever it was packed to."""
+
 SAMPLED_BYTES = 1 << 16
 SAMPLES = 16
 """A weights file is told from another by its size and this many pieces of it: 15 GB are not read twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceFile:
+    """A voice as it is stored: what it is called, where it lies, and the bytes."""
+
+    name: str
+    place: str
+    content: bytes
+
+    @property
+    def kind(self) -> str:
+        """The suffix: RECORDING or STATE."""
+        return PurePosixPath(self.place).suffix
+
+    @classmethod
+    def read(cls, path: Path, name: str | None = None) -> VoiceFile:
+        """A file; its stem names the voice unless told otherwise. Raises CheckpointError."""
+        try:
+            if path.stat().st_size > MOST_BYTES:
+                raise CheckpointError(f"the voice {str(path)!r} is larger than {MOST_BYTES >> 20} MiB")
+            return cls(path.stem if name is None else name, str(path), path.read_bytes())
+        except OSError as error:
+            raise CheckpointError(f"the voice {str(path)!r} cannot be read: {error.strerror}") from None
 
 
 class Source(Protocol):
@@ -37,8 +71,8 @@ class Source(Protocol):
     def get(self, name: str) -> Path:
         """The file. Raises CheckpointError."""
 
-    def voices(self) -> tuple[str, ...]:
-        """Names of the voices that lie beside the weights."""
+    def voices(self) -> list[VoiceFile]:
+        """The voices that lie beside the weights, by name, each once. Raises CheckpointError."""
 
     def revision(self, paths: Iterable[Path]) -> str:
         """What `paths`, files of this source, hold: exact enough to repeat a call."""
@@ -77,10 +111,12 @@ class Folder:
             raise CheckpointError(f"{str(self._path / name)!r} is missing: the checkpoint is not complete")
         return path
 
-    def voices(self) -> tuple[str, ...]:
-        """Files of the folder `voices` that are voices, without their suffix."""
-        files = (path for path in (self._path / VOICES).glob("[!.]*") if path.is_file())
-        return tuple(sorted({path.stem for path in files if path.suffix in (RECORDING, STATE)}))
+    def voices(self) -> list[VoiceFile]:
+        """Those of the folder `voices`, and of the archive beside it. Raises CheckpointError."""
+        there = sorted(path for path in (self._path / VOICES).glob("[!.]*") if path.is_file())
+        files = [VoiceFile.read(path) for path in there if path.suffix in (RECORDING, STATE)]
+        archive = self.find(ARCHIVE)
+        return _each_once([*files, *(unpacked(archive) if archive else ())])
 
     def revision(self, paths: Iterable[Path]) -> str:
         """The folder's name, and a digest of what can be read in no time."""
@@ -119,9 +155,10 @@ class Repository:
             raise CheckpointError(f"the Hub repository {self._at} holds no {name!r}")
         return path
 
-    def voices(self) -> tuple[str, ...]:
-        """None: a repository is fetched file by file, and no voice is asked for yet."""
-        return ()
+    def voices(self) -> list[VoiceFile]:
+        """Those of the archive; a repository is fetched file by file, and cannot be looked through."""
+        archive = self.find(ARCHIVE)
+        return _each_once(unpacked(archive)) if archive else []
 
     def revision(self, paths: Iterable[Path]) -> str:
         """The repository's name and commit."""
@@ -166,6 +203,30 @@ class Repository:
     def _unreachable(self, name: str, error: Exception) -> CheckpointError:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return CheckpointError(f"cannot fetch {name!r} of the Hub repository {self._at}: {reason}")
+
+
+def _each_once(files: Iterable[VoiceFile]) -> list[VoiceFile]:
+    """By name. The first of a name stands, but a recording before a state: it fits weights of any size."""
+    chosen: dict[str, VoiceFile] = {}
+    for file in files:
+        if file.name not in chosen or (file.kind, chosen[file.name].kind) == (RECORDING, STATE):
+            chosen[file.name] = file
+    return [chosen[name] for name in sorted(chosen)]
+
+
+def unpacked(archive: Path) -> Iterator[VoiceFile]:
+    """The voices in a .tgz file. Nothing is written: its names lead nowhere. Raises CheckpointError."""
+    try:
+        with tarfile.open(archive, "r:gz") as packed:
+            for number, member in enumerate(packed):
+                if number >= MOST_MEMBERS or member.size > MOST_BYTES:
+                    raise CheckpointError(f"{str(archive)!r} holds too much: {member.name!r} is one too many, or large")
+                path = PurePosixPath(member.name)
+                file = packed.extractfile(member) if member.isfile() else None
+                if file and path.suffix in (RECORDING, STATE) and not path.name.startswith("."):
+                    yield VoiceFile(path.stem, f"{archive}/{path}", file.read())
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise CheckpointError(f"{str(archive)!r} is no whole archive of voices: {error}") from None
 
 
 def _elsewhere(name: str) -> Path | None:

@@ -18,7 +18,6 @@ import math
 import wave
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -28,12 +27,10 @@ from torch import Tensor
 
 from engine.model.mimi import Mimi
 from engine.model.moshi_config import UNGENERATED, MoshiConfig
+from engine.model.source import RECORDING, VoiceFile
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, CheckpointError
 
 Audio: TypeAlias = NDArray[np.float32]
-
-Voices: TypeAlias = Mapping[str, NDArray[np.int64] | None]
-"""By name, the agent's codes [n, agent]; None for one that is not a recording."""
 
 RING = 4
 """Columns in a `.pt` file's cache: the reference's greatest delay and three more."""
@@ -61,14 +58,38 @@ class VoiceState:
         return columns
 
 
-def read_state(path: Path, config: MoshiConfig) -> VoiceState:
+Voice: TypeAlias = NDArray[np.int64] | VoiceState
+"""The agent's codes [n, agent] of a recording, or a state."""
+
+Voices: TypeAlias = Mapping[str, Voice]
+"""By name."""
+
+
+def length_of(voice: VoiceState | None) -> int:
+    """How many columns it puts before a prompt's frames."""
+    return 0 if voice is None else len(voice.vectors)
+
+
+def told(voice: Voice | None, agent: int) -> tuple[NDArray[np.int64] | None, VoiceState | None]:
+    """What of a voice is laid out with the prompt, as codes [n, agent], and what comes before all that."""
+    if isinstance(voice, VoiceState):
+        return np.zeros((0, agent), np.int64), voice
+    return voice, None
+
+
+def read_voice(file: VoiceFile, mimi: Mimi, config: MoshiConfig) -> Voice:
+    """A file of either kind, for a model of these sizes. Raises CheckpointError."""
+    return record(file, mimi, config.dep_q) if file.kind == RECORDING else read_state(file, config)
+
+
+def read_state(file: VoiceFile, config: MoshiConfig) -> VoiceState:
     """A `.pt` file, for a model of these sizes. Raises CheckpointError that says what in it is wrong."""
 
     def wrong(what: str) -> CheckpointError:
-        return CheckpointError(f"the voice {str(path)!r} {what}")
+        return CheckpointError(f"the voice {file.place!r} {what}")
 
     try:
-        held = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        held = torch.load(io.BytesIO(file.content), map_location="cpu", weights_only=True)
     except Exception as error:  # of anyone's bytes, unpickling makes any kind of error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise wrong(f"cannot be read, or holds more than tensors: {reason}") from None
@@ -102,9 +123,9 @@ def read_state(path: Path, config: MoshiConfig) -> VoiceState:
 # --- recordings ----------------------------------------------------------------------------------------------------
 
 
-def record(path: Path, mimi: Mimi, streams: int) -> NDArray[np.int64]:
+def record(file: VoiceFile, mimi: Mimi, streams: int) -> NDArray[np.int64]:
     """The codes [n, streams] of a WAV file: mono, 24 kHz, at LOUDNESS. Raises CheckpointError if it is none."""
-    sound = at_loudness(read_wave(path), LOUDNESS)
+    sound = at_loudness(read_wave(file), LOUDNESS)
     sound = np.pad(sound, (0, -len(sound) % FRAME_SAMPLES))
     state = mimi.initial_state(1)
     frames = torch.from_numpy(sound).to(state.encoder.fresh.device).view(-1, 1, 1, FRAME_SAMPLES)
@@ -112,18 +133,18 @@ def record(path: Path, mimi: Mimi, streams: int) -> NDArray[np.int64]:
     return torch.stack(codes).cpu().numpy()
 
 
-def read_wave(path: Path) -> Audio:
+def read_wave(file: VoiceFile) -> Audio:
     """A PCM WAV file as mono at 24 kHz, in [-1, 1]. Raises CheckpointError."""
     try:
-        with wave.open(str(path), "rb") as file:
-            rate, width, channels = file.getframerate(), file.getsampwidth(), file.getnchannels()
-            raw = file.readframes(math.ceil(MOST_SECONDS * rate) + 1)
-    except (OSError, EOFError, wave.Error) as error:
-        raise CheckpointError(f"the voice {str(path)!r} is no PCM WAV file: {error or 'it ends too early'}") from None
+        with wave.open(io.BytesIO(file.content), "rb") as sound:
+            rate, width, channels = sound.getframerate(), sound.getsampwidth(), sound.getnchannels()
+            raw = sound.readframes(math.ceil(MOST_SECONDS * rate) + 1)
+    except (EOFError, wave.Error) as error:
+        raise CheckpointError(f"the voice {file.place!r} is no PCM WAV file: {error or 'it ends too early'}") from None
     samples = _samples(raw, width)
     samples = samples[: len(samples) // channels * channels].reshape(-1, channels).mean(1)
     if not 0 < len(samples) <= MOST_SECONDS * rate:
-        raise CheckpointError(f"the voice {str(path)!r} must last up to {MOST_SECONDS:g} s, and not be empty")
+        raise CheckpointError(f"the voice {file.place!r} must last up to {MOST_SECONDS:g} s, and not be empty")
     return resampled(samples, rate)
 
 

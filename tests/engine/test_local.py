@@ -22,7 +22,7 @@ from engine.local import LocalEngine, LocalSlot
 from engine.model.checkpoint import load_checkpoint, load_ear
 from engine.model.prompt import PromptLayout
 from engine.model.text import TextReader, Tokenizer
-from engine.model.voice import Voices
+from engine.model.voice import Voices, VoiceState
 from engine.nano import train_tokenizer
 from engine.prime import PrimeChunk
 from engine.slot import (
@@ -54,7 +54,7 @@ class FakeRows:
         self.heard: list[int] = []
         self.vocabulary: tuple[int, ...] = (400,) * 17
         self.revision, self.tokenizer = "fake@0", TOKENIZER
-        self.voices: Voices = {"ada": None}
+        self.voices: Voices = {"ada": np.zeros((3, 8), np.int64)}
         self.sampling = Sampling(text_temperature=0.3)
         self.layout = PromptLayout("text", (1,) * 8, (2,) * 8, gap_frames=1)
         self.before = before
@@ -71,14 +71,26 @@ class FakeRows:
         self._act(f"open {row}")
         self.numbers[row] = len(log)
 
-    def plan(self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling) -> list[PrimeChunk]:
+    def plan(
+        self,
+        row: int,
+        frames: NDArray[np.int64],
+        keep_frames: int,
+        sampling: Sampling,
+        voice: VoiceState | None = None,
+    ) -> list[PrimeChunk]:
         return [PrimeChunk(row, frames[:2]), PrimeChunk(row, frames[2:], draw=sampling)]
 
     def prefill(self, chunk: PrimeChunk) -> None:
         self._act(f"prefill {chunk.row}")
 
     def renew(
-        self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling
+        self,
+        row: int,
+        frames: NDArray[np.int64],
+        keep_frames: int,
+        sampling: Sampling,
+        voice: VoiceState | None = None,
     ) -> Generator[bool, None, None]:
         try:
             for part in range(3):
@@ -458,7 +470,7 @@ async def test_a_call_that_is_primed_anew_is_stepped_on_with_a_chunk_a_tick_at_m
 
     def post(answers: Answers) -> None:
         if rows.acts.count("step 0 1") == 1 and rows.acts[-1] == "step 0 1":
-            commands.put(Prime(0, np.zeros((4, 17), np.int64), 2, Sampling(), primed))
+            commands.put(Prime(0, np.zeros((4, 17), np.int64), None, 2, Sampling(), primed))
         for done, _ in answers:
             if done is primed:
                 commands.put(Stop())
@@ -613,7 +625,7 @@ async def test_a_text_that_is_said_while_a_step_is_under_way_begins_with_the_nex
     ("prompt", "complaint"),
     [
         (Prompt(voice="bob"), "no voice 'bob' lies beside the weights; there are: ada"),
-        (Prompt(voice="ada"), "the voice 'ada' cannot be used yet"),
+        (Prompt(voice="bob"), "a file of your own is named by its path, .wav or .pt"),
     ],
 )
 async def test_a_voice_that_cannot_be_had_is_named(prompt: Prompt, complaint: str) -> None:

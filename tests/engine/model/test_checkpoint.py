@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import wave
 from collections.abc import Callable
 from operator import methodcaller
 from pathlib import Path
@@ -552,11 +553,12 @@ def test_sixteen_depth_steps_show_weights_that_know_prompts(folder: Path) -> Non
 
 def test_voices_beside_the_weights_show_them_too(folder: Path) -> None:
     (folder / "voices").mkdir()
-    for name in ("NATF1.pt", "NATF0.pt"):
-        (folder / "voices" / name).touch()
+    with wave.open(str(folder / "voices" / "ada.wav"), "wb") as file:
+        file.setparams((1, 2, 24_000, 0, "NONE", ""))
+        file.writeframes(bytes(2 * 1920))
     configure(folder, "prompt_config")
     checkpoint = load_checkpoint(str(folder))
-    assert (checkpoint.layout.style, checkpoint.voices) == ("system", {"NATF0": None, "NATF1": None})
+    assert (checkpoint.layout.style, list(checkpoint.voices)) == ("system", ["ada"])
 
 
 def test_a_codec_of_its_own_has_its_own_silence(folder: Path, nano: Path) -> None:

@@ -6,11 +6,13 @@ Each fetch is a process of its own, for the package reads its environment once.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +23,7 @@ import pytest
 COMMIT, OLDER = "0123456789abcdef0123456789abcdef01234567", "89abcdef0123456789abcdef0123456789abcdef"
 REVISIONS = {"main": COMMIT, COMMIT: COMMIT, "v1": OLDER, OLDER: OLDER}
 FILES = {"config.json": b'{"dim": 64}', "weights.bin": bytes(range(256)) * (12 << 12)}  # 12 MiB
+VOICES = {"voices/NATF0.pt": b"a voice", "voices/NATM0.pt": b"another"}
 
 FETCH = """
 import sys
@@ -29,6 +32,9 @@ from engine.slot import CheckpointError
 source = open_source(sys.argv[1])
 try:
     for name in sys.argv[2:]:
+        if name == "voices":
+            print([(voice.name, voice.content) for voice in source.voices()])
+            continue
         path = source.find(name)
         print(path if path is None else f"{path} {path.stat().st_size}")
     print(source.revision([]))
@@ -203,3 +209,23 @@ def test_with_the_hub_out_of_reach_the_cache_serves(hub: Hub, tmp_path: Path) ->
     assert fetch(hub, tmp_path, "owner/model", "config.json", HF_ENDPOINT=closed) == online
     (line,) = fetch(hub, tmp_path / "empty", "owner/model", "config.json", HF_ENDPOINT=closed)
     assert line.startswith("CheckpointError: cannot fetch 'config.json' of the Hub repository owner/model@main: ")
+
+
+def test_voices_come_in_one_archive_as_personaplex_publishes_them(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are there offline, once they were fetched; and known not to be, where there is none."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, content in VOICES.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert fetch(hub, tmp_path / "without", "owner/model", "voices")[0] == "[]"
+    monkeypatch.setitem(FILES, "voices.tgz", packed.getvalue())
+    online = fetch(hub, tmp_path, "owner/model@v1", "voices")
+    assert online == ["[('NATF0', b'a voice'), ('NATM0', b'another')]", f"owner/model@{OLDER}"]
+    hub.asked.clear()
+    assert fetch(hub, tmp_path, "owner/model@v1", "voices", HF_HUB_OFFLINE="1") == online
+    assert fetch(hub, tmp_path / "without", "owner/model", "voices", HF_HUB_OFFLINE="1")[0] == "[]"
+    assert hub.asked == []

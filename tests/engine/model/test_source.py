@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import shutil
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
+from engine.model import source as source_module
 from engine.model.checkpoint import load_checkpoint, load_ear
 from engine.model.source import Folder, _commit, open_source
 from engine.slot import CheckpointError
@@ -61,7 +64,7 @@ def test_a_repository_loads_as_a_folder_does_at_one_commit(hub: Hub) -> None:
     assert checkpoint.revision == f"owner/model@{COMMIT}"
     assert hub.asked[0] == ("owner/model", "config.json", "v1")
     assert {revision for _, _, revision in hub.asked[1:]} == {COMMIT}
-    assert {name for _, name, _ in hub.asked} == {path.name for path in hub.snapshot.iterdir()}
+    assert {name for _, name, _ in hub.asked} == {path.name for path in hub.snapshot.iterdir()} | {"voices.tgz"}
 
 
 def test_the_commit_is_read_from_the_cache_wherever_that_lies(tmp_path: Path) -> None:
@@ -142,3 +145,79 @@ def test_who_works_offline_goes_on_without_an_ear_that_was_never_fetched(
     hub.fails = lambda name: errors.LocalEntryNotFoundError("offline") if name == "ear.json" else None
     assert load_ear("owner/model", load_checkpoint("owner/model")) is None
     assert "words are not written down: cannot fetch 'ear.json'" in caplog.text
+
+
+# --- voices --------------------------------------------------------------------------------------------------------
+
+
+def pack(path: Path, files: Sequence[tuple[str, bytes]]) -> None:
+    """A .tgz of files, and of things that are none."""
+    with tarfile.open(path, "w:gz") as packed:
+        for name, kind in (("voices", tarfile.DIRTYPE), ("voices/link.pt", tarfile.SYMTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            packed.addfile(member)
+        for name, content in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            packed.addfile(member, io.BytesIO(content))
+
+
+PACKED = [
+    ("voices/NATF0.pt", b"one"),
+    ("voices/._NATF0.pt", b"a Mac's"),
+    ("../../NATM0.pt", b"two"),
+    ("voices/README.md", b"no voice"),
+]
+
+
+def test_voices_of_a_repository_are_those_of_its_archive(hub: Hub) -> None:
+    source = open_source("owner/model")
+    assert source.voices() == []
+    pack(hub.snapshot / "voices.tgz", PACKED)
+    before = sorted(hub.snapshot.rglob("*"))
+    voices = source.voices()
+    assert [(voice.name, voice.kind, voice.content) for voice in voices] == [
+        ("NATF0", ".pt", b"one"),
+        ("NATM0", ".pt", b"two"),
+    ]
+    assert voices[0].place.endswith("voices.tgz/voices/NATF0.pt")
+    assert sorted(hub.snapshot.rglob("*")) == before  # nothing was written, inside or outside
+
+
+def test_voices_of_a_folder_lie_in_it_or_in_its_archive(tmp_path: Path) -> None:
+    """Of one name, the file stands; and a recording before a state."""
+    pack(tmp_path / "voices.tgz", [*PACKED, ("voices/ada.wav", b"recorded")])
+    (tmp_path / "voices").mkdir()
+    for name in ("NATF0.pt", "ada.pt", "README.md", ".hidden.pt"):
+        (tmp_path / "voices" / name).write_bytes(b"filed")
+    voices = [(voice.name, voice.kind, voice.content) for voice in Folder(tmp_path).voices()]
+    assert voices == [("NATF0", ".pt", b"filed"), ("NATM0", ".pt", b"two"), ("ada", ".wav", b"recorded")]
+
+
+def test_an_archive_that_is_none_or_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tmp_path / "voices.tgz"
+    pack(archive, [("voices/a.pt", bytes(range(256)) * 400)])
+    whole = archive.read_bytes()
+    for torn in (b"", b"no archive", whole[: len(whole) // 2]):
+        archive.write_bytes(torn)
+        with pytest.raises(CheckpointError, match=r"voices\.tgz' is no whole archive of voices"):
+            Folder(tmp_path).voices()
+    archive.write_bytes(whole)
+    monkeypatch.setattr(source_module, "MOST_BYTES", 100_000)
+    with pytest.raises(CheckpointError, match=r"voices\.tgz' holds too much: 'voices/a.pt'"):
+        Folder(tmp_path).voices()
+    archive.unlink()
+    (tmp_path / "voices").mkdir()
+    (tmp_path / "voices" / "a.pt").write_bytes(bytes(100_001))
+    with pytest.raises(CheckpointError, match=r"a\.pt' is larger than 0 MiB"):
+        Folder(tmp_path).voices()
+
+
+def test_who_works_offline_goes_on_without_voices_that_were_never_fetched(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.fails = lambda name: errors.LocalEntryNotFoundError("offline") if name == "voices.tgz" else None
+    assert load_checkpoint("owner/model").voices == {}
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("x there are no voices beside the weights: cannot fetch 'voices.tgz'")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import wave
 from collections.abc import Callable
@@ -14,13 +13,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from engine.batch import Batch
 from engine.local import LocalEngine
 from engine.model.checkpoint import load_checkpoint
 from engine.model.moshi import Moshi, MoshiConfig
+from engine.model.source import VoiceFile
 from engine.model.text import PAD
-from engine.model.voice import at_loudness, loudness_of, read_state, read_wave, record, resampled
+from engine.model.voice import VoiceState, at_loudness, loudness_of, read_state, read_wave, record, resampled, told
 from engine.slot import CheckpointError, Prompt, PromptError, Sampling
 from tests.engine.model.test_moshi import Driver, build, same_future
+from tests.engine.rows import no_log, noise, same, talk
 from tests.oracle import lm_cases as cases
 from tests.oracle.weights import uniform
 
@@ -55,7 +57,7 @@ def test_a_saved_voice_goes_on_as_the_voice_itself(tmp_path: Path, length: int, 
         torch.save(spoken(model, voice), tmp_path / "NATF0.pt")
         whole, restored = Driver(model, 1), Driver(model, 1)
         model.prefill(whole.state, model.config.columns(torch.cat((voice, prompt)))[None], None)
-        state = read_state(tmp_path / "NATF0.pt", model.config)
+        state = read_state(VoiceFile.read(tmp_path / "NATF0.pt"), model.config)
         for start in range(0, len(state.vectors), chunk):
             model.prefill_vectors(restored.state, state.vectors[None, start : start + chunk], None)
         model.prefill(restored.state, state.columns(model.config, prompt)[None], None)
@@ -107,7 +109,7 @@ def test_a_state_that_is_none_is_refused(
         held = spoken(model, torch.from_numpy(cases.tokens("voice", (3, 17), 24, 1)))
     torch.save(change(held), tmp_path / "voice.pt")
     with pytest.raises(CheckpointError, match=rf"voice\.pt'.*{complaint}"):
-        read_state(tmp_path / "voice.pt", model.config)
+        read_state(VoiceFile.read(tmp_path / "voice.pt"), model.config)
     assert not (tmp_path / "evil").exists()
 
 
@@ -115,7 +117,7 @@ def test_a_state_that_is_none_is_refused(
 def test_a_torn_state_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "voice.pt").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"voice\.pt' cannot be read"):
-        read_state(tmp_path / "voice.pt", MoshiConfig())
+        read_state(VoiceFile.read(tmp_path / "voice.pt"), MoshiConfig())
 
 
 def test_a_state_is_of_a_model_with_a_delay_of_one(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_a_state_is_of_a_model_with_a_delay_of_one(tmp_path: Path) -> None:
         torch.save(spoken(model, torch.from_numpy(cases.tokens("voice", (3, 17), 24, 1))), tmp_path / "voice.pt")
     other = MoshiConfig.from_kwargs(SIZES | {"delays": [0, 0, *[2] * 7, 0, *[2] * 7]})
     with pytest.raises(CheckpointError, match="this one's longest delay is 2"):
-        read_state(tmp_path / "voice.pt", other)
+        read_state(VoiceFile.read(tmp_path / "voice.pt"), other)
 
 
 # --- recordings ----------------------------------------------------------------------------------------------------
@@ -142,6 +144,10 @@ def write_wave(path: Path, samples: NDArray[Any], rate: int = 24_000, width: int
         octets = (scaled + (128 if width == 1 else 0)).reshape(-1, 1).view(np.uint8)
         file.writeframes(octets[:, :width].tobytes())
     return path
+
+
+def stored(path: Path, samples: NDArray[Any], rate: int, width: int) -> VoiceFile:
+    return VoiceFile.read(write_wave(path, samples, rate, width))
 
 
 def test_loudness_is_the_standards() -> None:
@@ -165,7 +171,7 @@ def test_silence_does_not_count_as_loudness() -> None:
 def test_any_pcm_becomes_mono_at_24_khz(tmp_path: Path, rate: int, width: int, channels: int) -> None:
     sound = tone(440, 1.3, rate, 0.5)
     samples = sound if channels == 1 else np.stack([sound * 1.5, sound * 0.5], 1)
-    got = read_wave(write_wave(tmp_path / "voice.wav", samples, rate, width))
+    got = read_wave(stored(tmp_path / "voice.wav", samples, rate, width))
     want = tone(440, 1.3, 24_000, 0.5)
     assert got.dtype == np.float32 and got.shape == want.shape
     middle = slice(2_400, -2_400)
@@ -184,39 +190,48 @@ def test_what_24_khz_cannot_hold_is_gone() -> None:
 def test_a_recording_that_is_none_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
     (tmp_path / "voice.wav").write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"voice\.wav'.*{complaint}"):
-        read_wave(tmp_path / "voice.wav")
+        read_wave(VoiceFile.read(tmp_path / "voice.wav"))
 
 
 @pytest.mark.parametrize("seconds", [0, 61])
 def test_a_recording_has_a_length(tmp_path: Path, seconds: float) -> None:
     path = write_wave(tmp_path / "voice.wav", np.zeros(int(8_000 * seconds)), 8_000)
     with pytest.raises(CheckpointError, match="must last up to 60 s, and not be empty"):
-        read_wave(path)
+        read_wave(VoiceFile.read(path))
 
 
 # --- in a checkpoint -----------------------------------------------------------------------------------------------
 
 
+SPOKEN = cases.tokens("voice of nano", (9, 17), 128, 1)
+
+
+def save_state(nano: Path, path: Path) -> None:
+    """SPOKEN as PersonaPlex would publish it, for the nano model."""
+    with torch.no_grad():
+        torch.save(spoken(load_checkpoint(str(nano)).moshi, torch.from_numpy(SPOKEN)), path)
+
+
 @pytest.fixture
 def voiced(nano: Path, tmp_path: Path) -> Path:
-    """Nano with a recording and a state beside it."""
+    """Nano with a recording and a state beside it; the state is of 9 frames of a voice of its own."""
     folder = Path(shutil.copytree(nano, tmp_path / "copy"))
     (folder / "voices").mkdir()
     noise = uniform("voice", (24_000,)) * np.linspace(0, 1, 24_000)
     write_wave(folder / "voices" / "ada.wav", noise)
-    (folder / "voices" / "NATF0.pt").touch()
+    save_state(folder, folder / "voices" / "NATF0.pt")
     (folder / "voices" / "README.md").touch()
     return folder
 
 
 def test_a_recording_beside_the_weights_comes_before_the_prompt(voiced: Path) -> None:
     checkpoint = load_checkpoint(str(voiced))
-    assert list(checkpoint.voices) == ["NATF0", "ada"] and checkpoint.voices["NATF0"] is None
+    assert list(checkpoint.voices) == ["NATF0", "ada"] and isinstance(checkpoint.voices["NATF0"], VoiceState)
     layout, tokenizer = checkpoint.layout, checkpoint.tokenizer
     codes = checkpoint.voices["ada"]
-    assert codes is not None
+    assert isinstance(codes, np.ndarray)
     assert codes.shape == (13, 8) and len(np.unique(codes, axis=0)) > 5  # a second of sound, and not silence
-    assert np.array_equal(codes, record(voiced / "voices" / "ada.wav", checkpoint.mimi, 8))
+    assert np.array_equal(codes, record(VoiceFile.read(voiced / "voices" / "ada.wav"), checkpoint.mimi, 8))
     told, gap = layout.frames(tokenizer, "You are Ada."), layout.gap_frames
     frames = layout.frames(tokenizer, "You are Ada.", codes)
     assert np.array_equal(frames[13:], told)
@@ -227,17 +242,48 @@ def test_a_recording_beside_the_weights_comes_before_the_prompt(voiced: Path) ->
     assert len(alone) == 13 + gap and np.array_equal(alone[13:, 1:9], np.tile(layout.silence, (gap, 1)))
 
 
-async def test_a_call_may_have_a_recorded_voice(voiced: Path) -> None:
-    """It changes what is said; a voice of which there is only a state cannot be used yet."""
-    config = json.loads((voiced / "config.json").read_text())
-    assert config["prompt_config"]["style"] == "text"
-    said = []
-    async with LocalEngine(str(voiced), rows=1, device="cpu") as engine:
-        for voice in ("", "ada"):
+async def test_a_call_may_have_any_voice(voiced: Path, tmp_path: Path) -> None:
+    """A recording or a state, beside the weights or elsewhere; each says other things. An unknown one is refused."""
+    elsewhere = tmp_path / "mine.pt"
+    shutil.copy(voiced / "voices" / "NATF0.pt", elsewhere)
+    said, frames = [], []
+    async with LocalEngine(str(voiced), rows=1, device="cpu", voices=["ada", str(elsewhere)]) as engine:
+        for voice in ("", "ada", "NATF0", str(elsewhere)):
             async with engine.open(Sampling(seed=1)) as slot:
-                await slot.prime(Prompt("You are Ada.", voice))
-                said.append([(await slot.step(np.zeros(1920, np.float32))).tokens for _ in range(4)])
+                frames.append(slot.prompt_frames(Prompt("Hi.", voice)))
+                await slot.prime(Prompt("Hi.", voice))
+                said.append(np.stack([(await slot.step(np.zeros(1920, np.float32))).tokens for _ in range(4)]))
         async with engine.open(Sampling()) as slot:
-            with pytest.raises(PromptError, match="'NATF0' cannot be used yet: it is no recording"):
-                await slot.prime(Prompt(voice="NATF0"))
-    assert not np.array_equal(said[0], said[1])
+            with pytest.raises(PromptError, match=f"no voice 'bob' .* there are: NATF0, ada, {elsewhere} "):
+                await slot.prime(Prompt(voice="bob"))
+            with pytest.raises(PromptError, match=r"the prompt takes \d+ frames and 480 are to be kept"):
+                await slot.prime(Prompt("Hi.", "NATF0"), keep_frames=480)
+    assert [more - frames[0] for more in frames] == [0, 13, 9, 9]
+    assert np.array_equal(said[2], said[3])
+    assert not any(np.array_equal(said[one], said[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize("chunk", [4, 64])
+@pytest.mark.parametrize("text", ["", "Hi."])
+def test_a_row_with_a_states_voice_is_as_one_that_was_told_its_frames(voiced: Path, chunk: int, text: str) -> None:
+    """Primed at once, and anew beside its steps."""
+    checkpoint = load_checkpoint(str(voiced))
+    state, layout = checkpoint.voices["NATF0"], checkpoint.layout
+    assert isinstance(state, VoiceState)
+    frames = layout.frames(checkpoint.tokenizer, text, told(state, 8)[0])
+    batch, greedy = Batch(checkpoint, 2), Sampling(text_temperature=0, audio_temperature=0)
+    batch._primer.chunk_columns = chunk
+    for row, (whole, voice) in enumerate([(np.concatenate((SPOKEN, frames)), None), (frames, state)]):
+        batch.open(row, no_log())
+        for one in batch.plan(row, whole, 0, greedy, voice):
+            batch.prefill(one)
+    assert batch.state.kv.position.tolist() == [1 + len(SPOKEN) + len(frames)] * 2
+    assert same(talk(batch, 0, noise(4), greedy), talk(batch, 1, noise(4), greedy))
+    for _ in batch.renew(1, frames, 4, greedy, state):
+        pass
+    assert same(talk(batch, 0, noise(4), greedy), talk(batch, 1, noise(4), greedy))
+
+
+def test_a_path_that_leads_nowhere_is_told_at_the_start(voiced: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"the voice '/nowhere/x\.wav' cannot be read: No such file"):
+        load_checkpoint(str(voiced), voices=["/nowhere/x.wav"])
