@@ -1,4 +1,4 @@
-"""The signaling pillar's nouns: a call that was offered to us, and what can be done with it.
+"""The signaling pillar's nouns: a call that was offered to us or that we make, and what can be done with it.
 
 Standard library only. Signaling carries session descriptions as text and never reads them. `SignalingError` is the root
 of what signaling raises on purpose.
@@ -25,9 +25,25 @@ class Rejection(Enum):
     NOT_ACCEPTABLE = "not acceptable"
 
 
+class Outcome(Enum):
+    """Why nobody took a call of ours."""
+
+    BUSY = "busy"
+    NO_ANSWER = "no answer"
+    DECLINED = "declined"
+    NOT_FOUND = "not found"
+    FORBIDDEN = "forbidden"
+    NOT_ACCEPTABLE = "not acceptable"
+    UNREACHABLE = "unreachable"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class CallOffer:
     """Somebody wants to talk. All text in it comes from the peer: display it, never trust it.
+
+    In a call that we make, `caller` is who we are there, and `source` where the call goes to.
 
     `media` is the peer's session description, or None when we are to make the offer (RFC 3261, section 13.2.1).
     `source` is the address the request came from, as (host, port).
@@ -46,10 +62,15 @@ class CallOffer:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """How a call ended: who ended it ("caller", "agent" or "network") and why, in words a person understands."""
+    """How a call ended: who ended it and why, in words a person understands.
+
+    `by` is "caller" or "callee", as the far end is one or the other, "agent" or "network". `outcome` is there where a
+    call of ours was never answered.
+    """
 
     by: str
     reason: str
+    outcome: Outcome | None = None
 
 
 Renegotiate: TypeAlias = Callable[[str | None], Awaitable[str | Rejection]]
@@ -57,6 +78,10 @@ Renegotiate: TypeAlias = Callable[[str | None], Awaitable[str | Rejection]]
 
 Answered: TypeAlias = Callable[[str], Awaitable[None]]
 """Called with the peer's answer to an offer that we made."""
+
+
+Referred: TypeAlias = Callable[[str], Awaitable[None]]
+"""Called with whom the far end wants us to call in its place; done once somebody there is. Raises SignalingError."""
 
 
 class Call(Protocol):
@@ -70,6 +95,9 @@ class Call(Protocol):
 
     answered: Answered | None
     """Set by the session. Raising ends the call."""
+
+    referred: Referred | None
+    """Set by the session where it makes calls for others. Unset: the far end is refused."""
 
     @property
     def offer(self) -> CallOffer:
@@ -90,6 +118,12 @@ class Call(Protocol):
         Raises SignalingError where the far end refuses it: the old session stands.
         """
 
+    async def transfer(self, target: str | Call) -> None:
+        """Have the far end call `target`, or take over another call of ours; returns when it is there, and leaves us.
+
+        Raises SignalingError where it refuses, or reaches nobody: the call goes on.
+        """
+
     async def hang_up(self, reason: str = "") -> None:
         """End the call in whatever state it is. Idempotent; without effect once it is over."""
 
@@ -100,6 +134,23 @@ class Call(Protocol):
         """Wait for the end. Safe to await many times."""
 
 
+class OutgoingCall(Call, Protocol):
+    """A call that we make. `ring`, `accept` and `reject` are the far end's to do, and have no effect.
+
+    `answered` is called with each description that the far end sends for our offer: of early media, then of the answer
+    itself, where they differ. Whatever keeps the call from being answered is its end.
+    """
+
+    async def invite(self, media: str | None) -> None:
+        """Let it ring there; `media` is our offer, or None to ask for theirs, of which `renegotiate` is told."""
+
+    async def wait_ringing(self) -> None:
+        """Wait until it rings there, or is answered. It may never do so: see `wait_ended`."""
+
+    async def wait_answered(self) -> None:
+        """Wait until the far end takes it, and `answered` has dealt with its description."""
+
+
 class CallSource(Protocol):
     """Where calls come from, for as long as it is entered."""
 
@@ -108,3 +159,10 @@ class CallSource(Protocol):
 
     def calls(self) -> AsyncIterator[Call]:
         """Each call as it is offered."""
+
+
+class Dialer(Protocol):
+    """Makes calls."""
+
+    async def dial(self, target: str) -> OutgoingCall:
+        """Find the way to `target`, which the far end does not notice. Raises SignalingError where there is none."""

@@ -8,24 +8,39 @@ import logging
 import random
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Self
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from typing import Any, Self
 
 from signaling.call import Call, CallEnded, Rejection
 from signaling.sip.dialog import CHANGE_S, Dialog
-from signaling.sip.events import Changed, Ended, Event, Invited, Pressed, Settled, Shed
+from signaling.sip.events import (
+    Changed,
+    Ended,
+    Event,
+    Failed,
+    Invited,
+    Pressed,
+    Progressed,
+    Settled,
+    Shed,
+    Taken,
+)
 from signaling.sip.flows import Flows
 from signaling.sip.guard import Guard
 from signaling.sip.names import Dns
+from signaling.sip.placed import Placed
 from signaling.sip.registrar import Registrar
 from signaling.sip.resolve import Names, Resolver
-from signaling.sip.sipcall import REJECTIONS, SipCall, offer_of
+from signaling.sip.sipcall import REJECTIONS, PlacedCall, SipCall, offer_of
 from signaling.sip.tls import Tls
 from signaling.sip.transaction import Flow
 from signaling.sip.transport import Gate, Network
 from signaling.sip.useragent import BURST, RATE, UserAgent
 
 logger = logging.getLogger(__name__)
+
+CLOSING = "the agent is shutting down"
+"""Why calls end then."""
 
 CLOSE_S = 2.0
 """How long a closing endpoint waits for the answers to its BYEs."""
@@ -85,12 +100,15 @@ class SipEndpoint:
             rate=rate,
             burst=burst,
         )
-        uses = self._agent.calls.uses
+        uses = self._agent.uses
         self.flows = Flows(
             host, port, self._gate, self._received, uses, advertised=advertised, tls=tls, v6_only=v6_only
         )
         self._names = names or Dns()
         self._calls: dict[Dialog, SipCall] = {}
+        self.outgoing: set[PlacedCall] = set()
+        """Calls of ours that are not over; in `placed` those of which the user agent may tell something."""
+        self.placed: dict[Placed, PlacedCall] = {}
         self._new: asyncio.Queue[SipCall] = asyncio.Queue(MAX_WAITING)
         self._timer: asyncio.TimerHandle | None = None
         self._quiet, self._closed = asyncio.Event(), False
@@ -125,7 +143,9 @@ class SipEndpoint:
     async def _close(self) -> None:
         """Hang up whatever is left, and wait a little for the peers to hear it."""
         self.available = lambda: False
-        self.act(lambda agent, now: agent.calls.close("the agent is shutting down", now))
+        for call in list(self.outgoing):
+            call.stop(CLOSING)
+        self.act(lambda agent, now: agent.calls.close(CLOSING, now))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 while not self._agent.idle:
@@ -168,6 +188,22 @@ class SipEndpoint:
         _trace("<", data, flow)
         self.act(lambda agent, now: agent.receive(data, flow, now))
 
+    # --- calls of ours ---
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something for a call, for as long as we are entered."""
+        return self._group.create_task(work)
+
+    def adopt(self, dialog: Dialog, call: SipCall) -> None:
+        """What is told of that dialog is for that call."""
+        self._calls[dialog] = call
+
+    def forget(self, call: PlacedCall) -> None:
+        """It is over: nothing is told of it any more."""
+        self._calls = {dialog: other for dialog, other in self._calls.items() if other is not call}
+        self.placed = {placed: other for placed, other in self.placed.items() if other is not call}
+        self.outgoing.discard(call)
+
     # --- events ---
 
     def _deal(self, event: Event, now: float) -> None:
@@ -177,6 +213,8 @@ class SipEndpoint:
             self._gate.log(event.source, now, "x %s: request turned away, %s", event.why)
         elif isinstance(event, Ended):
             self._calls.pop(event.dialog).end(CallEnded(event.by, event.reason))
+        elif isinstance(event, Progressed | Taken | Failed):
+            self._dialed(event)
         elif isinstance(event, Pressed):
             if (pressed := self._calls.get(event.dialog)) is not None:
                 pressed.press(event.key)
@@ -189,6 +227,17 @@ class SipEndpoint:
         else:
             call = self._calls[event.dialog]
             call.keep(self._group.create_task(self._answered(call, event.answer)))
+
+    def _dialed(self, event: Progressed | Taken | Failed) -> None:
+        call = self.placed.get(event.placed)
+        if call is None:
+            return
+        if isinstance(event, Progressed):
+            call.progressed(event)
+        elif isinstance(event, Taken):
+            call.taken(event)
+        else:
+            call.failed(event)
 
     def _invited(self, event: Invited) -> None:
         call = SipCall(self.act, event.dialog, offer_of(event))

@@ -7,6 +7,8 @@ from typing import TypeAlias
 
 from signaling.sip.dialog import Dialog
 from signaling.sip.message import Request
+from signaling.sip.outcome import Refusal
+from signaling.sip.placed import Placed
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +54,36 @@ class Pressed:
 
 
 @dataclass(frozen=True, eq=False)
+class Progressed:
+    """Something is known of a call of ours: 180 is ringing. `media` answers our offer for now; `dialog` is early."""
+
+    placed: Placed
+    dialog: Dialog | None
+    code: int
+    phrase: str
+    media: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """A call of ours is answered: `media` answers our offer, or is one that `Client.answer` is to answer."""
+
+    placed: Placed
+    dialog: Dialog
+    media: str
+
+
+@dataclass(frozen=True, eq=False)
+class Failed:
+    """A call of ours came to nothing. Each has one Failed or one Taken, and after a Taken one Ended."""
+
+    placed: Placed
+    why: Refusal
+
+
+@dataclass(frozen=True, eq=False)
 class Ended:
-    """The call is over; `by` is "caller", "agent" or "network". Comes once for each Invited."""
+    """The call is over; `by` is "caller", "callee", "agent" or "network". Comes once for each Invited or Taken."""
 
     dialog: Dialog
     by: str
@@ -68,4 +98,4 @@ class Shed:
     why: str
 
 
-Event: TypeAlias = Invited | Changed | Answered | Settled | Pressed | Ended | Shed
+Event: TypeAlias = Invited | Changed | Answered | Settled | Pressed | Progressed | Taken | Failed | Ended | Shed

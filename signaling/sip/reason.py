@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from signaling.sip.grammar import clean, split
-from signaling.sip.message import Request
+from signaling.sip.message import Message
 
 
-def reason_of(request: Request) -> str:
-    """What a request says, fit to be shown; "" where it says nothing."""
-    for value in request.headers.values("Reason"):
+def reason_of(message: Message) -> str:
+    """What a message says, fit to be shown; "" where it says nothing."""
+    for value in message.headers.values("Reason"):
         for part in split(value, ";"):
             name, _, text = part.partition("=")
             if name.strip(" ").lower() == "text":

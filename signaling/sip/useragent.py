@@ -1,8 +1,8 @@
 """The user agent (RFC 3261, section 8.2): datagrams in; datagrams, events and a deadline out.
 
 No socket and no clock is named here. Whoever drives it calls `receive` with each message, `fire` when `next_at` has
-come, and after each call sends `take_outgoing` and deals with `take_events`. It takes calls; it makes none. What can
-be done with a call is in `calls`.
+come, and after each call sends `take_outgoing` and deals with `take_events`. What can be done with a call is in
+`calls`; calls of our own begin in `client`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import replace
 from signaling.sip.buckets import Buckets, source_of
 from signaling.sip.calls import ALLOW, RETRY_S, SUPPORTED, Calls, retry_soon
 from signaling.sip.changes import Changes
+from signaling.sip.client import Client
 from signaling.sip.dialog import Dialog, contact
 from signaling.sip.events import Event, Shed
 from signaling.sip.message import SDP, Request, Response, received_from, respond
@@ -39,7 +40,7 @@ RETRY_LATER = ("Retry-After", str(RETRY_S))
 
 
 class UserAgent:
-    """Takes calls. `available` is asked about each new call and OPTIONS: while it says no, they are answered 503.
+    """Takes calls and makes them. `available` is asked about each new call and OPTIONS: no is a 503.
 
     `trusted` says whether a host (a literal) is one that requests of ours may be sent to. With a `registrar`, whose
     users have phones of ours, REGISTER is served, and all who are not trusted must show that they are such a user.
@@ -63,6 +64,7 @@ class UserAgent:
         self._transactions = Transactions()
         self.calls = Calls(self._transactions, trusted, token)
         self.changes = Changes(self.calls, chance)
+        self.client = Client(self._transactions, self.calls, token)
         self._methods: dict[str, Callable[[Served, float], None]] = {
             "INVITE": self._invite,
             "BYE": self.calls.bye,
@@ -97,11 +99,12 @@ class UserAgent:
         """Let everything happen that is due."""
         self._transactions.fire(now)
         self.calls.fire(now)
+        self.client.fire(now)
 
     @property
     def next_at(self) -> float | None:
         """When `fire` wants to be called; None while nothing is due ever."""
-        due = (self._transactions.next_at, self.calls.next_at)
+        due = (self._transactions.next_at, self.calls.next_at, self.client.next_at)
         return min((at for at in due if at is not None), default=None)
 
     def take_outgoing(self) -> list[tuple[bytes, Flow]]:
@@ -117,11 +120,15 @@ class UserAgent:
     @property
     def idle(self) -> bool:
         """Whether no call is left, nor any request of ours without its answer."""
-        return self.calls.idle and not self._transactions.asking
+        return self.calls.idle and self.client.idle and not self._transactions.asking
+
+    def uses(self, flow: Flow) -> bool:
+        """Whether a call goes by that flow."""
+        return self.calls.uses(flow) or self.client.uses(flow)
 
     def left_over(self) -> int:
         """How many things are kept: transactions, dialogs and what belongs to them."""
-        return len(self._transactions) + len(self.calls) + len(self.changes)
+        return len(self._transactions) + len(self.calls) + len(self.changes) + len(self.client)
 
     # --- requests ---
 

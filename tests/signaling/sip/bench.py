@@ -5,7 +5,20 @@ from __future__ import annotations
 import itertools
 
 from signaling.sip.dialog import Dialog
-from signaling.sip.events import Answered, Changed, Ended, Event, Invited, Pressed, Settled, Shed
+from signaling.sip.events import (
+    Answered,
+    Changed,
+    Ended,
+    Event,
+    Failed,
+    Invited,
+    Pressed,
+    Progressed,
+    Referred,
+    Settled,
+    Shed,
+    Taken,
+)
 from signaling.sip.message import Request, Response
 from signaling.sip.transaction import Flow
 from signaling.sip.useragent import UserAgent
@@ -138,8 +151,16 @@ def _short(event: Event) -> str:
         return f"answered: {event.answer}"
     if isinstance(event, Settled):
         return f"settled: {event.answer or event.why}"
+    if isinstance(event, Referred):
+        return f"referred to {event.target}?{event.fields}"
     if isinstance(event, Pressed):
         return f"pressed {event.key}"
+    if isinstance(event, Progressed):
+        return f"progress {event.code}{f' with {event.media}' if event.media is not None else ''}"
+    if isinstance(event, Taken):
+        return f"taken: {event.media}"
+    if isinstance(event, Failed):
+        return f"failed by {event.why.by}, {event.why.outcome.value}: {event.why.reason}"
     if isinstance(event, Shed):
         return f"shed: {event.why}"
     return "invited"
