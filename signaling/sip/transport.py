@@ -30,22 +30,30 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 
 class Gate:
-    """Who is heard: peers whose address is in `allow`, and those in `challenge`, who have yet to show who they are."""
+    """Who is heard: peers whose address is in `allow`, and those in `challenge`, who have yet to show who they are.
 
-    def __init__(self, allow: tuple[Network, ...], challenge: tuple[Network, ...] = ()) -> None:
-        self._allow, self._heard = allow, allow + challenge
+    `knows` says of an address whether it is one of a trunk's; these are as good as those in `allow`.
+    """
+
+    def __init__(
+        self,
+        allow: tuple[Network, ...],
+        challenge: tuple[Network, ...] = (),
+        knows: Callable[[str], bool] = lambda host: False,
+    ) -> None:
+        self._allow, self._heard, self._knows = allow, allow + challenge, knows
         self._listed = "".join(f"{network}," for network in allow)
         self._logged: dict[str, float] = {}
         self._expected: dict[str, float] = {}
         self.turned_away = 0
 
     def allows(self, host: str) -> bool:
-        """Whether that address, a literal, is on the list; no name is."""
-        return _is_in(host, self._allow)
+        """Whether that address, a literal, is on the list, or a trunk's; no name is."""
+        return _is_in(host, self._allow) or self._knows(host)
 
     def hears(self, host: str) -> bool:
         """Whether it may begin something."""
-        return _is_in(host, self._heard)
+        return _is_in(host, self._heard) or self._knows(host)
 
     def expect(self, host: str, now: float) -> None:
         """We call it: it may answer, and go on with what we began."""

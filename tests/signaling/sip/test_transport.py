@@ -44,6 +44,12 @@ def test_who_is_on_the_list(gate: Gate, host: str, allowed: bool) -> None:
     assert gate.turned_away == (not allowed)
 
 
+def test_addresses_of_trunks_are_as_good_as_those_on_the_list() -> None:
+    gate = Gate((ip_network("10.0.0.0/8"),), knows={"192.0.2.7"}.__contains__)
+    assert gate.allows("192.0.2.7") and gate.hears("192.0.2.7") and gate.admit("192.0.2.7", 0.0)
+    assert not gate.admit("192.0.2.8", 0.0)
+
+
 def test_a_stranger_is_named_once_a_minute(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
     for now in (0.0, 1.0, LOG_S - 0.1, LOG_S, LOG_S + 1):
         gate.admit("192.0.2.1", now)
