@@ -66,10 +66,9 @@ def _prepare(context: ssl.SSLContext, tls: Tls) -> None:
         context.load_cert_chain(tls.certificate, tls.key, password=_no_password)
     except ssl.SSLError as error:
         where = f"{tls.certificate}" + (f" and {tls.key}" if tls.key else "")
-        what = {
-            "KEY_VALUES_MISMATCH": "the key is not that of the certificate",
-            "NO_START_LINE": "there is no certificate or no key in it; both must be PEM",
-        }.get(error.reason or "", str(error))
+        mismatch = error.reason == "KEY_VALUES_MISMATCH"
+        wanted = "a certificate and its key in PEM are wanted, in one file or in two"
+        what = "the key is not that of the certificate" if mismatch else wanted
         raise SignalingError(f"TLS certificate {where} cannot be used: {what}") from None
     except OSError as error:
         files = [path for path in (tls.certificate, tls.key) if path is not None]
@@ -193,7 +192,8 @@ def why(error: OSError | None) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _VERIFY.get(error.verify_code) or f"its certificate is not good: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return _REASONS.get(error.reason or "") or f"TLS failed: {clean(error.reason or str(error))}"
+        reason = getattr(error, "reason", None) or ""  # missing where OpenSSL has none
+        return _REASONS.get(reason) or f"TLS failed: {clean(reason or str(error))}"
     if isinstance(error, TimeoutError):
         return "no answer"
     if error is not None and error.errno:
