@@ -111,7 +111,7 @@ class Leg(Protocol):
         """Open or re-negotiate the transport from the far end's offer. Raises LegError; the old session then stands."""
 
     async def accepted(self, answer: str) -> None:
-        """Take the far end's answer to our offer. Raises LegError."""
+        """Take the far end's answer to our offer; another may follow, after early media. Raises LegError."""
 
     async def exchange(self) -> Exchange:
         """The next frame's time, heard or silent; never later than a frame's time after the last."""

@@ -111,7 +111,7 @@ class RtpLeg:
         return text
 
     async def accepted(self, answer: str) -> None:
-        """Take the answer to our offer. Raises LegError; what was agreed before then stands."""
+        """Take an answer to our offer, early media's or another fork's too. Raises LegError; the one before then stands."""
         self._check_open()
         if not self._offered:
             raise LegError("an answer came, but nothing was offered")
@@ -120,7 +120,6 @@ class RtpLeg:
         local, remote = self._transport.local, stream.remote[0]
         if not stream.is_hole and ip_address(remote).version != ip_address(local).version:
             raise LegError(f"the answer names {remote}, which {local}, as we offered, cannot reach")
-        self._offered = ""
         self._describer.accepted(description, stream)
         self._adopt(stream)
 

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
+from datetime import datetime
 
 from engine.slot import Engine, EngineError, EngineFull, EngineState, Slot
 from media.leg import Leg
 from signaling.call import Call, CallSource, Rejection
-from voipagent.persona import Persona
+from voipagent.persona import Persona, Personas
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recorder
 from voipagent.session import Session
@@ -28,13 +28,13 @@ class Agent:
         self,
         engine: Engine,
         open_leg: Callable[[str | None, str], Leg],
-        persona: Persona,
+        personas: Personas,
         recorder: Recorder,
         calls: CallsSettings,
         seed: int | None = None,
         memory: Memory | None = None,
     ) -> None:
-        self._engine, self._open_leg, self._persona = engine, open_leg, persona
+        self._engine, self._open_leg, self._personas = engine, open_leg, personas
         self._recorder, self._calls, self._seed = recorder, calls, seed
         self._memory = memory
         self.draining = False
@@ -68,11 +68,12 @@ class Agent:
             await self._refuse(call, Rejection.OVERLOADED, f"the engine is {self._engine.state.value}")
             return
         seed = secrets.randbelow(2**31) if self._seed is None else self._seed
-        sampling = replace(self._engine.sampling, seed=seed)
+        persona = self._personas.of(offer).filled(offer.caller, offer.callee, datetime.now().astimezone())
+        sampling = persona.draw(self._engine.sampling, seed)
         try:
             async with self._engine.open(sampling) as slot:
                 logger.info("< %s call to %s from %s:%d", offer.id, offer.callee, *offer.source)
-                await self._session(call, slot, sampling.seed).run()
+                await self._session(call, persona, slot, sampling.seed).run()
         except EngineFull as error:
             await self._refuse(call, Rejection.BUSY, str(error))
         except EngineError as error:
@@ -82,7 +83,7 @@ class Agent:
         logger.warning("x %s refused, %s: %s", call.offer.id, rejection.value, why)
         await call.reject(rejection)
 
-    def _session(self, call: Call, slot: Slot, seed: int) -> Session:
+    def _session(self, call: Call, persona: Persona, slot: Slot, seed: int) -> Session:
         started, offer = utc_now(), call.offer
         record = CallRecord(
             id=offer.id,
@@ -91,7 +92,7 @@ class Agent:
             callee=offer.callee,
             source=f"{offer.source[0]}:{offer.source[1]}",
             started=started.isoformat(),
-            persona=self._persona.name,
+            persona=persona.name,
             model=self._engine.revision,
             seed=seed,
         )
@@ -102,7 +103,7 @@ class Agent:
             call,
             self._open_leg,
             slot,
-            self._persona,
+            persona,
             record,
             folder,
             recording,

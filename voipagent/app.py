@@ -10,7 +10,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from engine.echo import EchoEngine
@@ -77,9 +77,10 @@ async def _serve(settings: Settings) -> None:
                 v6_only=settings.sip.v6_only,
             ) as sip,
         ):
-            await check_persona(engine, settings.persona, memory)
+            for persona in settings.who_answers:
+                await check_persona(engine, persona, memory)
             agent = Agent(
-                engine, legs.open_leg, settings.persona, recorder, settings.calls, settings.engine.seed, memory
+                engine, legs.open_leg, settings.who_answers, recorder, settings.calls, settings.engine.seed, memory
             )
             api = create_api(lambda: agent.ready)
             async with serve_http(api, settings.http.host, settings.http.port) as http_port:
@@ -122,14 +123,14 @@ def _telling(engine: EngineSettings) -> Telling:
 async def check_persona(engine: Engine, persona: Persona, memory: Memory | None = None) -> None:
     """Prime a row with it once, so that what no call could have is found at the start. Raises PromptError."""
     async with engine.open(engine.sampling) as slot:
-        prompt = persona.engine_prompt()
+        prompt = persona.filled("unknown", "unknown", datetime.now().astimezone()).engine_prompt()
         await slot.prime(prompt)
         if memory is None:
             return
         frames, most = slot.prompt_frames(prompt), round(memory.shares.prompt * slot.window_frames)
         if frames > most:
             raise PromptError(
-                f"the persona takes {frames} frames, and may take {most} of the model's window of "
+                f"the persona {persona.name!r} takes {frames} frames, and may take {most} of the model's window of "
                 f"{slot.window_frames}: shorten VOIPAGENT_PERSONA__PROMPT, raise VOIPAGENT_CONTEXT__PROMPT, "
                 "or set VOIPAGENT_CONTEXT__POLICY=off"
             )
@@ -146,8 +147,8 @@ async def talk(settings: Settings, source: Path, target: Path, transcript: Path 
             lines.write(f"{line}\n".encode())
 
         async with open_engine(settings.engine.model_copy(update={"rows": 1})) as engine:
-            sampling = replace(engine.sampling, seed=seed)
-            await talk_through(engine, settings.persona, sampling, source, target, write)
+            persona = settings.persona.filled("a file", "agent", datetime.now().astimezone())
+            await talk_through(engine, persona, persona.draw(engine.sampling, seed), source, target, write)
 
 
 # --- engines -------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from pydantic.fields import FieldInfo
 from signaling.sip.trunk import Trunk
 from voipagent.kinds import Network, Port, PortRange, Section, version_of
 from voipagent.memory import ContextSettings, SummarySettings
-from voipagent.persona import Persona
+from voipagent.persona import NamedPersona, Persona, Personas, name_each
 from voipagent.trunks import OutboundSettings, TrunkSettings, check_names
 
 PREFIX = "VOIPAGENT_"
@@ -205,6 +205,7 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
     engine: EngineSettings = EngineSettings()
     persona: Persona = Persona()
+    personas: Annotated[dict[str, NamedPersona], AfterValidator(name_each)] = {}
     context: ContextSettings = ContextSettings()
     summary: SummarySettings = SummarySettings()
     calls: CallsSettings = CallsSettings()
@@ -214,6 +215,11 @@ class Settings(Section):
     def signaling_trunks(self) -> tuple[Trunk, ...]:
         """What signaling knows of the trunks."""
         return tuple(trunk.trunk(name, self.sip.srtp) for name, trunk in self.trunks.items())
+
+    @property
+    def who_answers(self) -> Personas:
+        """Which call gets which persona."""
+        return Personas(self.persona, self.personas)
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Self:

@@ -315,6 +315,8 @@ async def test_answers_that_do_not_fit() -> None:
         with pytest.raises(LegError, match="cannot reach"):
             await line.leg.accepted(line.phone.sdp(address="::1"))
         await line.leg.accepted(line.phone.sdp())
+        await line.leg.accepted(line.phone.sdp())
+        await line.leg.answer(line.phone.sdp())
         with pytest.raises(LegError, match="nothing was offered"):
             await line.leg.accepted(line.phone.sdp())
 

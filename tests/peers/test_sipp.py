@@ -23,7 +23,7 @@ from tests.peers.folders import read
 from voipagent.agent import Agent
 from voipagent.lab.bursts import find, make_bursts, render
 from voipagent.lab.serving import serving_agent
-from voipagent.persona import Persona
+from voipagent.persona import Personas
 from voipagent.recording import Recorder
 from voipagent.settings import CallsSettings, SipSettings
 
@@ -98,7 +98,7 @@ async def test_two_hundred_calls_leave_nothing_behind(tmp_path: Path) -> None:
             Legs(format_, ports=(30_000, 30_999)) as legs,
             SipEndpoint("127.0.0.1", 0, allow=SipSettings().allow) as sip,
         ):
-            agent = Agent(engine, legs.open_leg, Persona(), recorder, calls)
+            agent = Agent(engine, legs.open_leg, Personas(), recorder, calls)
             running = asyncio.create_task(agent.run(sip))
             await sipp.run(tmp_path, *short(talk), port=sip.port, calls=5)
             await until_idle(engine)

@@ -17,7 +17,7 @@ from media.leg import Leg, Pcm
 from signaling.call import CallEnded, Rejection
 from tests.fakes import SILENCE, FakeCall, FakeLeg, FakeSource, offer
 from voipagent.agent import Agent
-from voipagent.persona import Persona
+from voipagent.persona import Personas
 from voipagent.recording import Recorder
 from voipagent.settings import CallsSettings
 
@@ -39,7 +39,7 @@ async def running(
 ) -> AsyncIterator[tuple[Agent, FakeSource]]:
     source = FakeSource()
     async with engine:
-        agent = Agent(engine, fake_leg, Persona(), recorder, CallsSettings(dir=tmp_path), seed)
+        agent = Agent(engine, fake_leg, Personas(), recorder, CallsSettings(dir=tmp_path), seed)
         task = asyncio.create_task(agent.run(source))
         yield agent, source
         task.cancel()
@@ -137,7 +137,7 @@ async def test_it_takes_no_more_calls_while_records_are_closed(recorder: Recorde
     leg.close = slow_close  # type: ignore[method-assign]  # as slow as a full disk
     leg.hear(SILENCE)
     async with asyncio.timeout(5), EchoEngine(rows=1) as engine:
-        agent = Agent(engine, lambda media, host: leg, Persona(), recorder, CallsSettings(dir=tmp_path))
+        agent = Agent(engine, lambda media, host: leg, Personas(), recorder, CallsSettings(dir=tmp_path))
         task = asyncio.create_task(agent.run(source))
         await accepted(await ring(source))
         task.cancel()

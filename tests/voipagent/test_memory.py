@@ -67,7 +67,7 @@ async def test_a_persona_beyond_its_share_is_refused_with_its_size() -> None:
     async with EchoEngine(rows=1) as engine:
         await check_persona(engine, persona)
         with pytest.raises(
-            PromptError, match="takes 601 frames, and may take 600 of the model's window of 3000: shorten"
+            PromptError, match="'agent' takes 601 frames, and may take 600 of the model's window of 3000: shorten"
         ):
             await check_persona(engine, persona, Memory())
         await check_persona(engine, persona, Memory(Shares(prompt=0.21)))
