@@ -9,9 +9,11 @@ import random
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 from signaling.call import Call, CallEnded, Rejection
+from signaling.sip.admission import Refused
 from signaling.sip.dialog import CHANGE_S, Dialog
 from signaling.sip.events import (
     Changed,
@@ -27,6 +29,7 @@ from signaling.sip.events import (
 )
 from signaling.sip.flows import Flows
 from signaling.sip.guard import Guard
+from signaling.sip.keeper import Keeper
 from signaling.sip.names import Dns
 from signaling.sip.placed import Placed
 from signaling.sip.registrar import Registrar
@@ -35,6 +38,8 @@ from signaling.sip.sipcall import REJECTIONS, PlacedCall, SipCall, offer_of
 from signaling.sip.tls import Tls
 from signaling.sip.transaction import Flow
 from signaling.sip.transport import Gate, Network
+from signaling.sip.trunk import Kept, Lines, Trunk
+from signaling.sip.trunks import Trunks
 from signaling.sip.useragent import BURST, RATE, UserAgent
 
 logger = logging.getLogger(__name__)
@@ -72,6 +77,9 @@ class SipEndpoint:
     What calls of ours need is there as well: `resolver` leads a URI to targets by `names`, and `flows` has a way to
     each of them.
 
+    `trunks` are peers that we have an arrangement with: they may call as it says, and we register with those that want
+    it; `lines` count their calls together with those that we make.
+
     `users` are names and passwords of phones of our own: they may register, and call from the networks in `challenge`
     too, where everybody is asked for a password. Raises ValueError for a name that a phone could not say.
     """
@@ -88,15 +96,20 @@ class SipEndpoint:
         tls: Tls | None = None,
         v6_only: bool = False,
         names: Names | None = None,
+        trunks: Iterable[Trunk] = (),
+        lines: Lines | None = None,
         rate: float = RATE,
         burst: float = BURST,
     ) -> None:
         self.available: Callable[[], bool] = lambda: True
-        self._gate = Gate(allow, challenge if users else ())  # with no user, nobody there could show who they are
+        self.trunks = Trunks(trunks, lines or Lines())
+        challenge = challenge if users else ()  # with no user, nobody there could show who they are
+        self._gate = Gate(allow, challenge, self.trunks.admission.knows)
         self._agent = UserAgent(
             available=lambda: self.available(),
             trusted=self._gate.allows,
             registrar=_registrar(users) if users else None,
+            keeper=self.trunks.keeper,
             rate=rate,
             burst=burst,
         )
@@ -106,6 +119,7 @@ class SipEndpoint:
         )
         self._names = names or Dns()
         self._calls: dict[Dialog, SipCall] = {}
+        self._admitted: dict[Dialog, Trunk] = {}
         self.outgoing: set[PlacedCall] = set()
         """Calls of ours that are not over; in `placed` those of which the user agent may tell something."""
         self.placed: dict[Placed, PlacedCall] = {}
@@ -133,6 +147,7 @@ class SipEndpoint:
             self.resolver = Resolver(
                 self._names, time=loop.time, chance=random.random, versions=versions, protocols=protocols
             )
+            self.trunks.start(self._group, self.resolver, self.flows, self._tell_keeper)
             stack.push_async_callback(self._close)
             self._stack = stack.pop_all()
         return self
@@ -141,8 +156,10 @@ class SipEndpoint:
         await self._stack.aclose()
 
     async def _close(self) -> None:
-        """Hang up whatever is left, and wait a little for the peers to hear it."""
+        """Hang up whatever is left, leave all registrars, and wait a little for the peers to hear it."""
         self.available = lambda: False
+        self.trunks.stop()
+        self.act(lambda agent, now: agent.keeper.stop(now))
         for call in list(self.outgoing):
             call.stop(CLOSING)
         self.act(lambda agent, now: agent.calls.close(CLOSING, now))
@@ -180,6 +197,9 @@ class SipEndpoint:
         loop = asyncio.get_running_loop()
         self._timer = None if at is None else loop.call_at(at, self._fire)
 
+    def _tell_keeper(self, do: Callable[[Keeper, float], None]) -> None:
+        self.act(lambda agent, now: do(agent.keeper, now))
+
     def _fire(self) -> None:
         self._timer = None
         self.act(lambda agent, now: agent.fire(now))
@@ -208,11 +228,15 @@ class SipEndpoint:
 
     def _deal(self, event: Event, now: float) -> None:
         if isinstance(event, Invited):
-            self._invited(event)
+            self._invited(event, now)
         elif isinstance(event, Shed):
             self._gate.log(event.source, now, "x %s: request turned away, %s", event.why)
         elif isinstance(event, Ended):
+            if (trunk := self._admitted.pop(event.dialog, None)) is not None:
+                self.trunks.admission.end(trunk)
             self._calls.pop(event.dialog).end(CallEnded(event.by, event.reason))
+        elif isinstance(event, Kept):
+            self.trunks.told(event)
         elif isinstance(event, Progressed | Taken | Failed):
             self._dialed(event)
         elif isinstance(event, Pressed):
@@ -239,9 +263,20 @@ class SipEndpoint:
         else:
             call.failed(event)
 
-    def _invited(self, event: Invited) -> None:
-        call = SipCall(self.act, event.dialog, offer_of(event))
+    def _invited(self, event: Invited, now: float) -> None:
+        """A call, which may be from a trunk that is not allowed to make it."""
+        offer = offer_of(event)
+        trunk = self.trunks.admission.admit(offer.source[0], offer.callee, now)
+        if isinstance(trunk, Trunk):
+            offer = replace(offer, trunk=trunk.name)
+            self._admitted[event.dialog] = trunk
+        call = SipCall(self.act, event.dialog, offer)
         self._calls[event.dialog] = call
+        if isinstance(trunk, Refused):
+            code, why = trunk.code, trunk.why
+            self._gate.log(offer.source[0], now, "x %s: call from trunk %s refused, %s", trunk.trunk.name, why)
+            self.act(lambda agent, now: agent.calls.reject(event.dialog, code, why, now))
+            return
         try:
             self._new.put_nowait(call)
         except asyncio.QueueFull:

@@ -9,6 +9,7 @@ from signaling.sip.dialog import Dialog
 from signaling.sip.message import Request
 from signaling.sip.outcome import Refusal
 from signaling.sip.placed import Placed
+from signaling.sip.trunk import Kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,4 +99,4 @@ class Shed:
     why: str
 
 
-Event: TypeAlias = Invited | Changed | Answered | Settled | Pressed | Progressed | Taken | Failed | Ended | Shed
+Event: TypeAlias = Invited | Changed | Answered | Settled | Pressed | Progressed | Taken | Failed | Ended | Shed | Kept

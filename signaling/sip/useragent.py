@@ -18,6 +18,7 @@ from signaling.sip.changes import Changes
 from signaling.sip.client import Client
 from signaling.sip.dialog import Dialog, contact
 from signaling.sip.events import Event, Shed
+from signaling.sip.keeper import Keeper
 from signaling.sip.message import SDP, Request, Response, received_from, respond
 from signaling.sip.registrar import Registrar
 from signaling.sip.transaction import Flow
@@ -44,6 +45,7 @@ class UserAgent:
 
     `trusted` says whether a host (a literal) is one that requests of ours may be sent to. With a `registrar`, whose
     users have phones of ours, REGISTER is served, and all who are not trusted must show that they are such a user.
+    `keeper` keeps what we have with trunks.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class UserAgent:
         available: Callable[[], bool] = lambda: True,
         trusted: Callable[[str], bool] = lambda host: False,
         registrar: Registrar | None = None,
+        keeper: Keeper | None = None,
         rate: float = RATE,
         burst: float = BURST,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
@@ -65,6 +68,7 @@ class UserAgent:
         self.calls = Calls(self._transactions, trusted, token)
         self.changes = Changes(self.calls, chance)
         self.client = Client(self._transactions, self.calls, token)
+        self.keeper = keeper or Keeper()
         self._methods: dict[str, Callable[[Served, float], None]] = {
             "INVITE": self._invite,
             "BYE": self.calls.bye,
@@ -88,7 +92,7 @@ class UserAgent:
                 self._transactions.outgoing.append((bytes(error.response), flow))
             return
         if isinstance(message, Response):
-            if not self._transactions.answered(message, now):
+            if not (self._transactions.answered(message, now) or self.keeper.receive(message, now)):
                 self.dropped["response to nothing"] += 1
         elif message.method == "ACK":
             self._ack(message, flow, now)
@@ -100,27 +104,28 @@ class UserAgent:
         self._transactions.fire(now)
         self.calls.fire(now)
         self.client.fire(now)
+        self.keeper.fire(now)
 
     @property
     def next_at(self) -> float | None:
         """When `fire` wants to be called; None while nothing is due ever."""
-        due = (self._transactions.next_at, self.calls.next_at, self.client.next_at)
+        due = (self._transactions.next_at, self.calls.next_at, self.client.next_at, self.keeper.next_at)
         return min((at for at in due if at is not None), default=None)
 
     def take_outgoing(self) -> list[tuple[bytes, Flow]]:
         """What is to be sent, in order; each is given once."""
         outgoing, self._transactions.outgoing = self._transactions.outgoing, []
-        return outgoing
+        return outgoing + self.keeper.take_outgoing()
 
     def take_events(self) -> list[Event]:
         """What happened, in order; each is given once."""
         events, self.calls.events = self.calls.events, []
-        return events
+        return [*events, *self.keeper.take_events()]
 
     @property
     def idle(self) -> bool:
         """Whether no call is left, nor any request of ours without its answer."""
-        return self.calls.idle and self.client.idle and not self._transactions.asking
+        return self.calls.idle and self.client.idle and self.keeper.idle and not self._transactions.asking
 
     def uses(self, flow: Flow) -> bool:
         """Whether a call goes by that flow."""
