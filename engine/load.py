@@ -9,6 +9,7 @@ import torch
 
 from engine.batch import Batch, KeyPrecision, has_cuda
 from engine.model.checkpoint import load_checkpoint, load_ear
+from engine.model.moshi_config import MoshiConfig
 from engine.model.weights import Wanted, precision
 from engine.slot import CheckpointError, EngineError
 
@@ -41,13 +42,22 @@ def load_batch(
         raise EngineError(str(error)) from None
     try:
         checkpoint = load_checkpoint(model, chosen, dtype, prompt_style, packing=packing, voices=voices)
-        if not checkpoint.moshi.config.dep_q:
-            raise CheckpointError(f"{model!r} listens but does not speak (dep_q is 0): a call needs one that does both")
+        _check_dialogue(model, checkpoint.moshi.config)
         batch = Batch(checkpoint, rows, load_ear(model, checkpoint, chosen, dtype) if ear else None, kv)
         batch.warm_up()
     except torch.OutOfMemoryError as error:
         raise EngineError(f"{rows} rows of {model!r} do not fit the device's memory; ask for fewer") from error
     return batch
+
+
+def _check_dialogue(model: str, sizes: MoshiConfig) -> None:
+    if not sizes.dep_q:
+        raise CheckpointError(f"{model!r} listens but does not speak (dep_q is 0): a call needs one that does both")
+    if sizes.dep_q == sizes.n_q:
+        raise CheckpointError(
+            f"{model!r} speaks but does not listen (all of its {sizes.n_q} audio streams are its own): a call needs "
+            "one that does both"
+        )
 
 
 def _device(name: str) -> torch.device:

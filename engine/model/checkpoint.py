@@ -57,9 +57,6 @@ SHARED = {"mimi_name", "mimi_config_name", "tokenizer_name", "prompt_config", "l
 MOST_DELAY_S = 10.0
 """Of an ear's text. Kyutai's models have 0.5 and 2.5 s; what is far more is not in seconds."""
 
-PERSONA_DEPTH = 16
-"""Depth steps of weights that were trained on prompts, and then want the `system` layout."""
-
 STEADY_FRAMES = 13
 """A second of silence, or of a tone: from then on its codes do not change."""
 
@@ -103,8 +100,8 @@ def load_checkpoint(
 
     `packing` is how the language model's large linear maps lie in memory; `dtype` is then what it computes in.
     `prompt_style` stands where the checkpoint has no prompt_config; `auto` is `system` for weights that were trained on
-    prompts, as their depth steps or the voices beside them show, else `text`. `config_name` is for a folder that holds
-    two models, as the embedded one has an ear beside it. Those of `voices` that are paths are read too.
+    prompts, as depth steps for the caller's codes show, or voices beside them, else `text`. `config_name` is for a
+    folder that holds two models, as the embedded one has an ear beside it. Paths among `voices` are read too.
     Raises CheckpointError.
     """
     source = open_source(model)
@@ -117,7 +114,7 @@ def load_checkpoint(
     moshi_path, mimi_path, tokenizer_path = (source.get(_name(config, key, name)) for key, name in NAMES.items())
     stored = Stored(moshi_path, quantised)
     try:
-        sizes = _moshi_config({key: value for key, value in config.items() if key not in OTHERS}, stored)
+        sizes = _moshi_config(config, stored)
         codec = _mimi_config(source.get(codec_name) if codec_name else None, sizes)
     except (TypeError, ValueError) as error:  # the values are anyone's, of any type
         raise CheckpointError(f"{CONFIG}: {error}") from None
@@ -125,7 +122,7 @@ def load_checkpoint(
     mimi = fill(lambda: Mimi(codec, codec.quantizer.n_q), Stored(mimi_path), device, torch.float32)
     moshi = fill(lambda: Moshi(sizes), stored, device, dtype, packing, lora)
     beside = _voices(source)
-    trained_on_prompts = stored.depth_steps >= PERSONA_DEPTH or bool(beside)
+    trained_on_prompts = stored.depth_steps > sizes.dep_q or bool(beside)
     style = ("system" if trained_on_prompts else "text") if prompt_style == "auto" else prompt_style
     layout = _layout(prompt_config, style, mimi, sizes)
     files = [path for path in (source.find(config_name), moshi_path, lora_path, mimi_path, tokenizer_path) if path]
@@ -151,7 +148,7 @@ def load_ear(
     stored = Stored(source.get(_name(config, "moshi_name", file=EAR_CONFIG)), _quantised(config, EAR_CONFIG))
     try:
         delay_frames = _delay_frames(config.get("stt_config"))
-        sizes = _moshi_config({key: value for key, value in config.items() if key not in OTHERS | SHARED}, stored)
+        sizes = _moshi_config({key: value for key, value in config.items() if key not in SHARED}, stored)
         _check_ear(sizes, checkpoint)
     except (TypeError, ValueError) as error:  # the values are anyone's, of any type
         raise CheckpointError(f"{EAR_CONFIG}: {error}") from None
@@ -238,13 +235,14 @@ def _sampling(config: object) -> Sampling:
     return Sampling(**given)
 
 
-def _moshi_config(arguments: dict[str, Any], stored: Stored) -> MoshiConfig:
+def _moshi_config(config: dict[str, Any], stored: Stored) -> MoshiConfig:
     """Where the arguments are silent on the depth steps and extra heads, the tensors show them. Raises ValueError."""
+    arguments = {key: value for key, value in config.items() if key not in OTHERS}
     arguments.setdefault("dep_q", stored.depth_steps)
     if heads := stored.count("extra_heads"):
         arguments.setdefault("extra_heads_num_heads", heads)
         arguments.setdefault("extra_heads_dim", stored.shape("extra_heads.0.weight")[0])
-    return MoshiConfig.from_kwargs(arguments)
+    return MoshiConfig.from_kwargs(arguments, synthesis=config.get("model_type") == "tts" or "tts_config" in config)
 
 
 def _mimi_config(path: Path | None, moshi: MoshiConfig) -> MimiConfig:

@@ -105,11 +105,12 @@ class MoshiConfig:
             )
 
     @classmethod
-    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> Self:
+    def from_kwargs(cls, kwargs: Mapping[str, Any], synthesis: bool = False) -> Self:
         """Read the language model's arguments of a config.json; what it leaves out is as in Moshi 7B.
 
-        Where the file has as many depth steps as audio streams (PersonaPlex), the later half would only guess the
-        caller's codes: the agent's never depend on them, so they are not run.
+        Where there are as many depth steps as audio streams, and these are two speakers' (PersonaPlex), the later half
+        would only guess the caller's codes: the agent's never depend on them, so they are not run. Streams are two
+        speakers' if those of the later half are delayed as those of the first; `synthesis` says that they are not.
         Raises ValueError that names an unknown argument, or a known one with a value that we cannot run.
         """
         sizes = {field.name: field.default for field in fields(cls)}
@@ -117,7 +118,12 @@ class MoshiConfig:
         for name in sorted(kwargs.keys() - sizes.keys() - IGNORED):
             _check_fixed(name, kwargs[name], has_depth=chosen.get("dep_q") != 0)
         config = cls(**chosen)
-        return config._halved() if config.dep_q == config.n_q else config
+        return config._halved() if config._guesses_the_caller and not synthesis else config
+
+    @property
+    def _guesses_the_caller(self) -> bool:
+        half = self.n_q // 2
+        return self.dep_q == self.n_q > 0 and self.delays[1 : 1 + half] == self.delays[1 + half :]
 
     def _halved(self) -> Self:
         """The same without the later half of the depth steps."""

@@ -64,6 +64,35 @@ def test_weights_that_only_listen_are_refused(nano: Path, tmp_path: Path) -> Non
         load_batch(str(folder), 1, "cpu", "auto")
 
 
+@pytest.mark.parametrize("told_by", [{"delays": [0, 0, *[2] * 15]}, {"model_type": "tts"}, {"tts_config": {}}])
+def test_weights_that_only_speak_are_refused(nano: Path, tmp_path: Path, told_by: dict[str, object]) -> None:
+    """As many depth steps as streams, as in PersonaPlex; but all of one voice, as its delays or the file say."""
+    folder = shutil.copytree(nano, tmp_path / "tts")
+    config = json.loads((folder / "config.json").read_text())
+    del config["prompt_config"]
+    (folder / "config.json").write_text(json.dumps({**config, "dep_q": 16, **told_by}))
+    stored = load_file(folder / "model.safetensors")
+    for step in range(8, 16):
+        for group in ("linears", "depformer_in", "depformer.layers.0.gating"):
+            for name in [name for name in stored if name.startswith(f"{group}.{step - 8}.")]:
+                stored[name.replace(f"{group}.{step - 8}.", f"{group}.{step}.")] = stored[name].clone()
+        stored[f"depformer_emb.{step - 1}.weight"] = stored["depformer_emb.0.weight"].clone()
+    for name in ("in_proj_weight", "out_proj.weight"):
+        whole = f"depformer.layers.0.self_attn.{name}"
+        stored[whole] = torch.cat([stored[whole]] * 2)
+    save_file(stored, folder / "model.safetensors")
+    codec = json.loads((folder / "mimi.json").read_text())
+    codec["quantizer"]["n_q"] = 16
+    (folder / "mimi.json").write_text(json.dumps(codec))
+    mimi = load_file(folder / "mimi.safetensors")
+    for name in [name for name in mimi if ".rvq_rest.vq.layers.0." in name]:
+        for layer in range(7, 15):
+            mimi[name.replace("layers.0", f"layers.{layer}")] = mimi[name].clone()
+    save_file(mimi, folder / "mimi.safetensors")
+    with pytest.raises(CheckpointError, match="speaks but does not listen .all of its 16 audio streams are its own"):
+        load_batch(str(folder), 1, "cpu", "auto")
+
+
 @pytest.mark.parametrize(
     ("rows", "cores", "threads"), [(1, 2, 1), (4, 64, 1), (8, 64, 2), (64, 64, 16), (64, 2, 1), (64, 1, 1)]
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,7 @@ def goldens() -> dict[str, NDArray[Any]]:
 
 
 def build(case: str, seed: int) -> Moshi:
-    # Where all streams are made, from_kwargs takes half of them for the caller's and drops those.
-    every = MoshiConfig.from_kwargs(cases.CONFIGS[case])
-    model = Moshi(replace(every, dep_q=cases.CONFIGS[case]["dep_q"]))
+    model = Moshi(MoshiConfig.from_kwargs(cases.CONFIGS[case]))
     weights = draw_all({name: list(value.shape) for name, value in model.state_dict().items()}, seed)
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, strict=True)
     return model.eval()

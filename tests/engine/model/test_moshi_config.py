@@ -54,6 +54,22 @@ def test_moshi_7b_has_its_parameters() -> None:
     assert count({"dep_q": 16}) == parts  # the later half is not run
 
 
+@pytest.mark.parametrize(
+    ("acoustic", "synthesis", "steps"),
+    [
+        ([0, *[1] * 7] * 2, False, 8),  # two speakers: PersonaPlex
+        ([0, *[1] * 7] * 2, True, 16),  # the same delays, but the file says that it is one
+        ([0, *[2] * 15], False, 16),  # one semantic stream, and all others behind it
+        ([25, *[27] * 15], False, 16),
+    ],
+)
+def test_streams_that_are_all_made_are_one_voice_or_two_speakers(
+    acoustic: list[int], synthesis: bool, steps: int
+) -> None:
+    config = MoshiConfig.from_kwargs({"dep_q": 16, "delays": [0, *acoustic]}, synthesis)
+    assert (config.dep_q, config.n_q) == (steps, 16)
+
+
 def test_speech_to_text_weights_have_their_parameters() -> None:
     assert count(STT_1B).total() == 989_253_632
     config = MoshiConfig.from_kwargs(STT_26B)
