@@ -111,7 +111,7 @@ class RtpLeg:
         return text
 
     async def accepted(self, answer: str) -> None:
-        """Take an answer to our offer, early media's or another fork's too. Raises LegError; the one before then stands."""
+        """Take an answer to our offer, early media's or another fork's too. Raises LegError; the last then stands."""
         self._check_open()
         if not self._offered:
             raise LegError("an answer came, but nothing was offered")
