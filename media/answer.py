@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from media.clock import Clock
+from media.codec import named
 from media.crypto import Policy
 from media.leg import AudioFormat, Leg, LegError
 from media.ports import Ports
@@ -19,9 +20,10 @@ from media.rtp import RtpLeg
 class Legs:
     """`open_leg` while entered. Legs that are still open when it is left are closed.
 
-    `ports` are the first and last UDP port for media. `advertised` are addresses, one for each version of IP, or a name
-    that descriptions carry instead of our own; a name is looked up once, on entering, which raises LegError where it
-    cannot be. `srtp` says which legs there are: plain ones, encrypted ones too, or these alone.
+    `ports` are the first and last UDP port for media. `advertised` are addresses, one for each version of IP, or a
+    name that descriptions carry instead of our own; a name is looked up once, on entering, which raises LegError where
+    it cannot be. `srtp` says which legs there are: plain ones, encrypted ones too, or these alone. `codecs` are names,
+    best first; empty: all, and an offer's order decides. Raises ValueError for a name that is none.
     """
 
     def __init__(
@@ -31,11 +33,12 @@ class Legs:
         ports: tuple[int, int],
         advertised: Iterable[str] = (),
         srtp: Policy = "accept",
+        codecs: Iterable[str] = (),
         clock: Clock | None = None,
     ) -> None:
         self._format, self._range, self._names = audio_format, ports, tuple(advertised)
         self._advertised: dict[int, str] = {}
-        self._srtp, self._clock = srtp, clock
+        self._srtp, self._clock, self._codecs = srtp, clock, tuple(map(named, codecs))
         self._ports: Ports | None = None
         self._open: set[RtpLeg] = set()
 
@@ -54,13 +57,20 @@ class Legs:
         for leg in list(self._open):
             await leg.close()
 
-    def open_leg(self, media: str | None, host: str) -> Leg:
+    def open_leg(
+        self, media: str | None, host: str, *, srtp: Policy | None = None, codecs: Iterable[str] | None = None
+    ) -> Leg:
         """A leg for a call whose signalling comes from `host` and whose offer is `media` (None: we shall offer).
 
-        It has no port yet and refuses nothing: `Leg.answer` and `Leg.offer` do.
+        It has no port yet and refuses nothing: `Leg.answer` and `Leg.offer` do. `srtp` and `codecs` are for this call.
         """
         assert self._clock is not None and self._ports is not None, "Legs is not entered"
-        leg = RtpLeg(self._format, self._clock, self._ports, host, self._advertised, self._open.discard, self._srtp)
+        spoken = self._codecs if codecs is None else tuple(map(named, codecs))
+        leg = RtpLeg(
+            *(self._format, self._clock, self._ports, host, self._advertised, self._open.discard),
+            srtp=srtp or self._srtp,
+            codecs=spoken,
+        )
         self._open.add(leg)
         return leg
 

@@ -3,19 +3,21 @@
 No coder here delays a block. aiortc's have a resampler with a frame size inside, which holds back 20 ms (and then
 sends what is longer in one burst with one timestamp), so ours get samples at the codec's own rate.
 
-Opus comes with the browser: one more `Codec` with a payload type from the SDP, whose `duration` reads the TOC byte.
+Opus is one more `Codec`, whose clock and samples are 48 kHz and whose packets say themselves how long they last. It is
+there where libopus is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
+from media import opus
 from media.leg import Pcm
 from media.pcm import BLOCKS_PER_S, from_s16, silence, to_s16
 
@@ -24,7 +26,11 @@ class Encoder(Protocol):
     """One direction of one call."""
 
     def __call__(self, block: Pcm) -> bytes:
-        """The payload for a block of `Codec.block_samples` samples."""
+        """The payload of one packet: as many samples as `Codec.packet_ms` allows."""
+
+    def expect_loss(self, fraction: float) -> None:
+        """The share of packets that the far end loses, as its reports say. Without effect where nothing helps."""
+        return None
 
 
 class Decoder(Protocol):
@@ -34,11 +40,31 @@ class Decoder(Protocol):
         """The samples of one packet of any length. Raises ValueError for bytes that are no such payload."""
 
 
+@runtime_checkable
+class Recovering(Decoder, Protocol):
+    """One whose packets may tell of the one before them."""
+
+    def told(self, payload: bytes) -> int:
+        """How many samples right before this packet it tells of; 0 is none."""
+
+    def recover(self, payload: bytes) -> Pcm:
+        """These samples, where their own packet was lost. Raises ValueError."""
+
+
+class EncoderMaker(Protocol):
+    """Makes the encoder of a call."""
+
+    def __call__(self, fmtp: str = "") -> Encoder:
+        """`fmtp` is what the far end's description says of the codec."""
+
+
 @dataclass(frozen=True, slots=True)
 class Codec:
     """What SDP and RTP need to know of a codec. `name` and `clock_rate` are those of its rtpmap (RFC 8866, s. 6.6).
 
-    `payload_type` is the static one (RFC 3551, table 4). A byte of payload moves the RTP clock by one.
+    `payload_type` is the static one (RFC 3551, table 4), or what our offers call it. `duration` is how long a packet
+    lasts, on the RTP clock: a byte of payload moves it by one, if nothing else is said. `is_silence` tells packets
+    that have no sound in them. `fmtp` is what our descriptions say of it.
 
     `warm_up_bytes` is for codecs that adapt: after a loss the decoder is given so much of the next packet once more
     in advance, its sound thrown away.
@@ -48,9 +74,19 @@ class Codec:
     payload_type: int
     clock_rate: int
     sample_rate: int
-    make_encoder: Callable[[], Encoder]
+    make_encoder: EncoderMaker
     make_decoder: Callable[[], Decoder]
     warm_up_bytes: int = 0
+    channels: int = 1
+    lengths_ms: tuple[int, ...] = (10, 20, 30, 40, 50, 60)
+    duration: Callable[[bytes], int] = len
+    is_silence: Callable[[bytes], bool] = lambda payload: False
+    fmtp: str = ""
+
+    @property
+    def rtpmap(self) -> str:
+        """Such as PCMU/8000 or opus/48000/2."""
+        return f"{self.name}/{self.clock_rate}" + (f"/{self.channels}" if self.channels > 1 else "")
 
     @property
     def block_samples(self) -> int:
@@ -62,9 +98,13 @@ class Codec:
         """How far the RTP timestamp moves in 20 ms."""
         return self.clock_rate // BLOCKS_PER_S
 
-    def duration(self, payload: bytes) -> int:
-        """How long a packet lasts, on the RTP clock."""
-        return len(payload)
+    def packet_ms(self, wanted_ms: int) -> int:
+        """The longest packet that is not longer than that, or the shortest there is."""
+        return max((length for length in self.lengths_ms if length <= wanted_ms), default=self.lengths_ms[0])
+
+    def packet_samples(self, wanted_ms: int) -> int:
+        """The same in samples."""
+        return self.packet_ms(wanted_ms) * self.sample_rate // 1000
 
 
 def _mu_law() -> NDArray[np.int16]:
@@ -97,7 +137,7 @@ def _nearest(values: NDArray[np.int16]) -> NDArray[np.uint8]:
     return order[np.where((twice > 0) | ((twice == 0) & (samples >= 0)), above, above - 1)].astype(np.uint8)
 
 
-class G711Encoder:
+class G711Encoder(Encoder):
     """A table look-up: 8 us a block, as fast as libavcodec's and without a frame object."""
 
     def __init__(self, codes: NDArray[np.uint8]) -> None:
@@ -117,7 +157,7 @@ class G711Decoder:
         return self._values[np.frombuffer(payload, np.uint8)]
 
 
-class G722Encoder:
+class G722Encoder(Encoder):
     """libavcodec's: 16 kHz in, 64 kbit/s out, 35 us a block."""
 
     def __init__(self) -> None:
@@ -156,14 +196,36 @@ def _open_g722(mode: Literal["r", "w"]) -> av.AudioCodecContext:
 _MU_VALUES, _A_VALUES = _mu_law(), _a_law()
 _MU_CODES, _A_CODES = _nearest(_MU_VALUES), _nearest(_A_VALUES)
 
-PCMU = Codec("PCMU", 0, 8_000, 8_000, lambda: G711Encoder(_MU_CODES), lambda: G711Decoder(_MU_VALUES))
-PCMA = Codec("PCMA", 8, 8_000, 8_000, lambda: G711Encoder(_A_CODES), lambda: G711Decoder(_A_VALUES))
-G722 = Codec("G722", 9, 8_000, 16_000, G722Encoder, G722Decoder, warm_up_bytes=80)
+PCMU = Codec("PCMU", 0, 8_000, 8_000, lambda fmtp="": G711Encoder(_MU_CODES), lambda: G711Decoder(_MU_VALUES))
+PCMA = Codec("PCMA", 8, 8_000, 8_000, lambda fmtp="": G711Encoder(_A_CODES), lambda: G711Decoder(_A_VALUES))
+G722 = Codec("G722", 9, 8_000, 16_000, lambda fmtp="": G722Encoder(), G722Decoder, warm_up_bytes=80)
 """Its rtpmap says 8000 by an old mistake that RFC 3551, s. 4.5.2 keeps: samples are 16 kHz, the clock steps by 160.
 
 10 ms of warm-up: after a lost onset the next packet is 5 to 10 dB less quiet (of 17 to 27), and the error after any
 loss is about half; more of it leads the decoder further on than the far end is.
 """
 
-CODECS = (G722, PCMU, PCMA)
-"""In the order we prefer them."""
+OPUS = Codec(
+    name="opus",
+    payload_type=96,
+    clock_rate=opus.RATE,
+    sample_rate=opus.RATE,
+    make_encoder=opus.OpusEncoder,
+    make_decoder=opus.OpusDecoder,
+    channels=2,  # whatever is sent (RFC 7587, section 7)
+    lengths_ms=(10, 20, 40, 60),
+    duration=opus.duration,
+    is_silence=opus.is_silence,
+    fmtp=opus.FMTP,
+)
+
+CODECS: tuple[Codec, ...] = (*((OPUS,) if opus.is_available() else ()), G722, PCMU, PCMA)
+"""What we speak, in the order we prefer it."""
+
+
+def named(name: str) -> Codec:
+    """The one of that name, capitals or not. Raises ValueError."""
+    for codec in CODECS:
+        if codec.name.lower() == name.lower():
+            return codec
+    raise ValueError(f"{name!r} is no codec that this agent speaks: {', '.join(codec.name for codec in CODECS)}")

@@ -25,6 +25,9 @@ STEP_S, SETTLING_STEP_S = 1.0, 0.2
 SETTLING_S = 5.0
 """How long the start lasts."""
 
+RESERVE_S = 10.0
+"""How long the delay is a block longer after a packet came too late to tell of the lost one before it (FEC)."""
+
 PATIENCE_S = 3.0
 """How long a step waits for quiet."""
 
@@ -48,6 +51,8 @@ class Delay:
         self._last_wait = MAX_DELAY_S
         self._started = self._stepped = 0.0
         self._wanted_since: float | None = None
+        self._reserved_until = 0.0
+        self._now = 0.0
 
     def begin(self, wait: float, now: float) -> None:
         """Playing starts, at first with this wait."""
@@ -74,15 +79,21 @@ class Delay:
     @property
     def least(self) -> float:
         """Below this wait the delay grows."""
-        return min(GUARD_S + 2 * self._spread, MAX_DELAY_S - BLOCK_S)
+        reserve = BLOCK_S if self._now < self._reserved_until else 0.0
+        return min(GUARD_S + reserve + 2 * self._spread, MAX_DELAY_S - BLOCK_S)
 
     @property
     def most(self) -> float:
         """Above this wait it shrinks, and after the step is still safely above the least."""
         return self.least + BLOCK_S + GUARD_S + self._spread / 2
 
+    def reserve(self, now: float) -> None:
+        """One packet more should be here when one is due, for the one after a lost one tells of it."""
+        self._reserved_until = now + RESERVE_S
+
     def wanted(self, now: float) -> Step:
         """The step that is due now."""
+        self._now = now
         if self.least <= self.wait <= self.most:
             self._wanted_since = None
             return Step.NONE

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 
+from media.codec import CODECS
 from media.crypto import OFFERED, Crypto, Policy
 from media.keying import PLAIN_PROFILES, SECURE_PROFILES
-from media.negotiation import PREFERENCE
-from media.sdp import STATIC, Description, Media
-from media.stream import DEFAULT_PTIME_MS, EVENTS, Stream
+from media.negotiation import Codecs
+from media.sdp import Description, Media
+from media.stream import DEFAULT_PTIME_MS, Stream
 
 OUR_EVENT_TYPE = 101
+DYNAMIC = range(96, 128)
+"""Payload types that a description gives their meaning (RFC 3551, section 6)."""
 
 
 class Describer:
@@ -22,8 +25,9 @@ class Describer:
     session changes nothing on the other side. `crypto` is how we send as agreed; None is plain.
     """
 
-    def __init__(self, session_id: int, srtp: Policy = "off") -> None:
+    def __init__(self, session_id: int, srtp: Policy = "off", codecs: Codecs = ()) -> None:
         self.crypto: Crypto | None = None
+        self._codecs = codecs or CODECS
         self._session_id, self._srtp = session_id, srtp
         self._version = 0
         self._last: tuple[str, list[str]] | None = None
@@ -37,7 +41,7 @@ class Describer:
         lines: list[str] = []
         for number, line in enumerate(offer.media):
             if number == stream.number:
-                lines += _audio_lines(line.profile, port, {stream.payload_type: f"{stream.codec}/8000"}, stream)
+                lines += _answer_lines(port, stream)
                 lines += _crypto_lines([self.crypto] if self.crypto else [])
                 if stream.mux:
                     lines.append("a=rtcp-mux")
@@ -61,24 +65,44 @@ class Describer:
             return Crypto.generate(theirs.tag, theirs.suite)
         return replace(self.crypto, tag=theirs.tag)
 
-    def offer(self, host: str, port: int) -> str:
+    def offer(self, host: str, port: int, hold: bool = False) -> str:
         """Our offer: every codec we speak, best first, and digits. Refused streams of earlier stay refused.
+
+        If we are to `hold`, we say that we listen to nothing (RFC 3264, section 8.4).
 
         Encrypted if that is demanded, with every suite, or if the stream is already, with the key that it has.
         """
         number = self._stream.number if self._stream else 0
-        types = {codec: kind for kind, codec in STATIC.items()}
-        if self._stream:  # a payload type keeps its meaning within a session (RFC 3264, section 8.3.2)
-            types[f"{self._stream.codec}/8000"] = self._stream.payload_type
-        codecs = {types[codec]: codec for codec in PREFERENCE}
         first = SECURE_PROFILES if self._srtp == "demand" else PLAIN_PROFILES
         profile = self._stream.profile if self._stream else first[0]
         self._offered = self._offers()
+        rtpmaps, fmtps = self._numbered()
         lines = [_refusal(other) for other in self._shape[:number]]
-        lines += _audio_lines(profile, port, codecs, None, self._stream.event_type if self._stream else None)
+        lines += _audio_lines(profile, port, rtpmaps, fmtps, DEFAULT_PTIME_MS, "sendonly" if hold else "sendrecv")
         lines += _crypto_lines(self._offered)
         lines += [_refusal(other) for other in self._shape[number + 1 :]]
         return self._write(host, "0 0", lines)
+
+    def _numbered(self) -> tuple[dict[int, str], dict[int, str]]:
+        """Every codec of ours, and digits at each of their clocks: number -> rtpmap, and number -> parameters.
+
+        A number keeps its meaning within a session (RFC 3264, section 8.3.2).
+        """
+        stream, fixed = self._stream, {}
+        if stream:
+            fixed[stream.codec.rtpmap] = stream.payload_type
+            if stream.event_type is not None:
+                fixed[f"telephone-event/{stream.event_rate}"] = stream.event_type
+        wanted = {codec.rtpmap: codec.payload_type for codec in self._codecs}
+        rates = sorted({codec.clock_rate for codec in self._codecs})
+        wanted |= {f"telephone-event/{rate}": OUR_EVENT_TYPE + place for place, rate in enumerate(rates)}
+        numbers: dict[int, str] = {}
+        for rtpmap, kind in wanted.items():
+            taken = {*numbers, *(other for name, other in fixed.items() if name != rtpmap)}
+            free = (other for other in (fixed.get(rtpmap, kind), *DYNAMIC) if other not in taken)
+            numbers[next(free)] = rtpmap
+        parameters = {codec.rtpmap: codec.fmtp for codec in self._codecs}
+        return numbers, {kind: parameters.get(rtpmap, "") for kind, rtpmap in numbers.items()}
 
     def _offers(self) -> list[Crypto]:
         if self.crypto:
@@ -102,21 +126,24 @@ class Describer:
         return "\r\n".join(["v=0", origin, "s=-", f"c={address}", f"t={times}", *lines, ""])
 
 
+def _answer_lines(port: int, stream: Stream) -> list[str]:
+    """Our audio stream as agreed."""
+    rtpmaps = {stream.payload_type: stream.codec.rtpmap}
+    if stream.event_type is not None:
+        rtpmaps[stream.event_type] = f"telephone-event/{stream.event_rate}"
+    rtpmaps |= {kind: f"CN/{stream.codec.clock_rate}" for kind in sorted(stream.noise_types)}
+    fmtps = {stream.payload_type: stream.codec.fmtp}
+    return _audio_lines(stream.profile, port, rtpmaps, fmtps, stream.ptime_ms, stream.direction)
+
+
 def _audio_lines(
-    profile: str,
-    port: int,
-    codecs: dict[int, str],
-    stream: Stream | None,
-    event_type: int | None = None,
+    profile: str, port: int, rtpmaps: dict[int, str], fmtps: dict[int, str], ptime_ms: int, direction: str
 ) -> list[str]:
-    """Our audio stream: `stream` as agreed, or all of `codecs` as an offer."""
-    events = stream.event_type if stream else event_type or OUR_EVENT_TYPE
-    formats = [*codecs, *([events] if events is not None else [])]
-    lines = [f"m=audio {port} {profile} {' '.join(map(str, formats))}"]
-    lines += [f"a=rtpmap:{kind} {codec}" for kind, codec in codecs.items()]
-    if events is not None:
-        lines += [f"a=rtpmap:{events} {EVENTS}", f"a=fmtp:{events} 0-15"]
-    ptime_ms, direction = (stream.ptime_ms, stream.direction) if stream else (DEFAULT_PTIME_MS, "sendrecv")
+    """An m= line and what belongs to it; `rtpmaps` is in order of preference."""
+    lines = [f"m=audio {port} {profile} {' '.join(map(str, rtpmaps))}"]
+    for kind, rtpmap in rtpmaps.items():
+        fmtp = "0-15" if rtpmap.startswith("telephone-event") else fmtps.get(kind)
+        lines += [f"a=rtpmap:{kind} {rtpmap}", *([f"a=fmtp:{kind} {fmtp}"] if fmtp else [])]
     return [*lines, f"a=ptime:{ptime_ms}", f"a={direction}"]
 
 

@@ -1,4 +1,4 @@
-"""Digits in RTP: telephone-event payloads (RFC 4733) <-> keys. Pure; the clock is the audio codec's, 8 kHz.
+"""Digits in RTP: telephone-event payloads (RFC 4733) <-> keys. Pure; their clock is the codec's, mostly 8 kHz.
 
 A payload is event (8 bits), end flag, reserved, volume (6 bits), duration (16 bits, in the RTP clock). All packets of
 one press carry the timestamp at which it began.
@@ -76,11 +76,13 @@ class DigitReceiver:
 
     def __init__(self) -> None:
         self._press: _Press | None = None
+        self._rate = CLOCK_RATE
         self._done: deque[tuple[int, int, int]] = deque(maxlen=16)  # repeated and overtaken packets are known by these
 
-    def receive(self, payload: bytes, timestamp: int, ssrc: int, now: float) -> list[Digit]:
+    def receive(self, payload: bytes, timestamp: int, ssrc: int, now: float, rate: int = CLOCK_RATE) -> list[Digit]:
         """Take a packet; give the digits that it ends. Raises ValueError if it is too short."""
         event = Event.parse(payload)
+        self._rate = rate
         key = (ssrc, timestamp, event.code)
         if event.code >= len(KEYS) or key in self._done:
             return []  # flash-hook and tones are no keys
@@ -114,7 +116,7 @@ class DigitReceiver:
         if press is None:
             return []
         self._done.append(press.key)
-        return [Digit(KEYS[press.key[2]], press.duration / CLOCK_RATE)]
+        return [Digit(KEYS[press.key[2]], press.duration / self._rate)]
 
 
 # --- sending -------------------------------------------------------------------------------------------------------
@@ -168,8 +170,8 @@ class DigitSender:
         self._keys.clear()
         self._tick = 0
 
-    def step(self, timestamp: int) -> EventPacket | None:
-        """What to send at this tick, whose audio would have had `timestamp`."""
+    def step(self, timestamp: int, rate: int = CLOCK_RATE) -> EventPacket | None:
+        """What to send at this tick, whose audio would have had `timestamp`; `rate` is the clock of durations."""
         key, tick = self._keys[0], self._tick
         if tick == 0:
             self._timestamp = timestamp
@@ -177,12 +179,12 @@ class DigitSender:
         if self._tick * TICK_MS >= (PAUSE_MS if key == PAUSE else TONE_MS + GAP_MS):
             self._keys.popleft()
             self._tick = 0
-        return None if key == PAUSE else self._packet(key, tick + 1)
+        return None if key == PAUSE else self._packet(key, tick + 1, rate)
 
-    def _packet(self, key: str, tick: int) -> EventPacket | None:
+    def _packet(self, key: str, tick: int, rate: int) -> EventPacket | None:
         """The packet at the end of the press's tick-th 20 ms; none in the gap."""
         last = TONE_MS // TICK_MS
         if tick > last + 2:
             return None
-        duration = min(tick, last) * TICK_MS * CLOCK_RATE // 1000
+        duration = min(tick, last) * TICK_MS * rate // 1000
         return EventPacket(bytes(Event(KEYS.index(key), tick >= last, duration)), self._timestamp, tick == 1)

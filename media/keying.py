@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from media.crypto import OFFERED, Crypto, Policy
 from media.leg import LegError
-from media.sdp import Media
+from media.sdp import Media, shown
 
 PLAIN_PROFILES = ("RTP/AVP", "RTP/AVPF")
 SECURE_PROFILES = ("RTP/SAVP", "RTP/SAVPF")
@@ -20,7 +20,7 @@ def encryption(line: Media, srtp: Policy) -> Crypto | None:
     secure = line.profile in SECURE_PROFILES
     if line.profile not in PLAIN_PROFILES and (srtp == "off" or not secure):
         profiles = {"off": PLAIN_PROFILES, "accept": PLAIN_PROFILES + SECURE_PROFILES, "demand": SECURE_PROFILES}[srtp]
-        raise LegError(f"the offer's audio is {line.profile}; this agent speaks {' and '.join(profiles)}")
+        raise LegError(f"the offer's audio is {shown(line.profile)}; this agent speaks {' and '.join(profiles)}")
     if srtp == "off":
         return None
     cryptos, faults = _cryptos(line)

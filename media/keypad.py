@@ -48,12 +48,15 @@ class Keypad:
         self._keys.stop()
         self._tell(LegError(reason))
 
-    def step(self, timestamp: int) -> tuple[bool, EventPacket | None]:
-        """A tick whose audio would have `timestamp`: whether it belongs to a key instead, and that key's packet."""
+    def step(self, timestamp: int, rate: int = 8000) -> tuple[bool, EventPacket | None]:
+        """A tick whose audio would have `timestamp`: whether it belongs to a key instead, and that key's packet.
+
+        `rate` is the clock of durations.
+        """
         if not self._keys.busy:
             return False, None
         pressing = self._keys.suppresses_audio
-        packet = self._keys.step(timestamp)
+        packet = self._keys.step(timestamp, rate)
         if not self._keys.busy:
             self._tell(None)
         return pressing, packet

@@ -21,6 +21,10 @@ class LegError(Exception):
     """No media session can be made from this description; the message says what would be needed."""
 
 
+class NoPort(LegError):
+    """There are more calls than ports for media: it is not the description's fault, and another time may do."""
+
+
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
     """What the user of a Leg wants: `frame_samples` samples at `sample_rate` Hz, each time."""
@@ -71,6 +75,8 @@ class LegStats:
     A *frame* is the user's: `frames_concealed` had invented sound in them. Samples are at the user's rate, and
     `samples_dropped` did not fit in what waits to be sent. `packets_dropped` is the sum of `dropped_by_reason`.
     `encryption` has each suite that was agreed, "none" for plain, in order: more than one if it changed in the call.
+    Of the lost packets, `packets_recovered` were told by the ones after them (FEC). `far_packets_lost` and
+    `far_jitter_s` are what the far end last reported of what we send.
     """
 
     codec: str = ""
@@ -80,6 +86,7 @@ class LegStats:
     packets_sent: int = 0
     packets_lost: int = 0
     packets_late: int = 0
+    packets_recovered: int = 0
     packets_duplicate: int = 0
     packets_dropped: int = 0
     frames_concealed: int = 0
@@ -90,6 +97,10 @@ class LegStats:
     jitter_s: float = 0.0
     playout_delay_s: float = 0.0
     round_trip_s: float | None = None
+    far_packets_lost: int = 0
+    far_jitter_s: float = 0.0
+    reports_sent: int = 0
+    reports_received: int = 0
     dropped_by_reason: dict[str, int] = field(default_factory=dict)
 
 
@@ -104,8 +115,11 @@ class Leg(Protocol):
     def stats(self) -> LegStats:
         """Counters so far."""
 
-    async def offer(self) -> str:
-        """Open the transport and describe it. Raises LegError when no port is free."""
+    async def offer(self, hold: bool = False) -> str:
+        """Open the transport and describe it. Raises LegError; `NoPort` when none is free.
+
+        `hold`: once that is accepted, and until an offer without it is, we listen to nothing. What is played is sent.
+        """
 
     async def answer(self, offer: str) -> str:
         """Open or re-negotiate the transport from the far end's offer. Raises LegError; the old session then stands."""

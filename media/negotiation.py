@@ -1,29 +1,33 @@
 """The offer/answer model (RFC 3264) for one audio stream over RTP. Pure.
 
-    choose(offer, source, srtp) -> Stream          as the answerer: what we agree to
-    confirm(offer, answer, source, srtp) -> Stream as the offerer: what the far end agreed to
+    choose(offer, source, codecs) -> Stream          as the answerer: what we agree to
+    confirm(offer, answer, source, codecs) -> Stream as the offerer: what the far end agreed to
 
 The codec is the first of the offer that we speak: a list of formats is in the offerer's order of preference, and the
-answerer is to use the most preferred (RFC 3264, section 6.1). Our own order shows when the offer is ours. The answer
-names that one codec and telephone-event, so nothing else may arrive in the middle of a call.
+answerer is to use the most preferred (RFC 3264, section 6.1). Where an order of ours was asked for, that decides
+instead; it is the order of our offers too. The answer names that one codec, telephone-event and comfort noise, so no
+other codec may arrive in the middle of a call.
 """
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
+from media.codec import CODECS, Codec
 from media.crypto import Policy
 from media.keying import PLAIN_PROFILES, SECURE_PROFILES, confirmed, encryption
 from media.leg import LegError
 from media.sdp import Description, Media, shown
-from media.stream import Stream, codec_name, event_type, read_stream
+from media.stream import Stream, read_stream
 
-PREFERENCE = ("G722/8000", "PCMU/8000", "PCMA/8000")
-"""What we speak, best first, as their rtpmap says it."""
+Codecs: TypeAlias = tuple[Codec, ...]
+"""Those that we speak in a call, best first. Empty: all that there are, and an offer's order decides."""
 
 
-def choose(offer: Description, source: str, srtp: Policy = "off") -> Stream:
-    """What we agree to: the first audio stream, and its first codec, that we speak. Raises LegError.
+def choose(offer: Description, source: str, srtp: Policy = "off", codecs: Codecs = (), hold: bool = False) -> Stream:
+    """What we agree to: the first audio stream of which we speak a codec. Raises LegError.
 
-    `source` is the address the signalling came from; it bounds where media may be sent.
+    `source` is the address the signalling came from; it bounds where media may be sent. `hold` says that we hold.
     """
     audio = [(number, line) for number, line in enumerate(offer.media) if line.kind == "audio" and line.port]
     if not audio:
@@ -37,16 +41,33 @@ def choose(offer: Description, source: str, srtp: Policy = "off") -> Stream:
     if not allowed:
         raise LegError("; ".join(dict.fromkeys(faults)))
     for number, line, crypto in allowed:
-        types = [kind for kind, codec in line.codecs().items() if codec in PREFERENCE]
-        if types:
-            events = event_type(line)
-            return read_stream(number, line, types[0], {types[0]}, events, {events}, source, crypto)
+        if found := _best(line, codecs):
+            return read_stream(number, line, *found, source, crypto=crypto, hold=hold)
     names = ", ".join(_codec_names(line) for _, line, _ in allowed)
-    ours = ", ".join(map(codec_name, PREFERENCE))
+    ours = ", ".join(codec.name for codec in codecs or CODECS)
     raise LegError(f"no common codec: the offer has {names}; this agent speaks {ours}")
 
 
-def confirm(offer: Description, answer: Description, source: str, srtp: Policy = "off") -> Stream:
+def _best(line: Media, codecs: Codecs) -> tuple[int, Codec] | None:
+    """Payload type and codec, by our order if there is one, else by the line's."""
+    common = [(kind, codec) for kind, name in line.codecs().items() if (codec := _spoken(name, codecs))]
+    if codecs:
+        common.sort(key=lambda pair: codecs.index(pair[1]))
+    return common[0] if common else None
+
+
+def _spoken(rtpmap: str, codecs: Codecs) -> Codec | None:
+    return next((codec for codec in codecs or CODECS if codec.rtpmap.upper() == rtpmap), None)
+
+
+def confirm(
+    offer: Description,
+    answer: Description,
+    source: str,
+    srtp: Policy = "off",
+    codecs: Codecs = (),
+    hold: bool = False,
+) -> Stream:
     """What the far end made of our offer. Raises LegError."""
     number = next(number for number, line in enumerate(offer.media) if line.kind == "audio" and line.port)
     if len(answer.media) != len(offer.media):
@@ -57,12 +78,11 @@ def confirm(offer: Description, answer: Description, source: str, srtp: Policy =
     if line.profile not in (SECURE_PROFILES if ours.profile in SECURE_PROFILES else PLAIN_PROFILES):
         raise LegError(f"the answer's audio is {shown(line.profile)}, our offer's {ours.profile}")
     crypto = confirmed(ours, line, srtp)
-    offered = {codec: kind for kind, codec in ours.codecs().items() if codec in PREFERENCE}
-    for kind, codec in line.codecs().items():
-        if codec in offered:
-            events = event_type(line)
-            event_types = set() if events is None else {event_type(ours), events}
-            return read_stream(number, line, kind, {kind, offered[codec]}, events, event_types, source, crypto)
+    offered = set(ours.codecs().values())
+    for kind, name in line.codecs().items():
+        codec = _spoken(name, codecs)
+        if codec and name in offered:
+            return read_stream(number, line, kind, codec, source, crypto=crypto, ours=ours, hold=hold)
     raise LegError(f"the answer has {_codec_names(line)}, our offer {_codec_names(ours)}")
 
 

@@ -16,7 +16,7 @@ from math import ceil
 
 import numpy as np
 
-from media.codec import Codec, Decoder
+from media.codec import Codec, Decoder, Recovering
 from media.concealment import Concealment
 from media.delay import BLOCK_S, Delay, Step
 from media.leg import Pcm
@@ -60,14 +60,15 @@ class Playout:
 
     Counters: `late`, `duplicate` and `dropped` are packets that were not played, the last by reason: empty,
     undecodable, stray (its timestamp is far from what is played, and it is alone with that), overflow, and backlog
-    (came before the first tick, or all at once after a pause). `concealed` is blocks with invented sound in them;
-    `grown` and `shrunk` are steps of one block of the delay.
+    (came before the first tick, or all at once after a pause). `concealed` is blocks with invented sound in them,
+    `recovered` is packets that were lost, and told by the one after them; `grown` and `shrunk` are steps of one block
+    of the delay.
     """
 
     def __init__(self, codec: Codec) -> None:
         self.late = self.duplicate = 0
         self.dropped: Counter[str] = Counter()
-        self.concealed = self.grown = self.shrunk = 0
+        self.concealed = self.recovered = self.grown = self.shrunk = 0
         self.change(codec)
 
     @property
@@ -88,6 +89,7 @@ class Playout:
     def reset(self) -> None:
         """Another source begins: forget stream and timing. What was played fades out meanwhile."""
         self._decode: Decoder = self._codec.make_decoder()
+        self._recovering = self._decode if isinstance(self._decode, Recovering) else None
         self._delay = Delay()
         self._packets: dict[int, _Packet] = {}
         self._done: deque[int] = deque(maxlen=MAX_PACKETS)  # timestamps that were played
@@ -225,6 +227,7 @@ class Playout:
         """
         assert self._head is not None
         self._misses = 0 if self._ends_after(self._due) else self._misses + 1
+        self._reserve_if_told(now)
         if self._misses == MAX_MISSES:
             self._stop()
             self._start(now)
@@ -237,6 +240,12 @@ class Playout:
         self._head += self._starved - kept
         self._starved = 0
         self.late += self._drop_before(self._head)
+
+    def _reserve_if_told(self, now: float) -> None:
+        """Wait longer from now on, if the packet that is here now could have told of the one that is missing."""
+        first = min(self._packets)
+        if first > self._cursor and self._told(first):
+            self._delay.reserve(now)
 
     def _ends_after(self, head: int) -> bool:
         """Whether any packet has something to play from `head` on."""
@@ -268,8 +277,29 @@ class Playout:
         """Append to what is ready: the next packet, or up to `count` samples in the place of lost ones."""
         at = min(self._packets)
         hole = (at - self._cursor) * self._samples_a_unit
-        pcm = self._decoded(at) if hole <= 0 else self._invent(min(hole, count - len(self._ready)))
+        pcm = self._decoded(at) if hole <= 0 else self._filled(at, hole, count - len(self._ready))
         self._ready = np.concatenate([self._ready, pcm]) if len(self._ready) else pcm
+
+    def _filled(self, at: int, hole: int, wanted: int) -> Pcm:
+        """What belongs into a hole before the packet at `at`: what that tells of it, else `wanted` samples at most."""
+        told = self._told(at)
+        if hole > told:
+            return self._invent(min(hole - told, wanted))
+        payload = self._packets[at].payload
+        assert payload is not None and self._recovering is not None
+        try:
+            pcm = self._recovering.recover(payload)
+        except ValueError:
+            return self._invent(min(hole, wanted))
+        self.recovered += 1
+        return self._concealment.remember(pcm[-hole:])
+
+    def _told(self, at: int) -> int:
+        """How many samples before it the packet at `at` tells of, if anything is missing there."""
+        payload = self._packets[at].payload
+        if self._recovering is None or payload is None or self._deliberate:
+            return 0
+        return self._recovering.told(payload)
 
     def _decoded(self, at: int) -> Pcm:
         """The packet at `at`, which begins at the cursor or before it. One that cannot be decoded is as if lost."""
@@ -277,7 +307,7 @@ class Playout:
         self._done.append(at)
         samples = packet.units * self._samples_a_unit
         skip = (self._cursor - at) * self._samples_a_unit
-        self._deliberate = packet.payload is None
+        self._deliberate = packet.payload is None or self._codec.is_silence(packet.payload)
         if packet.payload is None:
             return self._invent(max(0, samples - skip))
         try:

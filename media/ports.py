@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from media.leg import LegError
+from media.leg import LegError, NoPort
 
 REST_S = 30.0
 """A closed port is not given out again for so long: the last call's far end may still be sending to it."""
@@ -35,7 +35,7 @@ class Pair:
 class Ports:
     """Pairs within a range, in order from a random place, so that nobody can tell the next one.
 
-    Empty: a resting pair is given out early, the longest rested first; with none of these either, LegError. A port
+    Empty: a resting pair is given out early, the longest rested first; with none of these either, NoPort. A port
     that another program has is passed over.
     """
 
@@ -48,7 +48,7 @@ class Ports:
         self._range = f"{first}-{last}"
 
     def open(self, version: int) -> Pair:
-        """Bind a pair on every address of IP `version`. Raises LegError when none is free."""
+        """Bind a pair on every address of IP `version`. Raises NoPort when none is free."""
         for port in self._candidates():
             try:
                 pair = _bind(port, version)
@@ -61,7 +61,7 @@ class Ports:
             self._resting.pop(port, None)
             return pair
         taken = len(self._taken)
-        raise LegError(f"no UDP port pair of {self._range} is free: {taken} are in calls, other programs have the rest")
+        raise NoPort(f"no UDP port pair of {self._range} is free: {taken} are in calls, other programs have the rest")
 
     def close(self, pair: Pair) -> None:
         """Close a pair and let its ports rest."""

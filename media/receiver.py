@@ -63,9 +63,9 @@ class Receiver:
 
     # What was agreed
 
-    def adopt(self, stream: Stream, codec: Codec, now: float) -> None:
+    def adopt(self, stream: Stream, now: float) -> None:
         """From now on this is agreed. What comes in the codec of before is heard until the first in the new one."""
-        before, self._stream, self._agreed = self._stream, stream, codec
+        before, self._stream, self._agreed = self._stream, stream, stream.codec
         self._unprotector.adopt(stream.crypto, now)
         self._forged = 0
         if before is None or stream.held:
@@ -120,7 +120,7 @@ class Receiver:
             self._forged = 0
         kind = packet.payload_type
         if not (kind in stream.payload_types or kind in self._types or kind in stream.event_types):
-            if kind != COMFORT_NOISE:
+            if kind != COMFORT_NOISE and kind not in stream.noise_types:
                 self.dropped["unknown payload type"] += 1
                 return []
         if not self._latch.admit(source, packet.ssrc, packet.sequence_number, now):
@@ -129,7 +129,7 @@ class Receiver:
         self.packets += 1
         self._silent_since, self._confirmed = now, True
         if kind in stream.event_types:
-            return self._take_event(packet, now)
+            return self._take_event(stream, packet, now)
         self._count(packet, packet.timestamp, now)
         self._take_audio(stream, packet, now)
         return []
@@ -142,14 +142,14 @@ class Receiver:
             logger.warning("x RTP from %s: %d packets in a row, the last: %s", _shown(source), FORGERIES, reason)
 
     def _take_audio(self, stream: Stream, packet: RtpPacket, now: float) -> None:
-        if stream.held or not self._playing:
+        if stream.held or not stream.receives or not self._playing:
             return
         if packet.payload_type in stream.payload_types and packet.payload_type not in self._types:
             self._switch(stream)
-        silent = packet.payload_type == COMFORT_NOISE
+        silent = packet.payload_type == COMFORT_NOISE or packet.payload_type in stream.noise_types
         self.playout.receive(packet.timestamp, None if silent else packet.payload, now)
 
-    def _take_event(self, packet: RtpPacket, now: float) -> list[Digit]:
+    def _take_event(self, stream: Stream, packet: RtpPacket, now: float) -> list[Digit]:
         """A key. In the audio's own stream it also says that no audio is to come; some have a source for it alone."""
         if self._reports.source in (None, packet.ssrc):
             self._count(packet, None, now)  # its timestamp does not tell when it was sent
@@ -157,14 +157,14 @@ class Receiver:
                 self.playout.receive(packet.timestamp, None, now)
             self._event_timestamp = packet.timestamp
         try:
-            return self._keys.receive(packet.payload, packet.timestamp, packet.ssrc, now)
+            return self._keys.receive(packet.payload, packet.timestamp, packet.ssrc, now, stream.event_rate)
         except ValueError:
             self.dropped["torn telephone-event"] += 1
             return []
 
     def _count(self, packet: RtpPacket, timestamp: int | None, now: float) -> None:
         """For the reports. Another source ends everything about the old one: a transfer, or music on hold."""
-        if self._reports.heard(packet.ssrc, packet.sequence_number, timestamp, now):
+        if self._reports.heard(packet.ssrc, packet.sequence_number, timestamp, now, self.codec.clock_rate):
             logger.info("- RTP from %s has a new source", self.remote)
             self.playout.reset()
             self._event_timestamp = None

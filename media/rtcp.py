@@ -25,7 +25,6 @@ INTERVAL_S = 5.0
 
 UNIX_TO_NTP_S = 2_208_988_800
 MAX_ROUND_TRIP_S = 30
-CLOCK_RATE = 8000
 CNAME = 1
 MAX_DROPOUT = 3000
 MAX_MISORDER = 100
@@ -41,6 +40,7 @@ class Reception:
         self._restart(sequence)
         self._transit: float | None = None
         self._jitter = 0.0  # in clock ticks
+        self._clock_rate = 8000
         self._report_ntp = 0  # middle 32 bits of the last sender report
         self._report_at = 0.0
 
@@ -52,7 +52,7 @@ class Reception:
     @property
     def jitter_s(self) -> float:
         """Smoothed deviation of the transit time (appendix A.8)."""
-        return self._jitter / CLOCK_RATE
+        return self._jitter / self._clock_rate
 
     @property
     def _expected(self) -> int:
@@ -63,7 +63,7 @@ class Reception:
         self._received = self._expected_before = self._received_before = 0
         self._suspect: int | None = None
 
-    def receive(self, sequence: int, timestamp: int | None, now: float) -> None:
+    def receive(self, sequence: int, timestamp: int | None, now: float, clock_rate: int = 8000) -> None:
         """Count a packet. `timestamp` is None where it does not tell when it was sent (digits)."""
         ahead = (sequence - self._highest) & 0xFFFF
         if ahead < MAX_DROPOUT:
@@ -77,14 +77,17 @@ class Reception:
             self._transit = None
         self._received += 1
         if timestamp is not None:
-            self._measure(timestamp, now)
+            self._measure(timestamp, now, clock_rate)
 
-    def _measure(self, timestamp: int, now: float) -> None:
-        transit = now * CLOCK_RATE - timestamp
+    def _measure(self, timestamp: int, now: float, clock_rate: int) -> None:
+        if clock_rate != self._clock_rate:  # another codec within the stream (RFC 7160)
+            self._jitter *= clock_rate / self._clock_rate
+            self._clock_rate, self._transit = clock_rate, None
+        transit = now * clock_rate - timestamp
         if self._transit is not None:
             change = abs(transit - self._transit)
             change = min(change, abs(change - 2**32))  # the timestamp wrapped
-            if change < CLOCK_RATE * 10:  # else the sender began anew
+            if change < clock_rate * 10:  # else the sender began anew
                 self._jitter += (change - self._jitter) / 16
         self._transit = transit
 
@@ -113,10 +116,16 @@ class Reports:
     """One party's side of RTCP: what is heard and said about both streams. `now` is monotonic seconds.
 
     `ssrc` is our own stream's; `unix_offset_s` makes `now` the time of day, which sender reports carry.
+
+    `far_loss`, `far_lost` and `far_jitter_s` are what the far end last said of our stream: the share of packets lost
+    since its report before, how many it has lost in all, and its jitter. `sent` and `received` count reports.
     """
 
     def __init__(self, ssrc: int, unix_offset_s: float) -> None:
         self.round_trip_s: float | None = None
+        self.far_loss = self.far_jitter_s = 0.0
+        self.far_lost = self.sent = self.received = 0
+        self.clock_rate = 8000  # of our stream
         self._ssrc = ssrc
         self._name = secrets.token_hex(8).encode()  # of this call only: it tells nobody who we are (RFC 7022)
         self._offset_s = unix_offset_s + UNIX_TO_NTP_S
@@ -140,14 +149,14 @@ class Reports:
         """Of the present source."""
         return self._reception.jitter_s if self._reception else 0.0
 
-    def heard(self, ssrc: int, sequence: int, timestamp: int | None, now: float) -> bool:
+    def heard(self, ssrc: int, sequence: int, timestamp: int | None, now: float, clock_rate: int = 8000) -> bool:
         """Count a packet. Whether it is the first of another source than the last one's."""
         before = self._reception
         if before is None or before.ssrc != ssrc:
             self._lost_before = self.lost
             self._reception = Reception(ssrc, sequence)
         assert self._reception is not None
-        self._reception.receive(sequence, timestamp, now)
+        self._reception.receive(sequence, timestamp, now, clock_rate)
         return before is not None and before is not self._reception
 
     def begin(self, now: float) -> None:
@@ -161,6 +170,7 @@ class Reports:
     def say(self, packets: int, octets: int, timestamp: int, now: float) -> bytes:
         """A report: what we have sent so far, if that is more than last time, and what we have heard."""
         self._due = now + _interval_s()
+        self.sent += 1
         sent = None
         if packets > self._said_packets:
             self._said_packets = packets
@@ -169,7 +179,9 @@ class Reports:
 
     def read(self, data: bytes, now: float) -> None:
         """Take a report of the far end. Raises ValueError."""
-        for packet in parse(data):
+        packets = parse(data)
+        self.received += 1
+        for packet in packets:
             if isinstance(packet, RtcpSrPacket) and self._reception and packet.ssrc == self._reception.ssrc:
                 self._reception.heard_report(packet.sender_info.ntp_timestamp, now)
             if isinstance(packet, (RtcpSrPacket, RtcpRrPacket)):
@@ -177,8 +189,11 @@ class Reports:
                     self._measure(block, now)
 
     def _measure(self, block: RtcpReceiverInfo, now: float) -> None:
-        measured = round_trip_s(block, self._ntp(now)) if block.ssrc == self._ssrc else None
-        if measured is not None:
+        if block.ssrc != self._ssrc:
+            return
+        self.far_loss = block.fraction_lost / 256
+        self.far_lost, self.far_jitter_s = max(0, block.packets_lost), block.jitter / self.clock_rate
+        if (measured := round_trip_s(block, self._ntp(now))) is not None:
             self.round_trip_s = measured
 
     def _ntp(self, now: float) -> int:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from ipaddress import IPv6Address, ip_address
 
 from media.clock import TICK_S, Clock
-from media.codec import CODECS, PCMU
+from media.codec import PCMU
 from media.crypto import Policy
 from media.describer import Describer
 from media.dtmf import check_digits
@@ -24,7 +24,7 @@ from media.incoming import Incoming
 from media.keypad import Keypad
 from media.latch import Address
 from media.leg import AudioFormat, Digit, Exchange, LegError, LegStats, Pcm
-from media.negotiation import choose, confirm
+from media.negotiation import Codecs, choose, confirm
 from media.outgoing import Outgoing, Sent
 from media.pcm import BLOCKS_PER_S, silence
 from media.playout import Heard
@@ -49,7 +49,8 @@ class RtpLeg:
     """One party over RTP. `host` is where its signalling comes from; `advertised` replaces our own address,
     by the version of IP.
 
-    `srtp` says whether it may be encrypted, or must be.
+    `srtp` says whether it may be encrypted, or must be; `codecs` which ones it speaks, and in which order. Empty: all,
+    and the order of an offer decides.
     """
 
     def __init__(
@@ -61,13 +62,15 @@ class RtpLeg:
         advertised: Mapping[int, str] | None = None,
         when_closed: Callable[[RtpLeg], None] | None = None,
         srtp: Policy = "accept",
+        codecs: Codecs = (),
     ) -> None:
         host = _plain(host)
         self._format, self._clock, self._host, self._when_closed = audio_format, clock, host, when_closed
         self._transport = Transport(ports, host, advertised or {}, self._readable, self._receive)
-        self._describer = Describer(secrets.randbits(62), srtp)
+        self._describer = Describer(secrets.randbits(62), srtp, codecs)
         self._srtp: Policy = srtp
-        self._offered = ""
+        self._codecs, self._hold = codecs, False
+        self._offered, self._holding = "", False
         self._stream: Stream | None = None
 
         self._sender, self._protector = Sender(), Protector()
@@ -92,18 +95,19 @@ class RtpLeg:
         """Whether the far end holds."""
         return self._stream is not None and self._stream.held
 
-    async def offer(self) -> str:
+    async def offer(self, hold: bool = False) -> str:
         """Our offer: everything we speak. Raises LegError."""
         self._check_open()
         self._transport.settle(None)
-        self._offered = self._describer.offer(self._transport.local, self._transport.port)
+        self._offered = self._describer.offer(self._transport.local, self._transport.port, hold)
+        self._holding = hold
         return self._offered
 
     async def answer(self, offer: str) -> str:
         """Agree to what is offered, now or anew. Raises LegError; what was agreed before then stands."""
         self._check_open()
         description = parse(offer)
-        stream = choose(description, self._host, self._srtp)
+        stream = choose(description, self._host, self._srtp, self._codecs, self._hold)
         self._transport.settle(None if stream.is_hole else stream.remote[0])
         self._offered = ""
         text = self._describer.answer(description, stream, self._transport.local, self._transport.port)
@@ -116,11 +120,13 @@ class RtpLeg:
         if not self._offered:
             raise LegError("an answer came, but nothing was offered")
         description = parse(answer)
-        stream = confirm(parse(self._offered), description, self._host, self._srtp)
+        offered, hold = parse(self._offered), self._holding
+        stream = confirm(offered, description, self._host, self._srtp, self._codecs, hold)
         local, remote = self._transport.local, stream.remote[0]
         if not stream.is_hole and ip_address(remote).version != ip_address(local).version:
             raise LegError(f"the answer names {remote}, which {local}, as we offered, cannot reach")
         self._describer.accepted(description, stream)
+        self._hold = hold
         self._adopt(stream)
 
     def _check_open(self) -> None:
@@ -130,12 +136,12 @@ class RtpLeg:
     def _adopt(self, stream: Stream) -> None:
         """Go on with what is agreed now. Nothing in here fails."""
         now, before, self._stream = self._clock.time(), self._stream, stream
-        codec = next(codec for codec in CODECS if codec.name == stream.codec)
-        self._send_rtp(self._sender.adopt(stream, codec))  # what is left, under the key of before
+        self._send_rtp(self._sender.adopt(stream))  # what is left, under the key of before
         self._protector.adopt(self._describer.crypto)
         self._note_encryption(stream)
-        self._receiver.adopt(stream, codec, now)
-        self._outgoing.change_rate(codec.sample_rate)
+        self._receiver.adopt(stream, now)
+        self._outgoing.change_rate(stream.codec.sample_rate)
+        self._reports.clock_rate = stream.codec.clock_rate
         if before is not None and before.held != stream.held:
             self._outgoing.clear()
             self._next_keep_alive = now
@@ -222,11 +228,12 @@ class RtpLeg:
     def stats(self) -> LegStats:
         """Counters so far."""
         stats, receiver, reports = self._stats, self._receiver, self._reports
-        stats.codec = self._stream.codec if self._stream else ""
+        stats.codec = self._stream.codec.name if self._stream else ""
         stats.remote = receiver.remote
         stats.packets_received = receiver.packets
         stats.packets_lost = reports.lost
         stats.packets_late = receiver.playout.late
+        stats.packets_recovered = receiver.playout.recovered
         stats.packets_duplicate = receiver.playout.duplicate
         ours = Counter({"digit nobody read": self._keypad.dropped, "not sent": self._not_sent})
         dropped = receiver.dropped + receiver.playout.dropped + ours
@@ -237,6 +244,8 @@ class RtpLeg:
         stats.samples_dropped = self._outgoing.dropped
         stats.jitter_s = reports.jitter_s
         stats.round_trip_s = reports.round_trip_s
+        stats.far_packets_lost, stats.far_jitter_s = reports.far_lost, reports.far_jitter_s
+        stats.reports_sent, stats.reports_received = reports.sent, reports.received
         stats.playout_delay_s = receiver.playout.delay_s
         return stats
 
@@ -268,7 +277,7 @@ class RtpLeg:
             sent, heard = Sent(block, self._silence), Heard(block)
             self._keep_alive(stream, now)
         else:
-            sent, heard = self._send(now, on_time), self._receiver.tick(now)
+            sent, heard = self._send(stream, now, on_time), self._receiver.tick(now)
         self._sender.advance()
         self._incoming.change_rate(codec.sample_rate)
         self._incoming.put(heard, sent, stream.held)
@@ -279,10 +288,10 @@ class RtpLeg:
     def _silence(self) -> Pcm:
         return silence(self._format.sample_rate // BLOCKS_PER_S)
 
-    def _send(self, now: float, on_time: bool) -> Sent:
+    def _send(self, stream: Stream, now: float, on_time: bool) -> Sent:
         """Take the next 20 ms and send them, unless a key is pressed or the tick was missed. Says what really left."""
         sent = self._outgoing.tick()
-        pressing, event = self._keypad.step(self._sender.timestamp) if on_time else (False, None)
+        pressing, event = self._keypad.step(self._sender.timestamp, stream.event_rate) if on_time else (False, None)
         if pressing or not on_time or not self._receiver.may_send(now):
             self._send_rtp(self._sender.pause())
             sent = replace(sent, played=self._silence)
@@ -302,6 +311,7 @@ class RtpLeg:
         if self._reports.is_due(now):
             sender = self._sender
             report = self._reports.say(sender.packets, sender.octets, sender.timestamp, now)
+            sender.expect_loss(self._reports.far_loss)
             if not stream.is_hole:
                 self._send_to(self._protector.rtcp(report), self._receiver.rtcp_target, rtcp=not stream.mux)
 

@@ -15,7 +15,7 @@ MAX_LINES = 400
 MAX_MEDIA = 8
 MAX_ATTRIBUTES = 64
 
-STATIC = {0: "PCMU/8000", 8: "PCMA/8000", 9: "G722/8000"}
+STATIC = {0: "PCMU/8000", 8: "PCMA/8000", 9: "G722/8000", 13: "CN/8000"}
 """RFC 3551, section 6: these need no rtpmap. G.722's clock is 8000 by an old mistake, its samples are 16 kHz."""
 
 DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
@@ -46,6 +46,11 @@ class Media:
     def attribute(self, name: str) -> str | None:
         """The value of the first attribute of that name: "" for a bare flag, None where there is none."""
         return next((value for key, value in self.attributes if key == name), None)
+
+    def fmtp(self, kind: int) -> str:
+        """The parameters of a payload type."""
+        values = (value.partition(" ") for name, value in self.attributes if name == "fmtp")
+        return next((rest.strip() for number, _, rest in values if number == str(kind)), "")
 
     @property
     def direction(self) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 
+import numpy as np
 from aiortc.rtp import RtpPacket
 
-from media.codec import Codec
 from media.dtmf import EventPacket
 from media.leg import Pcm
+from media.pcm import silence
 from media.stream import Stream
 
 
@@ -25,33 +26,40 @@ class Sender:
         self.timestamp = secrets.randbits(32)
         self.packets = self.octets = 0
         self._fresh = True  # the next audio begins a talkspurt
-        self._bytes = b""  # waiting for a whole packet; a byte a timestamp unit
+        self._waiting = silence(0)  # for a whole packet
         self._began = 0  # the timestamp of these
-        self._codec: Codec | None = None
+        self._step = 0
+        self._stream: Stream | None = None
 
-    def adopt(self, stream: Stream, codec: Codec) -> list[bytes]:
+    def adopt(self, stream: Stream) -> list[bytes]:
         """From now on send as agreed; what must leave before that, if it is another codec, or nothing at all."""
-        rest = self.pause() if stream.held or codec is not self._codec else []
-        if codec is not self._codec:
-            self._codec, self._encode = codec, codec.make_encoder()
+        before, codec = self._stream, stream.codec
+        changed = before is None or (codec, stream.fmtp) != (before.codec, before.fmtp)
+        rest = self.pause() if stream.held or changed else []
+        if changed:
+            self._encode = codec.make_encoder(stream.fmtp)
         self._stream, self._step = stream, codec.timestamp_step
-        self._packet_bytes = stream.ptime_ms * codec.clock_rate // 1000
+        self._packet_samples = codec.packet_samples(stream.ptime_ms)
         return rest
+
+    def expect_loss(self, fraction: float) -> None:
+        """The share of our packets that the far end loses, as it reports."""
+        self._encode.expect_loss(fraction)
 
     def audio(self, block: Pcm) -> list[bytes]:
         """Append one tick's sound at the codec's rate; the packets that are full."""
-        if not self._bytes:
+        if not len(self._waiting):
             self._began = self.timestamp
-        self._bytes += self._encode(block)
+        self._waiting = np.concatenate([self._waiting, block])
         packets = []
-        while len(self._bytes) >= self._packet_bytes:
-            packets.append(self._audio_packet(self._packet_bytes, self._fresh))
+        while len(self._waiting) >= self._packet_samples:
+            packets.append(self._audio_packet(self._packet_samples, self._fresh))
             self._fresh = False
         return packets
 
     def pause(self) -> list[bytes]:
         """No audio at this tick. What waits for a whole packet leaves in a shorter one: it counts as played."""
-        rest = [self._audio_packet(len(self._bytes), False)] if self._bytes else []
+        rest = [self._audio_packet(len(self._waiting), False)] if len(self._waiting) else []
         self._fresh = True
         return rest
 
@@ -61,18 +69,21 @@ class Sender:
 
     def event(self, event: EventPacket) -> bytes:
         """A packet of a key that is pressed."""
-        assert self._stream.event_type is not None
+        assert self._stream is not None and self._stream.event_type is not None
         return self._packet(self._stream.event_type, event.payload, event.timestamp, event.marker)
 
     def keep_alive(self) -> bytes:
         """A packet of a type that was not agreed: it is counted there and not played (RFC 6263, section 4.6)."""
-        agreed = self._stream.payload_types | self._stream.event_types
+        assert self._stream is not None
+        agreed = self._stream.payload_types | self._stream.event_types | self._stream.noise_types
         return self._packet(next(kind for kind in range(127, 95, -1) if kind not in agreed), b"", self.timestamp)
 
-    def _audio_packet(self, count: int, marker: bool) -> bytes:
-        payload, self._bytes = self._bytes[:count], self._bytes[count:]
-        began, self._began = self._began, (self._began + count) & 0xFFFFFFFF
-        return self._packet(self._stream.payload_type, payload, began, marker)
+    def _audio_packet(self, samples: int, marker: bool) -> bytes:
+        assert self._stream is not None
+        block, self._waiting = self._waiting[:samples], self._waiting[samples:]
+        units = samples * self._step // self._stream.codec.block_samples
+        began, self._began = self._began, (self._began + units) & 0xFFFFFFFF
+        return self._packet(self._stream.payload_type, self._encode(block), began, marker)
 
     def _packet(self, payload_type: int, payload: bytes, timestamp: int, marker: bool = False) -> bytes:
         packet = RtpPacket(payload_type, int(marker), self.sequence, timestamp, self.ssrc, payload)

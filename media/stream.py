@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 
+from media.codec import Codec
 from media.crypto import Crypto
 from media.leg import LegError
 from media.sdp import Media
 
 COMFORT_NOISE = 13
-EVENTS = "telephone-event/8000"
-"""Digits; their clock must be the audio codec's (RFC 4733, section 2.1), which is 8000 for all that we speak."""
+"""Silence that its sender made on purpose (RFC 3389), at 8 kHz; some send it unasked."""
 
 DEFAULT_PTIME_MS = 20
 MAX_PTIME_MS = 60
@@ -22,25 +22,29 @@ MAX_PTIME_MS = 60
 class Stream:
     """The audio stream that both sides agreed on. Directions are ours; `number` is its place among the m= lines.
 
-    `crypto` is how the far end sends, None for a plain stream.
+    `fmtp` is what the far end says of the codec, for what we send. `event_rate` is the clock of digits: the codec's,
+    or 8000 beside Opus from those who know no other. `crypto` is how the far end sends, None for a plain stream.
 
     `payload_type` and `event_type` are what we send; what may arrive is in `payload_types` and `event_types`, which
-    hold more only if an answerer used other numbers than our offer.
+    hold more only if an answerer used other numbers than our offer, and in `noise_types`: comfort noise.
     """
 
     number: int
     profile: str
-    codec: str
+    codec: Codec
     payload_type: int
     payload_types: frozenset[int]
     event_type: int | None
     event_types: frozenset[int]
+    event_rate: int
+    noise_types: frozenset[int]
     remote: tuple[str, int]
     remote_rtcp: tuple[str, int]
     mux: bool
     ptime_ms: int
     sends: bool
     receives: bool
+    fmtp: str = ""
     crypto: Crypto | None = None
 
     @property
@@ -64,46 +68,59 @@ class Stream:
         }[self.sends, self.receives]
 
 
-def event_type(line: Media) -> int | None:
-    """The number of its digits, if it has any that we speak."""
-    return next((kind for kind, codec in line.codecs().items() if codec == EVENTS.upper()), None)
-
-
-def codec_name(codec: str) -> str:
-    """Of what an rtpmap says, the name alone."""
-    return codec.partition("/")[0]
-
-
 def read_stream(
     number: int,
     line: Media,
     kind: int,
-    kinds: set[int],
-    event_type: int | None,
-    event_types: set[int | None],
+    codec: Codec,
     source: str,
-    crypto: Crypto | None,
+    *,
+    crypto: Crypto | None = None,
+    ours: Media | None = None,
+    hold: bool = False,
 ) -> Stream:
-    """What that line of the far end's agrees to. Raises LegError for an address that must not be sent to."""
+    """What that line of the far end's agrees to. Raises LegError for an address that must not be sent to.
+
+    `ours` is the line that it answers, if we offered; `hold` says that we hold, and listen to nothing.
+    """
     hole = _check_address(line.host, source)
     far = line.direction
     mux = line.attribute("rtcp-mux") is not None
+    event_type, event_rate = events(line, codec)
+    lines = [line] if ours is None else [line, ours]
     return Stream(
         number=number,
         profile=line.profile,
-        codec=codec_name(line.codecs()[kind]),
+        codec=codec,
         payload_type=kind,
-        payload_types=frozenset(kinds),
+        payload_types=_types(lines, codec.rtpmap) | {kind} if ours else frozenset({kind}),
         event_type=event_type,
-        event_types=frozenset(kind for kind in event_types if kind is not None),
+        event_types=frozenset() if event_type is None else _types(lines, f"telephone-event/{event_rate}"),
+        event_rate=event_rate,
+        noise_types=_types(lines, f"CN/{codec.clock_rate}"),
         remote=(line.host, line.port),
         remote_rtcp=(line.host, line.port) if mux else _rtcp_address(line, source),
         mux=mux,
-        ptime_ms=_ptime_ms(line),
+        ptime_ms=codec.packet_ms(_ptime_ms(line)),
         sends=far in ("sendrecv", "recvonly") and not hole,
-        receives=far in ("sendrecv", "sendonly"),
+        receives=far in ("sendrecv", "sendonly") and not hold,
+        fmtp=line.fmtp(kind),
         crypto=crypto,
     )
+
+
+def events(line: Media, codec: Codec) -> tuple[int | None, int]:
+    """The payload type of its digits and their clock: the codec's (RFC 4733, section 2.1), at worst 8000."""
+    for rate in (codec.clock_rate, 8_000):
+        wanted = f"TELEPHONE-EVENT/{rate}"
+        if kind := next((kind for kind, name in line.codecs().items() if name == wanted), None):
+            return kind, rate
+    return None, codec.clock_rate
+
+
+def _types(lines: list[Media], rtpmap: str) -> frozenset[int]:
+    """All numbers that these lines have for it."""
+    return frozenset(kind for line in lines for kind, name in line.codecs().items() if name == rtpmap.upper())
 
 
 def _check_address(host: str, source: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.slot import FRAME_SAMPLES
 from media.leg import Digit, Exchange, LegError, LegStats, Pcm
-from signaling.call import Answered, Call, CallEnded, CallOffer, Rejection, Renegotiate
+from signaling.call import Answered, Call, CallEnded, CallOffer, Referred, Rejection, Renegotiate
 
 SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
 
@@ -29,6 +29,7 @@ class FakeCall:
         self.log: list[tuple[str, object]] = []
         self.renegotiate: Renegotiate | None = None
         self.answered: Answered | None = None
+        self.referred: Referred | None = None
 
     @property
     def offer(self) -> CallOffer:
@@ -49,6 +50,9 @@ class FakeCall:
     async def propose(self, media: str) -> str:
         self.log.append(("propose", media))
         return f"answer to {media}"
+
+    async def transfer(self, target: str | Call) -> None:
+        self.log.append(("transfer", target))
 
     async def hang_up(self, reason: str = "") -> None:
         if not self._ended.done():
@@ -83,8 +87,8 @@ class FakeLeg:
         self._taken = asyncio.Condition()
         self._returned = 0
 
-    async def offer(self) -> str:
-        return self._describe("our offer")
+    async def offer(self, hold: bool = False) -> str:
+        return self._describe("our offer to hold" if hold else "our offer")
 
     async def answer(self, offer: str) -> str:
         return self._describe(f"answer to {offer}")

@@ -92,6 +92,7 @@ class Phone:
     def sdp(self, *lines: str, formats: str = "", port: int | None = None, address: str = "") -> str:
         """A description of this phone; `lines` follow its m= line."""
         formats = formats or f"{self.codec.payload_type} 101"
+        rate = self.codec.clock_rate
         host = address or self.host
         return "\r\n".join(
             [
@@ -101,7 +102,8 @@ class Phone:
                 f"c=IN IP{6 if ':' in host else 4} {host}",
                 "t=0 0",
                 f"m=audio {self.port if port is None else port} RTP/AVP {formats}",
-                "a=rtpmap:101 telephone-event/8000",
+                f"a=rtpmap:{self.codec.payload_type} {self.codec.rtpmap}",
+                f"a=rtpmap:101 telephone-event/{rate}",
                 f"a=rtcp:{self.rtcp_port}",
                 *lines,
                 "",
@@ -141,7 +143,9 @@ class Phone:
 
     def hear(self, packets: list[RtpPacket]) -> Pcm:
         """The sound of audio packets, one after the other."""
-        return np.concatenate([self.decode(packet.payload) for packet in packets if packet.payload_type in (0, 8, 9)])
+        return np.concatenate(
+            [self.decode(packet.payload) for packet in packets if packet.payload_type in (0, 8, 9, 96)]
+        )
 
     def close(self) -> None:
         self.rtp.close()

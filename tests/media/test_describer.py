@@ -33,12 +33,16 @@ def offered(describer: Describer | None = None) -> Description:
 def test_our_offer_has_all_we_speak_best_first() -> None:
     text = Describer(7).offer(HERE, 16_384)
     assert text.split("\r\n")[5:] == [
-        "m=audio 16384 RTP/AVP 9 0 8 101",
+        "m=audio 16384 RTP/AVP 96 9 0 8 101 102",
+        "a=rtpmap:96 opus/48000/2",
+        "a=fmtp:96 useinbandfec=1;maxplaybackrate=24000;stereo=0;sprop-stereo=0",
         "a=rtpmap:9 G722/8000",
         "a=rtpmap:0 PCMU/8000",
         "a=rtpmap:8 PCMA/8000",
         "a=rtpmap:101 telephone-event/8000",
         "a=fmtp:101 0-15",
+        "a=rtpmap:102 telephone-event/48000",
+        "a=fmtp:102 0-15",
         "a=ptime:20",
         "a=sendrecv",
         "",
@@ -48,7 +52,7 @@ def test_our_offer_has_all_we_speak_best_first() -> None:
 def test_their_answer_decides_the_codec() -> None:
     theirs = parse(sdp("m=audio 4000 RTP/AVP 8 101", "a=rtpmap:101 telephone-event/8000", "a=ptime:40"))
     stream = confirm(offered(), theirs, THERE)
-    assert (stream.codec, stream.payload_type, stream.event_type, stream.ptime_ms) == ("PCMA", 8, 101, 40)
+    assert (stream.codec.name, stream.payload_type, stream.event_type, stream.ptime_ms) == ("PCMA", 8, 101, 40)
     assert stream.remote == (THERE, 4000)
 
 
@@ -69,7 +73,7 @@ def test_an_answer_with_numbers_of_its_own_is_understood_both_ways() -> None:
         (sdp(), "0 m= lines, our offer has 1"),
         (sdp("m=audio 0 RTP/AVP 0"), "refuses our audio"),
         (sdp("m=audio 4000 RTP/SAVP 0"), "'RTP/SAVP', our offer's RTP/AVP"),
-        (sdp("m=audio 4000 RTP/AVP 18"), "payload type 18, our offer G722/8000"),
+        (sdp("m=audio 4000 RTP/AVP 18"), "payload type 18, our offer OPUS/48000/2"),
     ],
 )
 def test_an_answer_that_does_not_fit_our_offer_is_refused(theirs: str, said: str) -> None:
@@ -92,9 +96,9 @@ def test_an_offer_after_an_answer_keeps_streams_and_numbers() -> None:
     assert ours[1] == f"o=- 7 2 IN IP4 {HERE}"
     assert [line for line in ours if line.startswith("m=")] == [
         "m=image 0 udptl t38",
-        "m=audio 16384 RTP/AVP 9 0 8 100",
+        "m=audio 16384 RTP/AVP 96 9 0 8 100 102",
         "m=video 0 RTP/AVP 96",
     ]
     theirs = parse(sdp("m=image 0 udptl t38", "m=audio 4000 RTP/AVP 0", "m=video 0 RTP/AVP 96"))
     stream = confirm(parse("\r\n".join(ours)), theirs, THERE)
-    assert (stream.number, stream.codec, stream.event_type) == (1, "PCMU", None)
+    assert (stream.number, stream.codec.name, stream.event_type) == (1, "PCMU", None)

@@ -55,8 +55,8 @@ async def test_an_echo_comes_back_with_a_frames_delay(codec: Codec) -> None:
         exchanges = await line.frames(25, echo=True)
         packets = line.phone.packets(100)
         assert len(packets) == 100
-        assert loudness(line.phone.hear(packets[20:])) == pytest.approx(0.25 / np.sqrt(2), rel=0.03)
-        assert all(loudness(exchange.heard) == pytest.approx(0.177, abs=0.005) for exchange in exchanges[2:])
+        assert loudness(line.phone.hear(packets[20:])) == pytest.approx(0.25 / np.sqrt(2), rel=0.1)
+        assert all(loudness(exchange.heard) == pytest.approx(0.177, abs=0.01) for exchange in exchanges[2:])
         stats = line.leg.stats
         assert (stats.codec, stats.remote) == (codec.name, f"127.0.0.1:{line.phone.port}")
         assert (stats.packets_received, stats.packets_sent) == (100, 100)

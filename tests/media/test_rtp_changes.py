@@ -291,7 +291,7 @@ async def test_the_far_end_moves(ssrc: int) -> None:
 async def test_we_offer_and_the_far_end_answers_later() -> None:
     async with Line(PCMA) as line:
         offer = await line.leg.offer()
-        assert "RTP/AVP 9 0 8 101" in offer
+        assert "RTP/AVP 96 9 0 8 101 102" in offer
         line.phone.read(offer)
         pending = asyncio.ensure_future(line.leg.exchange())
         line.leg.play(np.full(FORMAT.frame_samples, 0.5, np.float32))  # a greeting, before the far end has acknowledged
@@ -327,7 +327,7 @@ async def test_our_offer_in_mid_call_changes_nothing_until_it_is_answered() -> N
         line.talk()
         await line.frames(3)
         offer = await line.leg.offer()
-        assert "m=audio" in offer and "RTP/AVP 9 0 8 101" in offer
+        assert "m=audio" in offer and "RTP/AVP 96 9 0 8 101 102" in offer
         assert loudness((await line.frame()).heard) > 0.1
         await line.leg.accepted(line.phone.sdp("a=inactive"))
         assert line.leg.held

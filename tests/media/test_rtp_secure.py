@@ -372,7 +372,7 @@ async def test_a_refused_change_leaves_keys_as_they_were(phone: SecurePhone) -> 
 
 async def test_policies_of_a_leg(phone: SecurePhone) -> None:
     async with Line(phone=phone, srtp="off") as line:
-        with pytest.raises(LegError, match="RTP/SAVP; this agent speaks RTP/AVP"):
+        with pytest.raises(LegError, match="'RTP/SAVP'; this agent speaks RTP/AVP"):
             await line.connect()
         assert not line.leg._transport.is_open
     async with Line(srtp="demand") as line:

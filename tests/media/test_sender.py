@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from aiortc.rtp import RtpPacket
 
-from media.codec import G722, PCMA, PCMU
+from media.codec import G722, PCMA
 from media.dtmf import EventPacket
 from media.leg import Pcm
 from media.negotiation import choose
@@ -27,7 +27,7 @@ def agreed(ptime_ms: int = 20) -> Stream:
 
 def sender(ptime_ms: int = 20) -> Sender:
     made = Sender()
-    made.adopt(agreed(ptime_ms), PCMU)
+    made.adopt(agreed(ptime_ms))
     return made
 
 
@@ -67,7 +67,7 @@ def test_the_first_packet_after_a_pause_is_marked_and_its_time_is_where_the_tick
 def test_what_waits_for_a_longer_packet_leaves_at_a_pause_or_in_the_codec_that_it_was_said_in() -> None:
     stops: list[Callable[[Sender], list[bytes]]] = [
         lambda one: one.pause(),
-        lambda one: one.adopt(replace(agreed(), payload_type=8), PCMA),
+        lambda one: one.adopt(replace(agreed(), payload_type=8, codec=PCMA)),
     ]
     for stop in stops:
         one = sender(60)
@@ -83,9 +83,9 @@ def test_the_same_description_again_leaves_the_encoder_alone() -> None:
     noise = np.random.default_rng(1).normal(0, 0.1, (20, 320)).astype(np.float32)
     one, other = Sender(), Sender()
     for each in (one, other):
-        each.adopt(agreed(), G722)
+        each.adopt(replace(agreed(), codec=G722))
     for block in noise:
-        other.adopt(agreed(), G722)
+        other.adopt(replace(agreed(), codec=G722))
         payloads = [RtpPacket.parse(each.audio(block)[0]).payload for each in (one, other)]
         assert payloads[0] == payloads[1]
 

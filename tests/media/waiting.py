@@ -33,4 +33,4 @@ async def keys(line: Line, count: int) -> list[Digit]:
 
 
 def audio(packets: list[RtpPacket]) -> list[RtpPacket]:
-    return [packet for packet in packets if packet.payload_type in (0, 8, 9)]
+    return [packet for packet in packets if packet.payload_type in (0, 8, 9, 96)]
