@@ -19,6 +19,7 @@ from signaling.sip.grammar import parse_address, parse_uri
 from signaling.sip.info import KINDS, digit
 from signaling.sip.message import SDP, Request
 from signaling.sip.reason import reason_field, reason_of
+from signaling.sip.resolve import PORTS
 from signaling.sip.sessiontimer import MIN_SE, IntervalTooSmall, answer_fields, asked_for
 from signaling.sip.transaction import Flow, State
 from signaling.sip.transactions import Served, Told, Transactions
@@ -355,7 +356,7 @@ class Calls:
         in_reach = (":" in host) == (":" in flow.remote[0])  # of the socket that heard the peer
         if dialog.natted or not in_reach or not (host == flow.remote[0] or self._trusted(host)):
             return flow
-        named = (host, uri.port or 5060)
+        named = (host, uri.port or PORTS[flow.protocol])
         return replace(flow, spare=named) if flow.reliable else replace(flow, remote=named)
 
     # --- time ---

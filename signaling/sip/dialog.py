@@ -154,6 +154,8 @@ class Dialog:
     """Why we end the call: what our BYE says."""
     peer: str = "caller"
     """What the peer is in this call: "caller", or "callee" in one of ours."""
+    secure: bool = False
+    """Whether it came by a SIPS URI."""
     authenticator: Authenticator | None = None
     """Answers what our requests are challenged with."""
     allowed: tuple[str, ...] = ()
@@ -179,6 +181,7 @@ class Dialog:
             request.cseq[0],
             natted=host != flow.remote[0] and host == parse_uri(target).host.strip("[]"),
             remote_media=request.media,
+            secure=_is_secure(request),
             allowed=request.headers.values("Allow"),
             alarms={Alarm.UNANSWERED: now + RING_S},
         )
@@ -302,7 +305,7 @@ class Dialog:
     @property
     def contact(self) -> str:
         """Where the peer reaches us."""
-        return contact(self.flow)
+        return contact(self.flow, self.secure)
 
     def _silence(self, *alarms: Alarm) -> None:
         for alarm in alarms:
@@ -323,7 +326,16 @@ def _is_loose(route: str) -> bool:
     return any(part.partition("=")[0].lower() == "lr" for part in parameters)
 
 
-def contact(flow: Flow) -> str:
-    """Our Contact for whoever is at the other end of a flow."""
+def contact(flow: Flow, secure: bool = False) -> str:
+    """Our Contact for whoever is at the other end of a flow; a `secure` one is a SIPS URI, over TLS."""
+    if secure and flow.protocol == "TLS":
+        return f"<sips:{host_port(*flow.local)}>"
     transport = "" if flow.protocol == "UDP" else f";transport={flow.protocol.lower()}"
     return f"<sip:{host_port(*flow.local)}{transport}>"
+
+
+def _is_secure(request: Request) -> bool:
+    """Whether our Contact must be a SIPS URI (section 12.1.1): something on the way here is one."""
+    routes = request.headers.values("Record-Route")
+    way = split_address(routes[0])[1] if routes else request.contact
+    return any(uri.lower().startswith("sips:") for uri in (request.uri, way))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from signaling.sip.dialog import (
@@ -228,6 +230,27 @@ def test_a_strict_router_gets_its_own_uri() -> None:
     bye = call.request("BYE", "b")
     assert bye.uri == "sip:p1"
     assert bye.headers.getlist("Route") == ("<sip:p0;lr>", "<sip:alice@192.0.2.7:5070>")
+
+
+@pytest.mark.parametrize(
+    ("uri", "route", "place", "scheme"),
+    [
+        ("sip:agent@example.org", "", "sip:a@192.0.2.7;transport=tls", "sip"),
+        ("sips:agent@example.org", "", "sip:a@192.0.2.7", "sips"),
+        ("sip:agent@example.org", "", "SIPS:a@192.0.2.7", "sips"),
+        ("sip:agent@example.org", "<sips:192.0.2.9;lr>", "sip:a@192.0.2.7", "sips"),
+        ("sip:agent@example.org", "<sip:192.0.2.9;lr>", "sips:a@192.0.2.7", "sip"),
+    ],
+)
+def test_our_contact_is_secure_where_the_way_to_us_was(uri: str, route: str, place: str, scheme: str) -> None:
+    """RFC 3261, section 12.1.1."""
+    extra = [f"Record-Route: {route}"] if route else []
+    invite = replace(request(*extra, Contact=f"<{place}>"), uri=uri)
+    local = "198.51.100.1:5061"
+    over_tls = Flow("TLS", ("192.0.2.7", 40000), ("198.51.100.1", 5061), serial=1)
+    tls = Dialog.invited(invite, over_tls, "ours", 0.0)
+    assert tls.contact == (f"<sips:{local}>" if scheme == "sips" else f"<sip:{local};transport=tls>")
+    assert Dialog.invited(invite, UDP, "ours", 0.0).contact == "<sip:198.51.100.1:5060>"  # not said of what is not TLS
 
 
 def test_our_contact() -> None:

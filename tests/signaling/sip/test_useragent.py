@@ -294,7 +294,20 @@ def test_on_a_connection_everything_goes_by_it(bench: Bench) -> None:
     dialog = bench.call(peer)
     assert bench.agent.calls.uses(TCP)
     bench.hang_up(dialog)
-    assert bench.sent[-1][2] == replace(TCP, spare=("192.0.2.7", 40000))  # which the Contact names
+    assert bench.sent[-1][2] == TCP
+    assert bench.sent[-1][2].spare == ("192.0.2.7", 40000)  # which the Contact names
+
+
+@pytest.mark.parametrize(("protocol", "port"), [("TCP", 5060), ("TLS", 5061)])
+def test_where_to_connect_anew_if_the_contact_names_no_port(bench: Bench, protocol: str, port: int) -> None:
+    peer = bench.peer(replace(TCP, protocol=protocol, name="far.example.com"))
+    peer.ask("INVITE", body=OFFER, Contact="<sip:a@192.0.2.7>")
+    dialog = bench.invited()
+    bench.accept(dialog)
+    bench.agent.calls.close("over", bench.now)
+    bench.collect()
+    assert bench.last_request().method == "BYE"
+    assert (bench.sent[-1][2].spare, bench.sent[-1][2].name) == (("192.0.2.7", port), "far.example.com")
 
 
 def test_a_new_connection_takes_over(bench: Bench) -> None:
