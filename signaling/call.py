@@ -16,6 +16,14 @@ class SignalingError(Exception):
     """The call cannot be carried on as asked."""
 
 
+class NotAllowed(SignalingError):
+    """Our own policy is against a call of ours; `setting` is the path to the setting that says so ("*": any name)."""
+
+    def __init__(self, why: str, setting: tuple[str, ...]) -> None:
+        super().__init__(why)
+        self.setting = setting
+
+
 class Rejection(Enum):
     """Why a call is not taken: a reason, not a code. SIP says 486, 503, 404, 488; HTTP has its own."""
 
@@ -151,5 +159,8 @@ class CallSource(Protocol):
 class Dialer(Protocol):
     """Makes calls."""
 
-    async def dial(self, target: str) -> OutgoingCall:
-        """Find the way to `target`, which the far end does not notice. Raises SignalingError where there is none."""
+    async def dial(self, target: str, trunk: str = "") -> OutgoingCall:
+        """Find the way to a number or address, which the far end does not notice; by that trunk, if one is named.
+
+        Raises NotAllowed, or SignalingError where no way leads there.
+        """

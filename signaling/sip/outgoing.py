@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from signaling.call import CallEnded, CallOffer, Outcome, Rejection, SignalingError
+from signaling.call import CallEnded, CallOffer, NotAllowed, Outcome, Rejection, SignalingError
 from signaling.sip.dialog import CHANGE_S
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.events import Failed, Progressed, Taken
@@ -30,14 +30,6 @@ OUR_NAME = "voipagent"
 
 GIVES_WAY = (408, 503)
 """After these, the next target is tried (RFC 3263, section 4.3), unless it rang."""
-
-
-class CallDenied(SignalingError):
-    """Our own policy does not allow that call; `denied` has the setting that says so."""
-
-    def __init__(self, denied: Denied) -> None:
-        super().__init__(str(denied))
-        self.denied = denied
 
 
 @dataclass(frozen=True)
@@ -85,10 +77,10 @@ class SipDialer:
         self._endpoint, self._policy, self._routes, self._ring_s, self._at = endpoint, policy, routes, ring_s, at
 
     async def dial(self, target: str, trunk: str = "") -> OutgoingSipCall:
-        """A call to a number or a SIP URI. Raises CallDenied, or SignalingError where no way leads there."""
+        """A call to a number or a SIP URI. Raises NotAllowed, or SignalingError where no way leads there."""
         permit = self._policy.begin(target, self._at(), trunk)
         if isinstance(permit, Denied):
-            raise CallDenied(permit)
+            raise NotAllowed(permit.why, permit.setting)
         try:
             way = await self._way(permit)
         except BaseException:

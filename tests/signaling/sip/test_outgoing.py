@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from signaling.call import Call, CallEnded, Outcome, Rejection, SignalingError
+from signaling.call import Call, CallEnded, NotAllowed, Outcome, Rejection, SignalingError
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.message import Request
 from signaling.sip.outbound import Limits, Outbound
-from signaling.sip.outgoing import CallDenied, OutgoingSipCall, SipDialer
+from signaling.sip.outgoing import OutgoingSipCall, SipDialer
 from signaling.sip.resolve import Found, Kind, Srv
 from signaling.sip.trunk import Trunk
 from signaling.sip.wire import parse
@@ -395,9 +395,9 @@ async def test_the_proxies_that_a_trunk_wants() -> None:
 
 async def test_nobody_is_called_whom_no_pattern_allows() -> None:
     async with phone() as far, dialer(limits=Limits()) as (dial, _, sip):
-        with pytest.raises(CallDenied, match="no pattern allows calls to bob@127.0.0.1") as denied:
+        with pytest.raises(NotAllowed, match="no pattern allows calls to bob@127.0.0.1") as denied:
             await dial.dial(f"sip:bob@127.0.0.1:{far.port}")
-        assert denied.value.denied.setting == ("outbound", "direct")
+        assert denied.value.setting == ("outbound", "direct")
         assert far.asked.empty() and not sip.outgoing
 
 
@@ -407,7 +407,7 @@ async def test_a_line_is_free_again_however_a_call_ends() -> None:
         async with dialer(trunks=(trunk,)) as (dial, _, _):
             for code in (486, 404):
                 call = await dial.dial("1")
-                with pytest.raises(CallDenied, match="trunk pbx has its 1 calls"):
+                with pytest.raises(NotAllowed, match="trunk pbx has its 1 calls"):
                     await dial.dial("2")
                 await call.invite(OFFER)
                 far.say(await far.hear("INVITE"), code)
