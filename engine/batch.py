@@ -6,9 +6,11 @@ last `window_frames` columns of its call (`engine/prime.py`).
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.admission import Admission, chunk_size, row_counts
 from engine.drawing import NOISE_WIDTH, PRIME_NUMBER, Settings, sampling_rows, settings
 from engine.ear import Ear
 from engine.model.checkpoint import Checkpoint, EarCheckpoint
@@ -24,7 +27,13 @@ from engine.model.rows import Rows
 from engine.model.text import PAD
 from engine.model.voice import VoiceState
 from engine.prime import PrimeChunk, Primer, within_memory
-from engine.slot import FRAME_SAMPLES, Frame, Sampling, Tokens
+from engine.slot import FRAME_SAMPLES, EngineFull, Frame, Sampling, Tokens
+
+CHUNK_SIZES = 16, 32, 64, 128, 256
+"""Columns of a prime chunk, to choose from."""
+
+REHEARSALS = 4
+"""Of each thing whose time is taken."""
 
 KeyPrecision: TypeAlias = Literal["full", "int8"]
 """Of keys and values: as the activations are, or half of that."""
@@ -63,11 +72,17 @@ class _Row:
 class Batch:
     """`rows` rows of a checkpoint, and of the ear that writes down what they hear. Use it from one thread only.
 
-    `kv`: how the model's keys and values lie in memory.
+    `kv`: how the model's keys and values lie in memory. `limit_s`: the longest that a frame may take to its reply; None
+    is any time. What ticks take is found by `rehearse`.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, rows: int, ear: EarCheckpoint | None = None, kv: KeyPrecision = "full"
+        self,
+        checkpoint: Checkpoint,
+        rows: int,
+        ear: EarCheckpoint | None = None,
+        kv: KeyPrecision = "full",
+        limit_s: float | None = None,
     ) -> None:
         self.rows = rows
         self.revision, self.tokenizer = checkpoint.revision, checkpoint.tokenizer
@@ -91,6 +106,8 @@ class Batch:
         self._ear = Ear(ear.moshi, rows) if ear else None
         self.hearing_delay_frames = ear.delay_frames if ear else 0
         self._logs = [self._fresh_row() for _ in range(rows)]
+        self.admission = Admission(rows, limit_s)
+        self._prime_bytes = 0
 
     @property
     def state(self) -> MoshiState:
@@ -106,6 +123,11 @@ class Batch:
 
         Raises EngineFull if the device's memory does not hold it; so does `prefill`. The other rows are as they were.
         """
+        spare = spare_bytes(self._device)
+        if spare is not None and spare < self._prime_bytes:
+            raise EngineFull(
+                f"the device has {spare >> 20} MiB left, and to prime a row takes {self._prime_bytes >> 20} MiB"
+            )
         with within_memory():
             self._open(row, log)
 
@@ -204,14 +226,36 @@ class Batch:
 
         Before any row is opened.
         """
+        held = _peak_bytes(self._device)
         columns = self._primer.chunk_columns
         for chunk in self.plan(0, np.zeros((columns, self.streams), np.int64), 0, Sampling()):
             self.prefill(chunk)
-        silence = np.zeros(FRAME_SAMPLES, np.float32)
-        self.step([RowStep(row, silence, None, Sampling()) for row in range(self.rows)])
+        self._prime_bytes = _peak_bytes(self._device) - held
+        self._step_silence(self.rows)
         frames = np.zeros((min(columns, self.renewable_frames - 1), self.streams), np.int64)
         for _ in self.renew(0, frames, 0, Sampling()):
             pass
+
+    def rehearse(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Time ticks and prime chunks as they are once all windows are full; and prime in chunks that are short enough.
+
+        Before any row is opened, and only where there is a limit to keep.
+        """
+        if (limit_s := self.admission.limit_s) is None:
+            return
+        with torch.inference_mode():
+            self._state.kv.position.fill_(self.window_frames)
+        for rows in row_counts(self.rows):
+            self.admission.ticks.measured(rows, _best(partial(self._step_silence, rows), clock))
+        sizes = [size for size in CHUNK_SIZES if size < self.window_frames] or [1]
+        costs = {size: _best(partial(self._primer.run_zeros, size), clock) for size in sizes}
+        self._primer.chunk_columns = chunk_size(costs, limit_s)
+        self.renewable_frames = self._primer.renewable_frames
+        self.admission.chunks.measured(1, costs[self._primer.chunk_columns])
+
+    def _step_silence(self, rows: int) -> None:
+        silence = np.zeros(FRAME_SAMPLES, np.float32)
+        self.step([RowStep(row, silence, None, Sampling()) for row in range(rows)])
 
     # --- small tensors
 
@@ -223,6 +267,29 @@ class Batch:
 
     def _to_device(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self._device)
+
+
+def _best(run: Callable[[], None], clock: Callable[[], float]) -> float:
+    """The least seconds of a few runs, the first of which may have had kernels to choose."""
+    times = []
+    for _ in range(REHEARSALS):
+        began = clock()
+        run()
+        times.append(clock() - began)
+    return min(times[1:])
+
+
+def spare_bytes(device: torch.device) -> int | None:
+    """What is left of the device's memory, as far as it can be told."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """The most that was held so far; 0 where it cannot be told."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 def has_cuda() -> bool:

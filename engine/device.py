@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.admission import Admission
 from engine.batch import RowStep, Stepped
 from engine.model.prompt import PromptLayout
 from engine.model.text import Tokenizer
@@ -46,6 +47,7 @@ class Rows(Protocol):
     layout: PromptLayout
     voices: Voices
     sampling: Sampling
+    admission: Admission
 
     def open(self, row: int, log: Tokens) -> None:
         """Make `row` as new, with `log` as its past. Raises EngineFull, and the others go on."""
@@ -219,8 +221,10 @@ class Worker:
         yield True
 
     def _chunk(self, row: int, priming: _Priming) -> None:
+        began = time.perf_counter()
         try:
             last, answer = next(priming.chunks), None
+            self._rows.admission.chunks.saw(1, time.perf_counter() - began)
         except EngineFull as error:
             if self._scheduler.state(row) is RowState.PRIMING:
                 self._fail(row, error)
@@ -249,6 +253,7 @@ class Worker:
             return
         stepped = self._rows.step([step.step for step in wanted])
         took = time.perf_counter() - began
+        self._rows.admission.ticks.saw(len(wanted), took)
         whole = [(step, one) for step, one in zip(wanted, stepped, strict=True) if not one.broken]
         self._post([(step.done, Answer(one, began - step.asked, took)) for step, one in whole])
         for step, one in zip(wanted, stepped, strict=True):

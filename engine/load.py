@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
+from engine.admission import LIMIT_S
 from engine.batch import Batch, KeyPrecision, has_cuda
 from engine.model.checkpoint import load_checkpoint, load_ear
 from engine.model.moshi_config import MoshiConfig
@@ -27,6 +29,7 @@ def load_batch(
     weights: Wanted = "auto",
     kv: KeyPrecision = "full",
     voices: Sequence[str] = (),
+    limit_s: float | Literal["auto"] | None = "auto",
 ) -> Batch:
     """Load a checkpoint and make rows for it, warm; and for its `ear`, if that is wanted and it has one.
 
@@ -43,8 +46,11 @@ def load_batch(
     try:
         checkpoint = load_checkpoint(model, chosen, dtype, prompt_style, packing=packing, voices=voices)
         _check_dialogue(model, checkpoint.moshi.config)
-        batch = Batch(checkpoint, rows, load_ear(model, checkpoint, chosen, dtype) if ear else None, kv)
+        if limit_s == "auto":
+            limit_s = LIMIT_S if chosen.type == "cuda" else None
+        batch = Batch(checkpoint, rows, load_ear(model, checkpoint, chosen, dtype) if ear else None, kv, limit_s)
         batch.warm_up()
+        batch.rehearse()
     except torch.OutOfMemoryError as error:
         raise EngineError(f"{rows} rows of {model!r} do not fit the device's memory; ask for fewer") from error
     return batch

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,8 @@ class LocalEngine:
     how a prompt is laid out where the checkpoint does not say; `ear` is whether the caller's words are written down, if
     the checkpoint has an ear; `weights` and `kv` are how the language model's lie in memory, and its keys and values.
     `voices` are those that calls will ask for: paths among them are read, beside what lies beside the weights.
+    `limit_s` is the longest that a frame may take to its reply: a call that would make it longer is refused; None is
+    any time, `auto` that on a CPU and LIMIT_S on a card, whose ticks take as long today as tomorrow.
     Entering raises CheckpointError, or EngineError if the device cannot be had. `load` makes the rows, on the thread; a
     test gives its own.
 
@@ -78,11 +80,12 @@ class LocalEngine:
         weights: Wanted = "auto",
         kv: KeyPrecision = "full",
         voices: Sequence[str] = (),
+        limit_s: float | Literal["auto"] | None = "auto",
         load: Callable[[], Rows] | None = None,
     ) -> None:
         self.state = EngineState.LOADING
         self._model = model
-        self._load = load or (lambda: load_batch(model, rows, device, prompt_style, ear, weights, kv, voices))
+        self._load = load or (lambda: load_batch(model, rows, device, prompt_style, ear, weights, kv, voices, limit_s))
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: set[asyncio.Future[Any]] = set()
         self._free_rows: list[int] = []
@@ -145,7 +148,12 @@ class LocalEngine:
     @property
     def free(self) -> int:
         """Rows that `open` could give out now."""
-        return len(self._free_rows) if self.state is EngineState.READY else 0
+        there = self.state is EngineState.READY and self._rows.admission.admits(1 + self._taken)
+        return len(self._free_rows) if there else 0
+
+    @property
+    def _taken(self) -> int:
+        return self._rows.rows - len(self._free_rows)
 
     @asynccontextmanager
     async def open(self, sampling: Sampling, replay: Tokens | None = None) -> AsyncIterator[LocalSlot]:
@@ -159,6 +167,7 @@ class LocalEngine:
         _check_sampling(sampling)
         if not self._free_rows:
             raise EngineFull(f"every one of the {self._rows.rows} rows is taken")
+        self._check_in_time(1 + self._taken)
         row = heapq.heappop(self._free_rows)  # the lowest: rows that lie side by side are stepped without copies
         self._commands.put(Open(row, log, sampling))
         slot = LocalSlot(self, self._rows, row, sampling)
@@ -168,6 +177,14 @@ class LocalEngine:
             slot.close()
             self._commands.put(Free(row))  # before any command of the row's next holder: the queue keeps order
             heapq.heappush(self._free_rows, row)
+
+    def _check_in_time(self, rows: int) -> None:
+        admission = self._rows.admission
+        if not admission.admits(rows):
+            wait, limit = 1000 * admission.wait_s(rows), 1000 * (admission.limit_s or 0)
+            raise EngineFull(
+                f"beside {rows - 1} calls, one more would wait {wait:.0f} ms for a reply; it must be {limit:.0f} at most"
+            )
 
     def _check_log(self, replay: Tokens | None) -> Tokens:
         vocabulary = np.array(self._rows.vocabulary)

@@ -135,6 +135,10 @@ class Primer:
         """Run one chunk of a plan; in order, each once. Raises EngineFull, after which the row must be opened anew."""
         self._prefill(chunk, self._state.row(chunk.row))
 
+    def run_zeros(self, columns: int) -> None:
+        """Run so many columns of no meaning through row 0, behind what it holds: for who takes the time."""
+        self.prefill(PrimeChunk(0, np.zeros((columns + self._ahead, self._config.streams), np.int64)))
+
     def renew(
         self,
         row: int,
@@ -179,6 +183,9 @@ class Primer:
     def _prefill(self, chunk: PrimeChunk, state: MoshiState) -> None:
         with within_memory():
             self._run_chunk(chunk, state)
+        if self._device.type == "cuda":
+            # Else the next tick would wait for it, and seem to take as long.
+            torch.cuda.current_stream(self._device).synchronize()
 
     def _run_chunk(self, chunk: PrimeChunk, state: MoshiState) -> None:
         if chunk.fresh:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from engine.admission import Admission
 from engine.batch import RowStep, Stepped
 from engine.device import Answers, Command, Open, Prime, Step, Stop, Worker
 from engine.ear import Ear
@@ -57,6 +58,7 @@ class FakeRows:
         self.voices: Voices = {"ada": np.zeros((3, 8), np.int64)}
         self.sampling = Sampling(text_temperature=0.3)
         self.layout = PromptLayout("text", (1,) * 8, (2,) * 8, gap_frames=1)
+        self.admission = Admission(rows, None)
         self.before = before
         self.acts: list[str] = []
         self.numbers = [0] * rows
@@ -616,6 +618,31 @@ async def test_a_text_that_is_said_while_a_step_is_under_way_begins_with_the_nex
         gate.open()
         await step
         assert await speak(slot, 2) == "four"
+
+
+# --- admission -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_call_that_would_make_others_late_is_refused_and_those_go_on() -> None:
+    rows = FakeRows(rows=4)
+    rows.admission = Admission(4, 0.064)
+    rows.admission.ticks.measured(1, 0.020)
+    rows.admission.ticks.measured(4, 0.050)
+    async with fake_engine(rows) as engine, AsyncExitStack() as calls:
+        slots = [await calls.enter_async_context(engine.open(Sampling())) for _ in range(2)]
+        assert engine.free == 2
+        rows.admission.chunks.measured(1, 0.015)  # and then it turns out slower: 20 + 30 + 15 ms beside two
+        assert engine.free == 0
+        with pytest.raises(EngineFull, match="beside 2 calls, one more would wait 65 ms for a reply; it must be 64"):
+            await calls.enter_async_context(engine.open(Sampling()))
+        assert [(await slot.step(SILENCE)).number for slot in slots] == [0, 0]
+
+
+async def test_what_ticks_and_chunks_take_is_remembered() -> None:
+    rows = FakeRows(rows=2)
+    async with fake_engine(rows) as engine, engine.open(Sampling()) as slot:
+        await slot.step(SILENCE)
+    assert rows.admission.ticks.known() == [1] and rows.admission.chunks.known() == [1]
 
 
 # --- prompts -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,101 @@
+"""Whether one more call could be served in time, by what ticks and prime chunks were seen to take. No clock, no torch.
+
+A frame waits at most for the tick in flight and one prime chunk, and then takes its own tick. A row is in one of the
+two ticks, not in both, for its next frame comes 80 ms later; so of n rows, the worst is the split a + b = n whose two
+ticks take the longest. Times are kept by number of rows: first as measured with all windows full, which a young call's
+are not for minutes, and never less than that afterwards; more, where the device turns out slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+LIMIT_S = 0.064
+"""Of the 80 ms of a frame: the rest is for packets and what no estimate knows."""
+
+CHUNK_SHARE = 0.25
+"""Of the limit: what a prime chunk may take. The two ticks share the rest."""
+
+RISE, FALL = 0.1, 0.01
+"""How fast an estimate follows longer and shorter times: it lies above four in five of them (an expectile)."""
+
+MOST_RISE = 2.0
+"""A time counts as no more than so many times the estimate: one hiccup is not what a tick takes."""
+
+
+class Costs:
+    """Seconds that so many of something take, from those counts that were seen."""
+
+    def __init__(self, most: int) -> None:
+        # By count, and as long from the start: read by another thread than the one that writes.
+        self._floor: list[float] = [0.0] * (most + 1)
+        self._seconds: list[float | None] = [None] * (most + 1)
+
+    def measured(self, count: int, seconds: float) -> None:
+        """What `count` takes at best."""
+        self._floor[count] = self._seconds[count] = seconds
+
+    def saw(self, count: int, seconds: float) -> None:
+        """What `count` took this time."""
+        known = self._seconds[count]
+        if known is None:
+            self._seconds[count] = max(seconds, self.of(count))
+            return
+        change = min(seconds, MOST_RISE * known) - known
+        self._seconds[count] = max(self._floor[count], known + (RISE if change > 0 else FALL) * change)
+
+    def known(self) -> list[int]:
+        """The counts that were seen, ascending."""
+        return [count for count, seconds in enumerate(self._seconds) if seconds is not None]
+
+    def of(self, count: int) -> float:
+        """What `count` takes: between two that were seen, on a line; beyond the last, on as steep a one as its own
+        from nothing; no less than any smaller count. 0 where nothing was seen, or of nothing."""
+        below, above, least = 0, 0, 0.0
+        for other in self.known():
+            if other <= count:
+                below = other
+                least = max(least, self._seconds[other] or 0.0)
+            elif not above:
+                above = other
+        if not count or below == count or not (below or above):
+            return least if count else 0.0
+        if not above:
+            return max(least, (self._seconds[below] or 0.0) * count / below)
+        if not below:
+            return self._seconds[above] or 0.0
+        share = (count - below) / (above - below)
+        return max(least, (1 - share) * (self._seconds[below] or 0.0) + share * (self._seconds[above] or 0.0))
+
+
+class Admission:
+    """Of up to `rows` rows. `limit_s` None admits them all, whatever they take.
+
+    One thread tells it what it saw; another may ask it.
+    """
+
+    def __init__(self, rows: int, limit_s: float | None) -> None:
+        self.limit_s = limit_s
+        self.ticks, self.chunks = Costs(rows), Costs(1)
+
+    def wait_s(self, rows: int) -> float:
+        """The longest that a frame takes from being complete to its reply, beside so many rows in all."""
+        splits = {rows, *(count for count in self.ticks.known() if count < rows)}
+        worst = max(self.ticks.of(count) + self.ticks.of(rows - count) for count in splits)
+        return worst + self.chunks.of(1)
+
+    def admits(self, rows: int) -> bool:
+        """Whether so many rows would all be served in time."""
+        return self.limit_s is None or self.wait_s(rows) <= self.limit_s
+
+
+def chunk_size(costs: Mapping[int, float], limit_s: float) -> int:
+    """The most columns of a prime chunk that takes its share of the limit or less; the fewest if none does."""
+    cheap = [columns for columns, seconds in costs.items() if seconds <= CHUNK_SHARE * limit_s]
+    return max(cheap, default=min(costs))
+
+
+def row_counts(rows: int) -> list[int]:
+    """Of up to so many rows, how many at once are worth to be measured, or prepared for: ever fewer of all."""
+    steps = [1, 2, 4, 8, 12, 16, 24, 32, 48, 64, *range(80, 128, 16), *range(128, max(129, rows), 32)]
+    return [*(count for count in steps if count < rows), rows]

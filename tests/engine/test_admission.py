@@ -1,0 +1,97 @@
+"""Who is admitted, by made-up times."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.admission import LIMIT_S, Admission, Costs, chunk_size, row_counts
+
+
+def measured(
+    times: dict[int, float], rows: int = 64, chunk_s: float = 0.0, limit_s: float | None = LIMIT_S
+) -> Admission:
+    admission = Admission(rows, limit_s)
+    for count, seconds in times.items():
+        admission.ticks.measured(count, seconds)
+    admission.chunks.measured(1, chunk_s)
+    return admission
+
+
+def test_between_what_was_seen_times_lie_on_a_line_and_never_fall() -> None:
+    costs = Costs(64)
+    assert costs.of(5) == 0
+    costs.measured(4, 0.010)
+    assert costs.of(1) == 0.010 and costs.of(8) == pytest.approx(0.020)
+    costs.measured(8, 0.018)
+    costs.measured(16, 0.012)  # odd, but it may have been measured so
+    assert [costs.of(count) for count in (0, 4, 6, 8, 12, 16)] == pytest.approx([0, 0.010, 0.014, 0.018, 0.018, 0.018])
+    assert costs.of(32) == pytest.approx(0.024)
+
+
+def test_an_estimate_follows_what_it_sees_up_faster_than_down_and_not_below_what_was_measured() -> None:
+    costs = Costs(4)
+    costs.measured(2, 0.010)
+    for _ in range(100):
+        costs.saw(2, 0.002)
+    assert costs.of(2) == 0.010
+    for _ in range(60):
+        costs.saw(2, 0.014)
+    risen = costs.of(2)
+    assert risen == pytest.approx(0.014, rel=0.01)
+    costs.saw(2, 0.010)
+    assert 0.0139 < costs.of(2) < risen
+    costs.saw(3, 0.030)
+    assert costs.of(3) == 0.030  # never measured: what was seen first
+
+
+def test_one_hiccup_is_not_what_a_tick_takes() -> None:
+    costs = Costs(1)
+    costs.measured(1, 0.010)
+    costs.saw(1, 3.0)
+    assert costs.of(1) == pytest.approx(0.011)
+
+
+def test_most_of_what_is_seen_lies_below_the_estimate() -> None:
+    costs = Costs(1)
+    costs.measured(1, 0.001)
+    times = [0.010 + 0.001 * (number * 7 % 10) for number in range(2_000)]  # 10 to 19 ms, evenly
+    for seconds in times:
+        costs.saw(1, seconds)
+    assert 0.75 < sum(seconds <= costs.of(1) for seconds in times) / len(times) < 0.9
+
+
+def test_a_frame_waits_for_a_tick_and_a_chunk_and_then_for_its_own_tick() -> None:
+    """Of the ticks' two shares of the rows, the worst: here 10 ms each, and 1 ms a row."""
+    admission = measured({1: 0.011, 64: 0.074}, chunk_s=0.008)
+    assert admission.wait_s(10) == pytest.approx(0.020 + 0.010 + 0.008)
+    assert [admission.admits(rows) for rows in (1, 36, 37)] == [True, True, False]
+
+
+def test_what_a_lone_row_takes_is_one_tick() -> None:
+    assert measured({1: 0.060}).wait_s(1) == pytest.approx(0.060)
+    assert not measured({1: 0.070}).admits(1)
+
+
+def test_slower_than_measured_admits_fewer_and_no_limit_admits_all() -> None:
+    admission = measured({1: 0.010, 8: 0.020, 16: 0.030})
+    assert admission.admits(16)
+    for _ in range(100):
+        admission.ticks.saw(8, 0.040)
+    assert not admission.admits(16) and admission.admits(4)
+    assert measured({1: 9.0}, limit_s=None).admits(64)
+
+
+def test_a_prime_chunk_is_as_long_as_a_quarter_of_the_limit_allows() -> None:
+    costs = {16: 0.004, 32: 0.007, 64: 0.015, 128: 0.031}
+    assert chunk_size(costs, 0.064) == 64
+    assert chunk_size(costs, 0.2) == 128
+    assert chunk_size(costs, 0.001) == 16
+
+
+@pytest.mark.parametrize(
+    ("rows", "counts"),
+    [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (20, [1, 2, 4, 8, 12, 16, 20]), (64, [1, 2, 4, 8, 12, 16, 24, 32, 48, 64])],
+)
+def test_counts_that_are_prepared_end_with_all_rows(rows: int, counts: list[int]) -> None:
+    assert row_counts(rows) == counts
+    assert row_counts(200)[-3:] == [160, 192, 200]
