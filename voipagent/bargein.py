@@ -1,7 +1,8 @@
 """Whether the caller speaks over the agent's forced words.
 
-While the greeting is forced into the text stream the model cannot yield by itself, so its words are stopped for it.
-This is the one place where a level is looked at; in the conversation the model alone decides who speaks.
+While the greeting is forced into the text stream the model cannot yield by itself, so its words are stopped for it. In
+the conversation the model alone decides who speaks; a level is looked at here, and to tell whether a caller whose words
+nobody writes down waits for an answer.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ class BargeIn:
         threshold = max(SPEECH_LEVEL, ECHO_SHARE * max(self._played))
         self._spoken.append(_rms(heard) > threshold)
         return sum(self._spoken) >= SPOKEN_FRAMES
+
+
+def is_speech(heard: NDArray[np.float32]) -> bool:
+    """Whether a frame is loud enough for that."""
+    return _rms(heard) > SPEECH_LEVEL
 
 
 def _rms(samples: NDArray[np.float32]) -> float:

@@ -58,6 +58,7 @@ class Trimmer:
 
     def __post_init__(self) -> None:
         self._moved = asyncio.Event()
+        self._wanted: tuple[str, bool] | None = None
         self.window = ContextWindow(self.slot.window_frames, self.memory.shares)
         self.window.primed(self.slot.prompt_frames(self.prompt))
 
@@ -66,13 +67,28 @@ class Trimmer:
         self.window.stepped(reply.text, saying=saying)
         self._moved.set()
 
+    def renew(self, why: str, *, keep: bool) -> None:
+        """Trim now, for this reason; what was said last is kept only with `keep`."""
+        self._wanted = why, keep
+        self._moved.set()
+
     async def run(self) -> Never:
-        """Trim whenever it is due, until cancelled. Raises EngineError if the engine died."""
+        """Trim whenever it is due or wanted, until cancelled. Raises EngineError if the engine died."""
         while True:
-            await self._until(lambda: self.window.due)
-            error = await self._summarize()
-            await self._until(lambda: self.window.paused or self.window.must)
+            await self._until(lambda: self.window.due or self._wanted is not None)
+            error = "" if self._wanted else await self._summarize()
+            await self._until(lambda: self.window.paused or self._is_late())
+            if self._wanted:
+                self.story = self._found_here()
             await self._trim(error)
+
+    def _is_late(self) -> bool:
+        return self.window.must or self._wanted is not None
+
+    def _found_here(self) -> Story:
+        """The facts as they are now; the words of the last story, if it had any."""
+        found = extract(self.lines())
+        return Story(found.facts, self.story.text or found.text)
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():
@@ -82,7 +98,7 @@ class Trimmer:
     async def _summarize(self) -> str:
         """Have the story told while speech goes on, but not beyond the hard limit. What failed, "" if nothing did."""
         asked = asyncio.ensure_future(self.memory.summarizer.summarize(self.story, self.lines()))
-        limit = asyncio.ensure_future(self._until(lambda: self.window.must))
+        limit = asyncio.ensure_future(self._until(self._is_late))
         try:
             await asyncio.wait({asked, limit}, return_when=asyncio.FIRST_COMPLETED)
             if not asked.done():
@@ -90,8 +106,7 @@ class Trimmer:
             self.story = asked.result()
         except SummaryError as error:
             logger.warning("x %s; the call goes on with the facts found here", error)
-            found = extract(self.lines())
-            self.story = Story(found.facts, self.story.text or found.text)
+            self.story = self._found_here()
             return str(error)
         finally:
             asked.cancel()
@@ -99,8 +114,9 @@ class Trimmer:
         return ""
 
     async def _trim(self, error: str) -> None:
-        why = "hard limit" if self.window.must else "pause"
-        began, at, keep = time.monotonic(), self.seconds(), self.window.keep_frames
+        why, kept = self._wanted or ("hard limit" if self.window.must else "pause", True)
+        self._wanted = None
+        began, at, keep = time.monotonic(), self.seconds(), self.window.keep_frames if kept else 0
         prompt, frames = self._fit(self.story)
         self.window.priming()
         try:

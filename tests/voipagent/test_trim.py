@@ -201,6 +201,32 @@ async def test_what_is_said_while_it_is_primed_counts() -> None:
         assert len(row.primes) == 2
 
 
+async def test_a_row_that_is_stuck_is_primed_anew_at_once_without_what_it_said_last() -> None:
+    row = Row()
+    async with going(row, Pending(), "Thank you, Maria") as call:
+        await call.goes_on(20, "word")
+        call.trimmer.renew("loop", keep=False)
+        await call.goes_on(1, "word")
+        ((prompt, keep),) = row.primes
+        assert "Maria" in prompt.text
+        assert keep == 0
+        call.trimmer.renew("dead air", keep=True)
+        await call.goes_on(1)
+        assert row.primes[1][1] == 50
+    assert [(trim.why, trim.error) for trim in call.trimmer.trims] == [("loop", ""), ("dead air", "")]
+
+
+async def test_a_row_that_is_stuck_waits_for_no_summary() -> None:
+    row, summarizer = Row(), Pending()
+    async with going(row, summarizer) as call:
+        await call.goes_on(165)
+        assert row.primes == []
+        call.trimmer.renew("loop", keep=False)
+        await call.goes_on(2)
+        assert [keep for _, keep in row.primes] == [0]
+        assert summarizer.cancelled.is_set()
+
+
 def told(tell: Callable[[str, Story], str]) -> str:
     return tell("You are Ada.", Story({"name": "Maria"}))
 
