@@ -88,6 +88,10 @@ Answered: TypeAlias = Callable[[str], Awaitable[None]]
 """Called with the peer's answer to an offer that we made."""
 
 
+Referred: TypeAlias = Callable[[str], Awaitable[None]]
+"""Called with whom the far end wants us to call in its place; done once somebody there is. Raises SignalingError."""
+
+
 class Call(Protocol):
     """One call, from its offer to its end.
 
@@ -99,6 +103,9 @@ class Call(Protocol):
 
     answered: Answered | None
     """Set by the session. Raising ends the call."""
+
+    referred: Referred | None
+    """Set by the session where it makes calls for others. Unset: the far end is refused."""
 
     @property
     def offer(self) -> CallOffer:
@@ -117,6 +124,12 @@ class Call(Protocol):
         """Offer a change of the session, as for hold; gives the answer.
 
         Raises SignalingError where the far end refuses it: the old session stands.
+        """
+
+    async def transfer(self, target: str | Call) -> None:
+        """Have the far end call `target`, or take over another call of ours; returns when it is there, and leaves us.
+
+        Raises SignalingError where it refuses, or reaches nobody: the call goes on.
         """
 
     async def hang_up(self, reason: str = "") -> None:

@@ -14,18 +14,22 @@ from signaling.sip import dialog as dialogs
 from signaling.sip.alarms import Alarms
 from signaling.sip.buckets import Buckets
 from signaling.sip.dialog import GLARE, Alarm, Dialog, Negotiation
+from signaling.sip.early import Early
 from signaling.sip.events import Answered, Changed, Ended, Event, Invited, Pressed
 from signaling.sip.grammar import parse_address, parse_uri
 from signaling.sip.info import KINDS, digit
 from signaling.sip.message import SDP, Request
 from signaling.sip.reason import reason_field, reason_of
+from signaling.sip.replaces import replaces_of
 from signaling.sip.resolve import PORTS
 from signaling.sip.sessiontimer import MIN_SE, IntervalTooSmall, answer_fields, asked_for
 from signaling.sip.transaction import Flow, State
 from signaling.sip.transactions import Served, Told, Transactions
 
-ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE"
-SUPPORTED = "timer"
+ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE, PRACK, REFER, NOTIFY"
+SUPPORTED = "timer, 100rel, replaces"
+UNDERSTOOD = frozenset(SUPPORTED.split(", "))
+"""What a peer may require of us."""
 
 CHANGE_RATE, CHANGE_BURST = 0.5, 5
 """Changes of a session a second, for each call: each of them costs the media something."""
@@ -45,6 +49,8 @@ class Calls:
         self._invites: dict[Dialog, Served] = {}
         self._pending: dict[Dialog, tuple[Changed, Served]] = {}
         self._alarms: Alarms[Dialog] = Alarms()
+        self._early = Early(transactions)
+        self._taking: dict[Dialog, Dialog] = {}  # the call whose place one takes
         self.wakes: dict[Alarm, Callable[[Dialog, float], None]] = {}
         """What else alarms mean, to those who set them."""
         self.when_over: list[Callable[[Dialog, float], None]] = []
@@ -52,7 +58,7 @@ class Calls:
 
     def __len__(self) -> int:
         """How many things are kept: dialogs, and requests in them that wait for our own side."""
-        return len(self._dialogs) + len(self._invites) + len(self._pending)
+        return len(self._dialogs) + len(self._invites) + len(self._pending) + len(self._early) + len(self._taking)
 
     @property
     def idle(self) -> bool:
@@ -73,13 +79,17 @@ class Calls:
         """180, or 183 with early media."""
         if dialog.state is dialogs.State.EARLY:
             served = self._invites[dialog]
-            fields = _in_dialog(dialog, served.request)
-            self._transactions.answer(served, 183 if media else 180, now, *fields, media=media or "")
+            self._early.ring(dialog, served, media or "", _in_dialog(dialog, served.request), now)
+            self.rouse(dialog)
 
     def accept(self, dialog: Dialog, media: str, now: float) -> None:
-        """200 with our answer, or our offer where the INVITE had none."""
+        """200 with our answer, or our offer where the INVITE had none; early media needs its PRACK before."""
         if dialog.state is dialogs.State.EARLY:
-            self._succeed(dialog, self._invites[dialog], media, now)
+            waits = self._early.waits(dialog)
+            if waits is not None and waits.media:  # RFC 3262, section 3
+                waits.then = media
+            else:
+                self._succeed(dialog, self._invites[dialog], media, now)
 
     def reject(self, dialog: Dialog, code: int, reason: str, now: float) -> None:
         """A final response other than 2xx."""
@@ -129,9 +139,23 @@ class Calls:
 
     # --- for those who ask the peer something within a call ---
 
-    def ask(self, dialog: Dialog, method: str, now: float, *fields: tuple[str, str], media: str, told: Told) -> Request:
-        """Send a request in a dialog; gives it as it was sent."""
+    def answer(self, served: Served, code: int, now: float, *fields: tuple[str, str], phrase: str = "") -> None:
+        """Answer a request that is served elsewhere."""
+        self._transactions.answer(served, code, now, *fields, phrase=phrase)
+
+    def ask(
+        self,
+        dialog: Dialog,
+        method: str,
+        now: float,
+        *fields: tuple[str, str],
+        told: Told,
+        media: str = "",
+        body: bytes = b"",
+    ) -> Request:
+        """Send a request in a dialog, with a description or another body; gives it as it was sent."""
         request = dialog.request(method, self._token(), *fields, media=media)
+        request = replace(request, body=body or request.body)
         self._transactions.ask(request, self.way_to(dialog), now, told)
         return request
 
@@ -163,14 +187,40 @@ class Calls:
             self._offered(served, served.dialog, now)
         elif not _readable(served.request.headers.values("Record-Route")):
             self._transactions.answer(served, 400, now, phrase="Bad Request (bad Record-Route)")
-        elif self._acceptable(served, now):
+        elif self._acceptable(served, now) and self._replaces(served, now):
             dialog = Dialog.invited(served.request, served.flow, served.tag, now)
             served.dialog = dialog
             self._dialogs[dialog.id] = dialog
             self._invites[dialog] = served
+            if (named := replaces_of(served.request)) is not None:
+                self._taking[dialog] = self._dialogs[named.id]
             self._transactions.answer(served, 100, now)
             self._alarms.set(dialog, dialog.next_at)
             self.events.append(Invited(dialog, served.request))
+
+    def _replaces(self, served: Served, now: float) -> bool:
+        """Whether a call takes nobody's place, or that of one it may have (RFC 3891, section 3); if not, it is said.
+
+        Who knows a call by its tags may be anybody that heard them: it must come from the same host, or one we trust.
+        """
+        try:
+            named = replaces_of(served.request)
+        except ValueError as error:
+            self._transactions.answer(served, 400, now, phrase=f"Bad Request ({error})")
+            return False
+        if named is None:
+            return True
+        old, host = self._dialogs.get(named.id), served.flow.remote[0]
+        if old is None or old.state in (dialogs.State.EARLY, dialogs.State.PLACED):
+            code = 481
+        elif old.over or not (host == old.flow.remote[0] or self._trusted(host)):
+            code = 603
+        elif named.early_only:
+            code = 486
+        else:
+            return True
+        self._transactions.answer(served, code, now)
+        return False
 
     def update(self, served: Served, now: float) -> None:
         """UPDATE: an offer, or a session refresh."""
@@ -181,6 +231,30 @@ class Calls:
             self._offered(served, dialog, now)
         elif self._acceptable(served, now):
             self._succeed(dialog, served, "", now)
+
+    def prack(self, served: Served, now: float) -> None:
+        """PRACK of a reliable provisional response (RFC 3262, section 3), with what it brings (section 5)."""
+        dialog, request = served.dialog, served.request
+        last = None if dialog is None else self._early.acknowledged(dialog, request)
+        if dialog is None or last is None:
+            self._transactions.answer(served, 481, now)
+            return
+        owed = bool(last.media) and dialog.remote_media is None
+        if last.media:
+            dialog.settled_early(last.media)
+        if owed and (request.media is None or request.content_type != SDP):
+            self._transactions.answer(served, 400, now, phrase="Bad Request (no answer to our offer)")
+            self.reject(dialog, 488, "the PRACK brought no answer to our offer", now)
+        elif request.body and not owed:
+            self._offered(served, dialog, now)
+        else:
+            self._transactions.answer(served, 200, now)
+            self.events += [Answered(dialog, request.media)] if owed and request.media else []
+        if last.then is not None:
+            self.accept(dialog, last.then, now)
+        elif dialog.state is dialogs.State.EARLY:
+            self._early.go_on(dialog, now)
+        self.rouse(dialog)
 
     def bye(self, served: Served, now: float) -> None:
         """BYE (section 15.1.2)."""
@@ -298,16 +372,21 @@ class Calls:
         """200 to an INVITE, re-INVITE or UPDATE."""
         request = served.request
         timer = asked_for(request)
+        if request.method == "INVITE" and dialog.early_answer:
+            media = ""  # what was agreed before stands
         fields = (*_in_dialog(dialog, request), ("Allow", ALLOW), ("Supported", SUPPORTED), *answer_fields(timer))
         self._transactions.answer(served, 200, now, *fields, media=media)
-        dialog.retarget(request)
-        dialog.refreshed(timer, now)
+        if request.method != "PRACK":
+            dialog.retarget(request)
+            dialog.refreshed(timer, now)
         if media:
             dialog.local_media, dialog.remote_media = media, request.media
         if request.method == "INVITE":
             self._invites.pop(dialog, None)
             dialog.accepted(request, served.transaction.last, served.flow, now)
             self._step(dialog, dialogs.Input.ACCEPT, now)
+            if (old := self._taking.pop(dialog, None)) is not None:
+                self.hang_up(old, "another call took its place", now)
         elif media:
             dialog.negotiation = Negotiation.STABLE
         self._alarms.set(dialog, dialog.next_at)
@@ -322,10 +401,12 @@ class Calls:
             return False
         if dialog.over and not was_over:
             dialog.farewell = reason
-            self.events.append(Ended(dialog, by, reason))
-            self._unchanged(dialog, 487, now)
             for tell in self.when_over:
                 tell(dialog, now)
+            self.events.append(Ended(dialog, by, reason))
+            self._unchanged(dialog, 487, now)
+            self._early.forget(dialog)
+            self._taking.pop(dialog, None)
         for action in actions:
             if action is dialogs.Do.REFUSE:
                 retry = (("Retry-After", str(RETRY_S)),) if code == 503 else ()
@@ -382,6 +463,10 @@ class Calls:
             self._step(dialog, dialogs.Input.NO_ACK, now, "network", "our answer was never acknowledged")
         elif alarm is Alarm.UNANSWERED:
             self._step(dialog, dialogs.Input.UNANSWERED, now, "agent", "nobody answered", 480)
+        elif alarm is Alarm.PROVISIONAL:
+            if not self._early.repeat(dialog, now):
+                why = "our ringing was never acknowledged"
+                self._step(dialog, dialogs.Input.UNANSWERED, now, "network", why, 504)
         elif alarm is Alarm.EXPIRED:
             self._step(dialog, dialogs.Input.EXPIRED, now, "network", "the session was not refreshed in time")
         elif alarm is Alarm.CHANGE:

@@ -118,7 +118,9 @@ class Alarm(Enum):
     NO_ACK = "time to give up waiting for an ACK"
     UNANSWERED = "time to give up ringing"
     EXPIRED = "time to give up waiting for a refresh"
+    PROVISIONAL = "time to send a reliable provisional response again"
     REFRESH = "time to refresh the session"
+    TRANSFER = "time to give up a transfer, or to leave after one"
     OURS = "time for a change of our own to be tried again, or given up"
     CHANGE = "time to give up waiting for our own side's answer to a change"
     FORGET = "time to forget a call that is over"
@@ -158,6 +160,10 @@ class Dialog:
     """Whether it came by a SIPS URI."""
     authenticator: Authenticator | None = None
     """Answers what our requests are challenged with."""
+    invite_cseq: int = 0
+    """CSeq of the INVITE that began it."""
+    early_answer: bool = False
+    """Whether offer and answer are done, though the INVITE is not answered (RFC 3262, section 5)."""
     allowed: tuple[str, ...] = ()
     """The methods that the peer serves, as far as it has said."""
     timer: SessionTimer | None = None
@@ -180,8 +186,9 @@ class Dialog:
             flow,
             request.cseq[0],
             natted=host != flow.remote[0] and host == parse_uri(target).host.strip("[]"),
-            remote_media=request.media,
             secure=_is_secure(request),
+            remote_media=request.media,
+            invite_cseq=request.cseq[0],
             allowed=request.headers.values("Allow"),
             alarms={Alarm.UNANSWERED: now + RING_S},
         )
@@ -213,19 +220,25 @@ class Dialog:
             return None
         self.state, actions = entry
         if self.state in (State.CONFIRMED, State.TERMINATED):
-            self._silence(Alarm.REPEAT, Alarm.NO_ACK, Alarm.UNANSWERED)
+            self._silence(Alarm.REPEAT, Alarm.NO_ACK, Alarm.UNANSWERED, Alarm.PROVISIONAL)
         if self.over:
-            self._silence(Alarm.EXPIRED, Alarm.REFRESH, Alarm.CHANGE, Alarm.OURS)
+            self._silence(Alarm.EXPIRED, Alarm.REFRESH, Alarm.CHANGE, Alarm.OURS, Alarm.TRANSFER)
         return actions
 
     def accepted(self, request: Request, success: bytes, flow: Flow, now: float) -> None:
         """Our 2xx to an INVITE was sent: it is repeated until its ACK, on every transport (section 13.3.1.4)."""
         self.success, self.accepted_cseq = (success, flow), request.cseq[0]
-        self.negotiation = Negotiation.OFFERING if request.media is None else Negotiation.ANSWERED
-        self._silence(Alarm.UNANSWERED)
+        asked = request.media is None and not self.early_answer
+        self.negotiation = Negotiation.OFFERING if asked else Negotiation.ANSWERED
+        self.early_answer = False
+        self._silence(Alarm.UNANSWERED, Alarm.PROVISIONAL)
         self._interval = T1
         self.alarms[Alarm.REPEAT] = now + T1
         self.alarms[Alarm.NO_ACK] = now + 64 * T1
+
+    def settled_early(self, media: str) -> None:
+        """Our description in a reliable provisional response arrived: offer and answer are done, or will be at once."""
+        self.early_answer, self.local_media, self.negotiation = True, media, Negotiation.STABLE
 
     def refreshed(self, timer: SessionTimer | None, now: float) -> None:
         """A session refresh succeeded, with that timer agreed on (RFC 4028, section 10) or with none."""

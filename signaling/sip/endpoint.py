@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from dataclasses import replace
 from typing import Any, Self
 
-from signaling.call import Call, CallEnded, Rejection
+from signaling.call import Call, CallEnded, Rejection, SignalingError
 from signaling.sip.admission import Refused
 from signaling.sip.dialog import CHANGE_S, Dialog
 from signaling.sip.events import (
@@ -23,6 +23,7 @@ from signaling.sip.events import (
     Invited,
     Pressed,
     Progressed,
+    Referred,
     Settled,
     Shed,
     Taken,
@@ -49,6 +50,9 @@ CLOSING = "the agent is shutting down"
 
 CLOSE_S = 2.0
 """How long a closing endpoint waits for the answers to its BYEs."""
+
+REFERRED_S = 180.0
+"""How long a call that a peer wants of us may take to be answered."""
 
 MAX_WAITING = 256
 """Calls that nobody has taken from `calls` yet; more are answered 503."""
@@ -102,12 +106,15 @@ class SipEndpoint:
         burst: float = BURST,
     ) -> None:
         self.available: Callable[[], bool] = lambda: True
+        self.may_refer: Callable[[str], bool] = lambda host: False
+        """Whether who is at that host may have us call others (REFER): a right that a trunk is given."""
         self.trunks = Trunks(trunks, lines or Lines())
         challenge = challenge if users else ()  # with no user, nobody there could show who they are
         self._gate = Gate(allow, challenge, self.trunks.admission.knows)
         self._agent = UserAgent(
             available=lambda: self.available(),
             trusted=self._gate.allows,
+            may_refer=self._may_refer,
             registrar=_registrar(users) if users else None,
             keeper=self.trunks.keeper,
             rate=rate,
@@ -132,6 +139,11 @@ class SipEndpoint:
     def port(self) -> int:
         """The port that is bound, once entered."""
         return self.flows.port
+
+    def _may_refer(self, dialog: Dialog) -> bool:
+        """Whether a peer may have us call others: where its host may, and there is a session that would."""
+        call = self._calls.get(dialog)
+        return call is not None and call.referred is not None and self.may_refer(dialog.flow.remote[0])
 
     async def calls(self) -> AsyncIterator[Call]:
         """Each call as it is offered."""
@@ -245,6 +257,9 @@ class SipEndpoint:
         elif isinstance(event, Settled):
             if (settled := self._calls.get(event.dialog)) is not None:
                 settled.settle(event.asked, event.answer, event.why)
+        elif isinstance(event, Referred):
+            referred = self._calls[event.dialog]
+            referred.keep(self._group.create_task(self._referred(referred, event)))
         elif isinstance(event, Changed):
             call = self._calls[event.dialog]
             call.change(lambda: self._group.create_task(self._renegotiate(call, event)))
@@ -296,6 +311,22 @@ class SipEndpoint:
         except Exception:
             logger.exception("x %s change failed", call.offer.id)
         self.act(lambda agent, now: agent.calls.change(changed, outcome, now))
+
+    async def _referred(self, call: SipCall, event: Referred) -> None:
+        """Let the session call whom the peer wants called, and say what became of it."""
+        code = 603
+        try:
+            if call.referred is not None:
+                async with asyncio.timeout(REFERRED_S):
+                    await call.referred(event.target)
+                code = 200
+        except (SignalingError, TimeoutError) as error:
+            logger.warning("x %s transfer to %s: %s", call.offer.id, event.target, error or "too slow")
+            code = 503
+        except Exception:
+            logger.exception("x %s transfer failed", call.offer.id)
+            code = 500
+        self.act(lambda agent, now: agent.referrals.report(event.order, code, now))
 
     async def _answered(self, call: SipCall, answer: str) -> None:
         """Hand over the answer to our offer; if it cannot be used, the call is over."""

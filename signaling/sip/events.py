@@ -47,6 +47,16 @@ class Settled:
 
 
 @dataclass(frozen=True, eq=False)
+class Referred:
+    """The peer wants us to call `target` in its place, with the header fields `fields`: answer with `report`."""
+
+    dialog: Dialog
+    order: object
+    target: str
+    fields: str
+
+
+@dataclass(frozen=True, eq=False)
 class Pressed:
     """A digit."""
 
@@ -99,4 +109,6 @@ class Shed:
     why: str
 
 
-Event: TypeAlias = Invited | Changed | Answered | Settled | Pressed | Progressed | Taken | Failed | Ended | Shed | Kept
+Event: TypeAlias = (
+    Invited | Changed | Answered | Settled | Referred | Pressed | Progressed | Taken | Failed | Ended | Shed | Kept
+)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
-from signaling.call import Answered, CallEnded, CallOffer, Rejection, Renegotiate, SignalingError
+from signaling.call import Answered, Call, CallEnded, CallOffer, Referred, Rejection, Renegotiate, SignalingError
 from signaling.sip.changes import Change
 from signaling.sip.dialog import Dialog
 from signaling.sip.events import Failed, Invited, Progressed, Taken
 from signaling.sip.grammar import clean, parse_uri
+from signaling.sip.refer import Referral
 from signaling.sip.useragent import UserAgent
+
+logger = logging.getLogger(__name__)
 
 REJECTIONS = {
     Rejection.BUSY: 486,
@@ -39,6 +43,7 @@ class SipCall:
     def __init__(self, act: Act, dialog: Dialog | None, offer: CallOffer) -> None:
         self.renegotiate: Renegotiate | None = None
         self.answered: Answered | None = None
+        self.referred: Referred | None = None
         self._act, self._offer = act, offer
         if dialog is not None:
             self._dialog = dialog
@@ -82,8 +87,30 @@ class SipCall:
 
     async def propose(self, media: str) -> str:
         """A re-INVITE with our offer; gives the answer. Raises SignalingError where the peer refuses it."""
-        change = Change(self._dialog, media)
+        change = Change(self._joined, media)
         return await self._settled(change, lambda agent, now: agent.changes.want(change, now))
+
+    async def transfer(self, target: str | Call) -> None:
+        """A REFER; with another call of ours, one whose Refer-To replaces that call. Raises SignalingError."""
+        if isinstance(target, str):
+            referral = Referral(self._joined, target)
+        elif isinstance(target, SipCall):
+            referral = Referral(self._joined, "", target._joined)
+        else:
+            raise SignalingError("only a call by SIP can be taken over by SIP")
+        try:
+            logger.info("- %s transfer to %s", self.offer.id, referral.refer_to)
+        except ValueError as error:
+            raise SignalingError(str(error)) from None
+        await self._settled(referral, lambda agent, now: agent.referrals.refer(referral, now))
+
+    @property
+    def _joined(self) -> Dialog:
+        """The dialog, once there is one. Raises SignalingError before."""
+        dialog: Dialog | None = getattr(self, "_dialog", None)
+        if dialog is None:
+            raise SignalingError("the call is not answered yet")
+        return dialog
 
     async def _settled(self, asked: object, ask: Callable[[UserAgent, float], None]) -> str:
         """Ask something of the peer, and wait for what becomes of it."""

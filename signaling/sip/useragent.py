@@ -13,19 +13,20 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from signaling.sip.buckets import Buckets, source_of
-from signaling.sip.calls import ALLOW, RETRY_S, SUPPORTED, Calls, retry_soon
+from signaling.sip.calls import ALLOW, RETRY_S, SUPPORTED, UNDERSTOOD, Calls, retry_soon
 from signaling.sip.changes import Changes
 from signaling.sip.client import Client
 from signaling.sip.dialog import Dialog, contact
 from signaling.sip.events import Event, Shed
 from signaling.sip.keeper import Keeper
 from signaling.sip.message import SDP, Request, Response, received_from, respond
+from signaling.sip.refer import Referrals
 from signaling.sip.registrar import Registrar
 from signaling.sip.transaction import Flow
 from signaling.sip.transactions import Served, Transactions
 from signaling.sip.wire import WireError, parse
 
-KNOWN = frozenset(("REGISTER", "SUBSCRIBE", "NOTIFY", "PUBLISH", "MESSAGE", "REFER", "PRACK"))
+KNOWN = frozenset(("REGISTER", "SUBSCRIBE", "PUBLISH", "MESSAGE"))
 """Methods that exist and are not served: 405. What nobody knows is 501."""
 
 RATE, BURST = 50.0, 100
@@ -45,6 +46,7 @@ class UserAgent:
 
     `trusted` says whether a host (a literal) is one that requests of ours may be sent to. With a `registrar`, whose
     users have phones of ours, REGISTER is served, and all who are not trusted must show that they are such a user.
+    `may_refer` says whether the peer in a dialog may have us call others.
     `keeper` keeps what we have with trunks.
     """
 
@@ -57,6 +59,7 @@ class UserAgent:
         keeper: Keeper | None = None,
         rate: float = RATE,
         burst: float = BURST,
+        may_refer: Callable[[Dialog], bool] = lambda dialog: False,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
         chance: Callable[[], float] = lambda: secrets.randbelow(10**6) / 10**6,
     ) -> None:
@@ -67,6 +70,7 @@ class UserAgent:
         self._transactions = Transactions()
         self.calls = Calls(self._transactions, trusted, token)
         self.changes = Changes(self.calls, chance)
+        self.referrals = Referrals(self.calls, may_refer)
         self.client = Client(self._transactions, self.calls, token)
         self.keeper = keeper or Keeper()
         self._methods: dict[str, Callable[[Served, float], None]] = {
@@ -76,6 +80,9 @@ class UserAgent:
             "OPTIONS": self._options,
             "INFO": self.calls.info,
             "UPDATE": self.calls.update,
+            "PRACK": self.calls.prack,
+            "REFER": self.referrals.referred,
+            "NOTIFY": self.referrals.notify,
         }
         if registrar is not None:
             self._methods["REGISTER"] = self._register
@@ -133,7 +140,7 @@ class UserAgent:
 
     def left_over(self) -> int:
         """How many things are kept: transactions, dialogs and what belongs to them."""
-        return len(self._transactions) + len(self.calls) + len(self.changes) + len(self.client)
+        return len(self._transactions) + len(self.calls) + len(self.changes) + len(self.referrals) + len(self.client)
 
     # --- requests ---
 
@@ -175,7 +182,7 @@ class UserAgent:
             return
         elif dialog is not None and not dialog.in_order(request):
             answer(served, 500, now, retry_soon())
-        elif unknown := [option for option in request.headers.options("Require") if option != SUPPORTED]:
+        elif unknown := [option for option in request.headers.options("Require") if option not in UNDERSTOOD]:
             answer(served, 420, now, ("Unsupported", ", ".join(unknown)))
         elif request.to_tag and dialog is None:
             answer(served, 481, now)

@@ -14,6 +14,7 @@ from signaling.sip.events import (
     Invited,
     Pressed,
     Progressed,
+    Referred,
     Settled,
     Shed,
     Taken,
@@ -150,6 +151,8 @@ def _short(event: Event) -> str:
         return f"answered: {event.answer}"
     if isinstance(event, Settled):
         return f"settled: {event.answer or event.why}"
+    if isinstance(event, Referred):
+        return f"referred to {event.target}?{event.fields}"
     if isinstance(event, Pressed):
         return f"pressed {event.key}"
     if isinstance(event, Progressed):

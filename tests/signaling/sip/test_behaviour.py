@@ -174,8 +174,8 @@ async def test_unknown_method() -> None:
     async with agent() as opened, udp_peer(opened.port) as peer:
         peer.ask("DANCE")
         await peer.response(501)
-        peer.ask("REFER")
-        assert "REFER" not in (await peer.response(405)).headers.values("Allow")
+        peer.ask("PUBLISH")
+        assert "PUBLISH" not in (await peer.response(405)).headers.values("Allow")
 
 
 async def test_bye_for_no_dialog() -> None:

@@ -254,7 +254,7 @@ def test_the_call_ends_while_ours_is_asked(answered: bool) -> None:
     invite = talk.asked()
     talk.answer(invite, 100, body="")
     talk.bench.hang_up(talk.dialog)
-    assert talk.bench.told() == ["ended by agent: enough", "settled: the call is over"]
+    assert talk.bench.told() == ["settled: the call is over", "ended by agent: enough"]
     assert talk.bench.heard() == ["INVITE", "BYE"]
     if answered:
         talk.answer(invite)

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from signaling.call import SignalingError
+from tests.fakes import FakeCall
 from tests.signaling.sip.answering import desk
-from tests.signaling.sip.peer import udp_peer
+from tests.signaling.sip.peer import Peer, udp_peer
 
 
 async def test_a_change_gives_the_answer() -> None:
@@ -43,7 +44,7 @@ async def test_a_change_in_a_call_that_ends() -> None:
         changing = asyncio.create_task(call.propose("hold"))
         await peer.request("INVITE")
         await peer.hang_up()
-        with pytest.raises(SignalingError, match="the call is over: hung up"):
+        with pytest.raises(SignalingError, match="the call is over"):
             await changing
         with pytest.raises(SignalingError, match="the call is over"):
             await call.propose("again")
@@ -59,4 +60,104 @@ async def test_nobody_waits_for_a_change_any_more() -> None:
         await asyncio.wait([changing])
         peer.answer(invite, 200, body="their answer")
         await peer.request("ACK")
+        await peer.hang_up()
+
+
+# --- transfers -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_transfer_and_then_the_peer_leaves() -> None:
+    async with desk() as opened, udp_peer(opened.port) as peer:
+        await peer.call()
+        call = await opened.next_call()
+        moving = asyncio.create_task(call.transfer("+4930123"))
+        refer = await peer.request("REFER")
+        assert refer.headers.get("Refer-To").startswith("<sip:+4930123@127.0.0.1")
+        peer.answer(refer, 202)
+        await notify(peer, "180 Ringing")
+        assert not moving.done()
+        await notify(peer, "200 OK")
+        await moving
+        await peer.hang_up()
+        assert (await call.wait_ended()).by == "caller"
+
+
+async def test_a_transfer_that_reaches_nobody() -> None:
+    async with desk() as opened, udp_peer(opened.port) as peer:
+        await peer.call()
+        call = await opened.next_call()
+        moving = asyncio.create_task(call.transfer("sip:bob@127.0.0.1"))
+        peer.answer(await peer.request("REFER"), 202)
+        await notify(peer, "486 Busy Here")
+        with pytest.raises(SignalingError, match="486 Busy Here"):
+            await moving
+        await peer.hang_up()
+
+
+async def test_transfers_that_cannot_be_asked_for() -> None:
+    async with desk() as opened, udp_peer(opened.port) as peer:
+        await peer.call()
+        call = await opened.next_call()
+        with pytest.raises(SignalingError, match="neither a URI like sip:a@b.c nor a number"):
+            await call.transfer("bob and carol")
+        with pytest.raises(SignalingError, match="only a call by SIP"):
+            await call.transfer(FakeCall())
+        await peer.hang_up()
+
+
+async def test_two_calls_are_put_together() -> None:
+    async with desk() as opened, udp_peer(opened.port) as peer, udp_peer(opened.port) as other:
+        await peer.call()
+        await other.call()
+        call, second = await opened.next_call(), await opened.next_call()
+        moving = asyncio.create_task(call.transfer(second))
+        refer = await peer.request("REFER")
+        assert f"to-tag%3D{other.from_tag}" in refer.headers.get("Refer-To")
+        peer.answer(refer, 202)
+        await notify(peer, "200 OK")
+        await moving
+        await peer.hang_up()
+        await other.hang_up()
+
+
+async def notify(peer: Peer, line: str) -> None:
+    fields = ("Event: refer", "Subscription-State: active")
+    peer.ask("NOTIFY", *fields, body=f"SIP/2.0 {line}\r\n", Content_Type="message/sipfrag")
+    await peer.response(200)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_a_peer_that_has_us_call_others(allowed: bool) -> None:
+    asked: asyncio.Queue[str] = asyncio.Queue()
+    async with desk() as opened, udp_peer(opened.port) as peer:
+        await peer.call()
+        call = await opened.next_call()
+        call.referred = asked.put
+        opened.sip.may_refer = lambda host: allowed and host == "127.0.0.1"
+        peer.ask("REFER", "Refer-To: <sip:bob@127.0.0.1>")
+        await peer.response(202 if allowed else 603)
+        if allowed:
+            for line in ("100 Trying", "200 OK"):
+                told = await peer.request("NOTIFY")
+                assert told.body.decode().strip() == f"SIP/2.0 {line}"
+                peer.answer(told)
+            assert await asked.get() == "sip:bob@127.0.0.1"
+        await peer.hang_up()
+
+
+async def test_a_session_that_cannot_call_others_says_so() -> None:
+    async def fails(target: str) -> None:
+        raise SignalingError("nobody there")
+
+    async with desk() as opened, udp_peer(opened.port) as peer:
+        await peer.call()
+        call = await opened.next_call()
+        call.referred = fails
+        opened.sip.may_refer = lambda host: True
+        peer.ask("REFER", "Refer-To: <sip:bob@127.0.0.1>")
+        await peer.response(202)
+        for line in ("100 Trying", "503 Service Unavailable"):
+            told = await peer.request("NOTIFY")
+            assert told.body.decode().strip() == f"SIP/2.0 {line}"
+            peer.answer(told)
         await peer.hang_up()
