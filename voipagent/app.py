@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from engine.echo import EchoEngine
 from engine.slot import Engine, PromptError
 from media.answer import Legs
 from media.leg import AudioFormat
+from signaling.call import SignalingError
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.tls import Tls
 from voipagent.agent import Agent
@@ -87,8 +88,32 @@ async def _serve(settings: Settings) -> None:
                 logger.info("- model %s, %d rows", engine.revision, engine.free)
                 if settings.engine.model == "pocket":
                     _tell_of_pocket(settings.persona)
+                if sip.flows.tls_port:
+                    logger.info("- TLS on port %d", sip.flows.tls_port)
                 logger.info("- answering at sip:%s:%d, HTTP on port %d", settings.sip.host, sip.port, http_port)
-                await agent.run(sip)
+                with _reading_anew(sip):
+                    await agent.run(sip)
+
+
+@contextlib.contextmanager
+def _reading_anew(sip: SipEndpoint) -> Iterator[None]:
+    """Read the certificates again on SIGHUP; where we have none, it ends us as it does others."""
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        try:
+            sip.flows.reload()
+        except SignalingError as error:
+            logger.error("x SIGHUP: %s; the certificates of before stay", error)
+        else:
+            logger.info("- SIGHUP: certificates were read again")
+
+    if sip.flows.tls_port:
+        loop.add_signal_handler(signal.SIGHUP, read)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 def _tls(settings: SipSettings) -> Tls:

@@ -72,15 +72,17 @@ class Baresip:
 
 
 @asynccontextmanager
-async def baresip(folder: Path, said: NDArray[np.float32], encryption: str = "") -> AsyncIterator[Baresip]:
-    """Start it with something to say, 48 kHz mono; `encryption` is its `mediaenc`."""
+async def baresip(
+    folder: Path, said: NDArray[np.float32], encryption: str = "", transport: str = "udp"
+) -> AsyncIterator[Baresip]:
+    """Start it with something to say, 48 kHz mono; `encryption` is its `mediaenc`, `transport` how its SIP goes."""
     sip_port, control_port = _free_ports()
     _write(folder / "said.wav", said)
     config = CONFIG.format(folder=folder, rate=RATE, sip_port=sip_port, control_port=control_port)
     modules = "".join(f"module {name}.so\n" for name in MODULES)
     (folder / "config").write_text(config + modules)
     enc = f";mediaenc={encryption}" if encryption else ""
-    (folder / "accounts").write_text(f"<sip:phone@127.0.0.1:{sip_port}>;regint=0;ptime=20{enc}\n")
+    (folder / "accounts").write_text(f"<sip:phone@127.0.0.1:{sip_port};transport={transport}>;regint=0;ptime=20{enc}\n")
     (folder / "contacts").write_text("")
     with open(folder / "log", "wb") as log:
         process = await asyncio.create_subprocess_exec(

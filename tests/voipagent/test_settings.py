@@ -136,6 +136,27 @@ def test_phones_of_our_own(tmp_path: Path) -> None:
     assert dict(effective(settings))["VOIPAGENT_SIP__USERS__1000__PASSWORD"] == "**********"
 
 
+def test_tls(tmp_path: Path) -> None:
+    settings = Settings.load({"VOIPAGENT_SIP__TLS_CERT": "/etc/c.pem", "VOIPAGENT_SIP__TLS_CA": "ca.pem"}).sip
+    assert (settings.tls_cert, settings.tls_key, settings.tls_ca) == (Path("/etc/c.pem"), None, Path("ca.pem"))
+    assert (settings.tls_port, settings.tls_verify) == (5061, "off")
+    told = fault(SIP__TLS_KEY="k.pem")
+    assert told == "VOIPAGENT_SIP__TLS_KEY: there is a key, but no certificate; VOIPAGENT_SIP__TLS_CERT names one"
+    told = fault(SIP__TLS_VERIFY="demand")
+    assert told.startswith("VOIPAGENT_SIP__TLS_VERIFY: demand takes VOIPAGENT_SIP__TLS_CA")
+    assert fault(SIP__TLS_VERIFY="on").startswith("VOIPAGENT_SIP__TLS_VERIFY: Input should be 'off' or 'demand'")
+    assert fault(SIP__TLS_PORT="70000").startswith("VOIPAGENT_SIP__TLS_PORT: ")
+
+
+def test_what_is_advertised_is_one_address_of_each_kind() -> None:
+    for text in ("", "203.0.113.7", "2001:db8::7", "203.0.113.7,2001:db8::7", "pbx-1.example.com, 2001:db8::7"):
+        advertised = Settings.load({"VOIPAGENT_SIP__ADVERTISED": text}).sip.advertised
+        assert advertised == tuple(part.strip() for part in text.split(",") if part)
+    assert "there can be one IPv4 address" in fault(SIP__ADVERTISED="203.0.113.7,203.0.113.8")
+    for wrong in ("203.0.113.300", "a b", "sip:a", "-x"):
+        assert f"{wrong!r} is neither an address nor a name" in fault(SIP__ADVERTISED=wrong)
+
+
 def test_a_challenge_that_nobody_could_answer_is_refused() -> None:
     told = fault(SIP__CHALLENGE="192.0.2.0/24")
     assert told.startswith("VOIPAGENT_SIP__CHALLENGE: nobody could answer; name a user by VOIPAGENT_SIP__USERS__<NAME>")
