@@ -17,6 +17,7 @@ from voipagent.recording import Recorder
 from voipagent.session import Session
 from voipagent.settings import CallsSettings
 from voipagent.trim import Memory
+from voipagent.watchdog import WatchdogSettings
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,11 @@ class Agent:
         calls: CallsSettings,
         seed: int | None = None,
         memory: Memory | None = None,
+        watchdog: WatchdogSettings | None = None,
     ) -> None:
         self._engine, self._open_leg, self._personas = engine, open_leg, personas
         self._recorder, self._calls, self._seed = recorder, calls, seed
-        self._memory = memory
+        self._memory, self._watchdog = memory, watchdog
         self.draining = False
 
     @property
@@ -109,4 +111,5 @@ class Agent:
             recording,
             max_hold_s=self._calls.max_hold,
             memory=self._memory,
+            watchdog=self._watchdog,
         )

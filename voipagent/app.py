@@ -81,7 +81,14 @@ async def _serve(settings: Settings) -> None:
             for persona in settings.who_answers:
                 await check_persona(engine, persona, memory)
             agent = Agent(
-                engine, legs.open_leg, settings.who_answers, recorder, settings.calls, settings.engine.seed, memory
+                engine,
+                legs.open_leg,
+                settings.who_answers,
+                recorder,
+                settings.calls,
+                settings.engine.seed,
+                memory,
+                settings.watchdog,
             )
             api = create_api(lambda: agent.ready)
             async with serve_http(api, settings.http.host, settings.http.port) as http_port:

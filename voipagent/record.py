@@ -56,6 +56,7 @@ class CallRecord:
     digits: list[dict[str, Any]] = field(default_factory=list)
     holds: list[dict[str, float]] = field(default_factory=list)
     trims: list[dict[str, Any]] = field(default_factory=list)
+    troubles: list[dict[str, Any]] = field(default_factory=list)
     summary: str = ""
     recording: str = ""
     recording_error: str = ""

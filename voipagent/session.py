@@ -15,13 +15,14 @@ from dataclasses import asdict
 from engine.slot import EngineError, EngineFull, Reply, Slot
 from media.leg import Exchange, Leg, LegError
 from signaling.call import Call, CallEnded, Rejection
-from voipagent.bargein import BargeIn
+from voipagent.bargein import BargeIn, is_speech
 from voipagent.context import Transcript
 from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recording
 from voipagent.story import extract
 from voipagent.trim import Memory, Trimmer
+from voipagent.watchdog import Trouble, Watchdog, WatchdogSettings
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Session:
         recording: Recording,
         max_hold_s: float,
         memory: Memory | None = None,
+        watchdog: WatchdogSettings | None = None,
     ) -> None:
         self.call, self.slot, self.persona = call, slot, persona
         self.record, self.folder, self.recording = record, folder, recording
@@ -55,6 +57,7 @@ class Session:
         self._transcript = Transcript(folder.write_line, slot.hearing_delay_frames)
         self._barge_in: BargeIn | None = None
         self._memory = memory
+        self._watchdog = Watchdog(watchdog or WatchdogSettings())
         self._trimmer: Trimmer | None = None
 
     async def run(self) -> CallEnded:
@@ -150,8 +153,20 @@ class Session:
             )
             if forced and not self.slot.saying:
                 self._transcript.end_line()
-            if self._trimmer is not None:
-                self._trimmer.stepped(reply, saying=self.slot.saying)
+            self._watch_over(exchange, reply)
+
+    def _watch_over(self, exchange: Exchange, reply: Reply) -> None:
+        """Have the row primed anew when its window is nearly full, or the model is stuck."""
+        saying = self.slot.saying
+        spoke = bool(reply.heard) if self.slot.hearing_delay_frames else is_speech(exchange.heard)
+        trouble = self._watchdog.stepped(reply.text, spoke=spoke, saying=saying)
+        if trouble is not None:
+            logger.warning("x %s %s: the row is primed anew", self.record.id, trouble.value)
+            self.record.troubles.append({"at": round(self.recording.seconds, 3), "trouble": trouble.value})
+        if self._trimmer is not None:
+            self._trimmer.stepped(reply, saying=saying)
+            if trouble is not None:
+                self._trimmer.renew(trouble.value, keep=trouble is Trouble.DEAD_AIR)
 
     async def _hold(self, started: float) -> None:
         """The far end holds: nothing is heard, no context is spent, and there is a limit. The record has the time."""

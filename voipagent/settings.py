@@ -34,6 +34,7 @@ from voipagent.kinds import Network, Port, PortRange, Section, version_of
 from voipagent.memory import ContextSettings, SummarySettings
 from voipagent.persona import NamedPersona, Persona, Personas, name_each
 from voipagent.trunks import OutboundSettings, TrunkSettings, check_names
+from voipagent.watchdog import WatchdogSettings
 
 PREFIX = "VOIPAGENT_"
 NEST = "__"
@@ -208,6 +209,7 @@ class Settings(Section):
     personas: Annotated[dict[str, NamedPersona], AfterValidator(name_each)] = {}
     context: ContextSettings = ContextSettings()
     summary: SummarySettings = SummarySettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
     calls: CallsSettings = CallsSettings()
     log: LogSettings = LogSettings()
 

@@ -24,6 +24,7 @@ from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recorder
 from voipagent.session import Session
+from voipagent.trim import Memory
 
 SPEECH = (0.1 * np.sin(np.arange(FRAME_SAMPLES))).astype(np.float32)
 GREETING = "Hello, this is Ada. How can I help?"
@@ -65,6 +66,7 @@ async def stage(
     leg: FakeLeg | None = None,
     greeting: str = "",
     max_hold_s: float = 600,
+    memory: Memory | None = None,
 ) -> AsyncIterator[Stage]:
     call, leg = call or FakeCall(), leg or FakeLeg()
     folder = CallFolder(recorder, tmp_path, utc_now(), "id")
@@ -72,7 +74,7 @@ async def stage(
     recording = recorder.record(folder.path / "recording.wav", 24_000, "both")
     persona = Persona(prompt="You are Ada.", greeting=greeting)
     async with engine or EchoEngine(rows=1) as opened, opened.open(Sampling()) as slot:
-        session = Session(call, lambda _media, _host: leg, slot, persona, record, folder, recording, max_hold_s)
+        session = Session(call, lambda _media, _host: leg, slot, persona, record, folder, recording, max_hold_s, memory)
         task = asyncio.create_task(session.run())
         try:
             yield Stage(call, leg, folder, task)
@@ -137,6 +139,26 @@ async def test_both_sides_are_in_the_transcript_in_the_order_in_which_they_spoke
         *(("agent", "Good day."), ("caller", "hello"), ("caller", "what else")),
     ]
     assert [(line.start, line.end) for line in on.lines[1:]] == [(0.08, 0.24), (3.04, 3.28)]
+
+
+async def test_a_model_that_does_not_answer_is_primed_anew_and_the_record_tells(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primed: list[int] = []
+
+    class Primed(listening({number: " so" for number in range(10)})):  # type: ignore[misc]  # a class made by a function
+        async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
+            primed.append(keep_frames)
+
+    monkeypatch.setattr("engine.echo.EchoSlot", Primed)
+    async with stage(recorder, tmp_path, memory=Memory()) as on:
+        on.leg.hear(*[SILENCE] * 170)
+        await on.leg.heard(170)
+        on.call.end()
+        await on.over()
+    assert on.record["troubles"] == [{"at": pytest.approx(12.8, abs=0.2), "trouble": "dead air"}]
+    assert [trim["why"] for trim in on.record["trims"]] == ["dead air"]
+    assert primed == [0, 750]
 
 
 async def test_while_held_nothing_is_heard_and_times_are_those_of_the_frames(
