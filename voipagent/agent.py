@@ -10,7 +10,7 @@ from datetime import datetime
 
 from engine.slot import Engine, EngineError, EngineFull, EngineState, Slot
 from media.leg import Leg
-from signaling.call import Call, CallSource, Rejection
+from signaling.call import Call, CallOffer, CallSource, Rejection
 from voipagent.persona import Persona, Personas
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recorder
@@ -28,7 +28,7 @@ class Agent:
     def __init__(
         self,
         engine: Engine,
-        open_leg: Callable[[str | None, str], Leg],
+        open_leg: Callable[[CallOffer], Leg],
         personas: Personas,
         recorder: Recorder,
         calls: CallsSettings,
@@ -74,7 +74,8 @@ class Agent:
         sampling = persona.draw(self._engine.sampling, seed)
         try:
             async with self._engine.open(sampling) as slot:
-                logger.info("< %s call to %s from %s:%d", offer.id, offer.callee, *offer.source)
+                by = f" by trunk {offer.trunk}" if offer.trunk else ""
+                logger.info("< %s call to %s from %s:%d%s", offer.id, offer.callee, *offer.source, by)
                 await self._session(call, persona, slot, sampling.seed).run()
         except EngineFull as error:
             await self._refuse(call, Rejection.BUSY, str(error))
@@ -94,6 +95,7 @@ class Agent:
             callee=offer.callee,
             source=f"{offer.source[0]}:{offer.source[1]}",
             started=started.isoformat(),
+            trunk=offer.trunk,
             persona=persona.name,
             model=self._engine.revision,
             seed=seed,

@@ -8,18 +8,20 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
 from engine.echo import EchoEngine
 from engine.slot import Engine, PromptError
 from media.answer import Legs
-from media.leg import AudioFormat
-from signaling.call import SignalingError
+from media.leg import AudioFormat, Leg
+from signaling.call import CallOffer, SignalingError
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.tls import Tls
+from signaling.sip.trunk import Lines, Trunk
 from voipagent.agent import Agent
 from voipagent.context import Line
 from voipagent.memory import open_memory
@@ -57,6 +59,7 @@ async def serve(settings: Settings) -> None:
 async def _serve(settings: Settings) -> None:
     """From the ground up: what must be there first is entered first, and left last."""
     check_folder(settings.calls.dir)
+    trunks, lines = settings.signaling_trunks, Lines()
     with Recorder() as recorder:
         async with (
             open_engine(settings.engine) as engine,
@@ -76,13 +79,15 @@ async def _serve(settings: Settings) -> None:
                 advertised=settings.sip.advertised,
                 tls=_tls(settings.sip),
                 v6_only=settings.sip.v6_only,
+                trunks=trunks,
+                lines=lines,
             ) as sip,
         ):
             for persona in settings.who_answers:
                 await check_persona(engine, persona, memory)
             agent = Agent(
                 engine,
-                legs.open_leg,
+                _leg_opener(legs, trunks),
                 settings.who_answers,
                 recorder,
                 settings.calls,
@@ -90,7 +95,9 @@ async def _serve(settings: Settings) -> None:
                 memory,
                 settings.watchdog,
             )
-            api = create_api(lambda: agent.ready)
+            api = create_api(
+                lambda: agent.ready, lambda: [asdict(state) | {"calls": calls} for state, calls in sip.trunks.states]
+            )
             async with serve_http(api, settings.http.host, settings.http.port) as http_port:
                 logger.info("- model %s, %d rows", engine.revision, engine.free)
                 if settings.engine.model == "pocket":
@@ -121,6 +128,19 @@ def _reading_anew(sip: SipEndpoint) -> Iterator[None]:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _leg_opener(legs: Legs, trunks: Iterable[Trunk]) -> Callable[[CallOffer], Leg]:
+    """Opens legs as the trunk wants them by which a call comes or goes."""
+    known = {trunk.name: trunk for trunk in trunks}
+
+    def open_leg(offer: CallOffer) -> Leg:
+        trunk = known.get(offer.trunk)
+        if trunk is None:
+            return legs.open_leg(offer.media, offer.source[0])
+        return legs.open_leg(offer.media, offer.source[0], srtp=trunk.srtp, codecs=trunk.codecs or None)
+
+    return open_leg
 
 
 def _tls(settings: SipSettings) -> Tls:

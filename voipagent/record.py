@@ -41,6 +41,7 @@ class CallRecord:
     callee: str
     source: str
     started: str
+    trunk: str = ""
     persona: str = ""
     model: str = ""
     seed: int = 0

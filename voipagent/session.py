@@ -14,7 +14,7 @@ from dataclasses import asdict
 
 from engine.slot import EngineError, EngineFull, Reply, Slot
 from media.leg import Exchange, Leg, LegError
-from signaling.call import Call, CallEnded, Rejection
+from signaling.call import Call, CallEnded, CallOffer, Rejection
 from voipagent.bargein import BargeIn, is_speech
 from voipagent.context import Transcript
 from voipagent.persona import Persona
@@ -38,7 +38,7 @@ class Session:
     def __init__(
         self,
         call: Call,
-        open_leg: Callable[[str | None, str], Leg],
+        open_leg: Callable[[CallOffer], Leg],
         slot: Slot,
         persona: Persona,
         record: CallRecord,
@@ -62,7 +62,7 @@ class Session:
 
     async def run(self) -> CallEnded:
         """The whole conversation. Peer, disk and engine may fail: the call ends with a reason, its record closed."""
-        leg = self._open_leg(self.call.offer.media, self.call.offer.source[0])
+        leg = self._open_leg(self.call.offer)
         try:
             await self._live(leg)
         except asyncio.CancelledError:

@@ -98,7 +98,9 @@ async def test_two_hundred_calls_leave_nothing_behind(tmp_path: Path) -> None:
             Legs(format_, ports=(30_000, 30_999)) as legs,
             SipEndpoint("127.0.0.1", 0, allow=SipSettings().allow) as sip,
         ):
-            agent = Agent(engine, legs.open_leg, Personas(), recorder, calls)
+            agent = Agent(
+                engine, lambda offer: legs.open_leg(offer.media, offer.source[0]), Personas(), recorder, calls
+            )
             running = asyncio.create_task(agent.run(sip))
             await sipp.run(tmp_path, *short(talk), port=sip.port, calls=5)
             await until_idle(engine)

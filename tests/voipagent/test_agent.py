@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from engine.echo import EchoEngine, EchoSlot
 from engine.slot import EngineState, Sampling
 from media.leg import Leg, Pcm
-from signaling.call import CallEnded, Rejection
+from signaling.call import CallEnded, CallOffer, Rejection
 from tests.fakes import SILENCE, FakeCall, FakeLeg, FakeSource, offer
 from voipagent.agent import Agent
 from voipagent.persona import Personas
@@ -27,8 +28,8 @@ class BuggyLeg(FakeLeg):
         raise ZeroDivisionError
 
 
-def fake_leg(media: str | None, host: str) -> Leg:
-    leg = BuggyLeg() if media == "buggy" else FakeLeg()
+def fake_leg(offer: CallOffer) -> Leg:
+    leg = BuggyLeg() if offer.media == "buggy" else FakeLeg()
     leg.hear(*[SILENCE] * 3)
     return leg
 
@@ -67,6 +68,19 @@ async def freed(engine: EchoEngine, rows: int) -> None:
 async def ended(call: FakeCall) -> CallEnded:
     async with asyncio.timeout(5):
         return await call.wait_ended()
+
+
+async def test_the_record_has_the_trunk(recorder: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with running(recorder, tmp_path, EchoEngine(rows=1)) as (_, source):
+        call = FakeCall(replace(offer(), trunk="acme"))
+        source.queue.put_nowait(call)
+        await accepted(call)
+        await call.hang_up()
+        await ended(call)
+    assert "call to agent from 192.0.2.7:5060 by trunk acme" in caplog.text
+    (record,) = tmp_path.glob("*/call.json")
+    assert json.loads(record.read_text())["trunk"] == "acme"
 
 
 async def test_calls_beyond_the_rows_are_busy_and_a_freed_row_is_used_again(recorder: Recorder, tmp_path: Path) -> None:
@@ -137,7 +151,7 @@ async def test_it_takes_no_more_calls_while_records_are_closed(recorder: Recorde
     leg.close = slow_close  # type: ignore[method-assign]  # as slow as a full disk
     leg.hear(SILENCE)
     async with asyncio.timeout(5), EchoEngine(rows=1) as engine:
-        agent = Agent(engine, lambda media, host: leg, Personas(), recorder, CallsSettings(dir=tmp_path))
+        agent = Agent(engine, lambda offer: leg, Personas(), recorder, CallsSettings(dir=tmp_path))
         task = asyncio.create_task(agent.run(source))
         await accepted(await ring(source))
         task.cancel()

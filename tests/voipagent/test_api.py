@@ -30,6 +30,15 @@ async def test_ready_says_whether_a_call_would_be_taken() -> None:
         assert await get(port, "/readyz") == (200, {"status": "ready"})
 
 
+async def test_health_says_how_each_trunk_fares() -> None:
+    down = {"name": "acme", "host": "sip.acme.example", "registered": False, "up": None, "why": "403", "calls": 0}
+    async with serve_http(create_api(lambda: True, lambda: [down]), "127.0.0.1", 0) as port:
+        assert await get(port, "/api/v1/health") == (200, {"status": "ready", "trunks": [down]})
+        assert await get(port, "/readyz") == (200, {"status": "ready"}), "others may still call"
+    async with serve_http(create_api(lambda: False), "127.0.0.1", 0) as port:
+        assert await get(port, "/api/v1/health") == (200, {"status": "unavailable", "trunks": []})
+
+
 async def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

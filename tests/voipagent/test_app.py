@@ -1,4 +1,4 @@
-"""What the start says of the embedded model."""
+"""What the start says of the embedded model, and how legs are opened for trunks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import logging
 import pytest
 
 from engine import batch
+from media.answer import Legs
+from media.leg import AudioFormat, LegError
+from signaling.call import CallOffer
+from signaling.sip.trunk import Trunk
 from voipagent import app
 from voipagent.persona import Persona
 
@@ -27,3 +31,26 @@ def test_a_greeting_that_it_cannot_say_is_warned_of(caplog: pytest.LogCaptureFix
     caplog.clear()
     app._tell_of_pocket(Persona(prompt="You are Emma."))
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+OFFER = "\r\n".join(
+    [
+        *("v=0", "o=- 1 1 IN IP4 127.0.0.1", "s=-", "c=IN IP4 127.0.0.1", "t=0 0"),
+        *("m=audio 40000 RTP/AVP 0 8", "a=rtpmap:0 PCMU/8000", "a=rtpmap:8 PCMA/8000", ""),
+    ]
+)
+
+
+async def test_a_leg_is_opened_as_the_trunk_wants_it() -> None:
+    trunks = [Trunk("acme", "192.0.2.1", codecs=("pcma",)), Trunk("secret", "192.0.2.2", srtp="demand")]
+    async with Legs(AudioFormat(24_000, 1920), ports=(28_000, 28_099)) as legs:
+        open_leg = app._leg_opener(legs, trunks)
+        for trunk, spoken in (("", "RTP/AVP 0"), ("acme", "RTP/AVP 8"), ("unknown", "RTP/AVP 0")):
+            offer = CallOffer("c", "sip", "ada", "agent", ("127.0.0.1", 5060), OFFER, trunk=trunk)
+            leg = open_leg(offer)
+            assert spoken in await leg.answer(OFFER)
+            await leg.close()
+        leg = open_leg(CallOffer("c", "sip", "ada", "agent", ("127.0.0.1", 5060), OFFER, trunk="secret"))
+        with pytest.raises(LegError, match="this agent demands encryption"):
+            await leg.answer(OFFER)
+        await leg.close()

@@ -42,7 +42,7 @@ async def test_each_call_gets_bye_with_a_reason_and_new_ones_503(
         Legs(AudioFormat(engine.sample_rate, engine.frame_samples), ports=(31_000, 31_099)) as legs,
         SipEndpoint("127.0.0.1", 0, allow=SipSettings().allow) as sip,
     ):
-        agent = Agent(engine, legs.open_leg, Personas(), recorder, calls)
+        agent = Agent(engine, lambda offer: legs.open_leg(offer.media, offer.source[0]), Personas(), recorder, calls)
         target = Target("agent", "127.0.0.1", sip.port)
         async with serve_http(create_api(lambda: agent.ready), "127.0.0.1", 0) as port:
             running = asyncio.create_task(agent.run(sip))

@@ -83,7 +83,7 @@ async def test_a_long_call_is_told_again_who_it_is(nano: Path, recorder: Recorde
         frames = 420  # the window is 500
         leg.hear(*[SILENCE] * frames)
         persona, memory = Persona(prompt="You are Ada."), Memory(Shares(due=0.5, hard=0.6, keep=0.2))
-        session = Session(call, lambda _media, _host: leg, slot, persona, record, folder, recording, 600, memory)
+        session = Session(call, lambda _offer: leg, slot, persona, record, folder, recording, 600, memory)
         task = asyncio.create_task(session.run())
         async with asyncio.timeout(200):
             for number in range(frames):

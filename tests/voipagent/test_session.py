@@ -74,7 +74,7 @@ async def stage(
     recording = recorder.record(folder.path / "recording.wav", 24_000, "both")
     persona = Persona(prompt="You are Ada.", greeting=greeting)
     async with engine or EchoEngine(rows=1) as opened, opened.open(Sampling()) as slot:
-        session = Session(call, lambda _media, _host: leg, slot, persona, record, folder, recording, max_hold_s, memory)
+        session = Session(call, lambda _offer: leg, slot, persona, record, folder, recording, max_hold_s, memory)
         task = asyncio.create_task(session.run())
         try:
             yield Stage(call, leg, folder, task)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Response
@@ -15,8 +16,11 @@ class HttpError(Exception):
     """The HTTP server cannot start; the message names the address and says why."""
 
 
-def create_api(ready: Callable[[], bool]) -> FastAPI:
-    """`/healthz`: the process lives. `/readyz`: a new call would be taken; 503 while loading, failed or draining."""
+def create_api(ready: Callable[[], bool], trunks: Callable[[], Sequence[Mapping[str, Any]]] = lambda: ()) -> FastAPI:
+    """`/healthz`: the process lives. `/readyz`: a new call would be taken; 503 while loading, failed or draining.
+
+    `/api/v1/health`: both, and how each of `trunks` fares. A trunk that is down is no reason to take us out of service.
+    """
     api = FastAPI(title="voipagent", docs_url=None, redoc_url=None)
 
     @api.get("/healthz")
@@ -27,6 +31,10 @@ def create_api(ready: Callable[[], bool]) -> FastAPI:
     async def readyz(response: Response) -> dict[str, str]:
         response.status_code = 200 if ready() else 503
         return {"status": "ready" if ready() else "unavailable"}
+
+    @api.get("/api/v1/health")
+    async def health() -> dict[str, Any]:
+        return {"status": "ready" if ready() else "unavailable", "trunks": list(trunks())}
 
     return api
 
