@@ -307,7 +307,7 @@ class Client:
             ("To", f"<{invitation.uri}>"),
             ("Call-ID", placed.call_id),
             ("CSeq", f"{placed.number} INVITE"),
-            ("Contact", contact(flow)),
+            ("Contact", contact(flow, invitation.uri.lower().startswith("sips:"))),
             ("Allow", ALLOW),
             *reliable,
             *request_fields(timer, placed.min_se),

@@ -9,6 +9,7 @@ import random
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
 from typing import Any, Self
 
 from signaling.call import SignalingError
@@ -24,6 +25,12 @@ logger = logging.getLogger(__name__)
 
 UDP_PING_S = (24.0, 29.0)
 """A kept way over UDP is used at random between so many seconds, for the sake of NATs (RFC 5626, section 4.4.2)."""
+
+MAX_OCTETS = 1300
+"""Of a request; a larger one may be torn on its way, and lost (RFC 3261, section 18.1.1)."""
+
+UDP_ONLY_S = 600.0
+"""How long no connection is tried again for a large request where none was taken."""
 
 PAUSE_S = 1.0
 """How long no connection is taken after one could not be for want of file descriptors."""
@@ -58,6 +65,7 @@ class Flows:
         self._udp: asyncio.DatagramTransport | None = None
         self._v6 = False
         self._beats: dict[Flow, asyncio.TimerHandle] = {}
+        self._udp_only: dict[Target, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stack = contextlib.AsyncExitStack()
 
@@ -133,15 +141,33 @@ class Flows:
             target = Target(flow.protocol, *flow.spare, flow.name or flow.spare[0])
             self._spawn(self._send_anew(data, target))
 
-    async def connect(self, target: Target) -> Flow:
-        """A way to that target: over TCP and TLS an open connection, or a new one. Raises Unreachable."""
+    async def connect(self, target: Target, octets: int = 0) -> Flow:
+        """A way to that target for a request of so many octets: over TCP and TLS an open connection, or a new one.
+
+        What is too large for a datagram goes over TCP if the target takes it. Raises Unreachable.
+        """
         self._gate.expect(target.host, asyncio.get_running_loop().time())
         if target.protocol == "UDP":
-            remote = (target.host, target.port)
-            return Flow("UDP", remote, self._local("UDP", target.host, self.port))
+            return (octets > MAX_OCTETS and await self._instead(target)) or self._over_udp(target)
         if target.protocol not in self.protocols:
             raise Unreachable(f"{target} cannot be reached: we speak {', '.join(self.protocols)}")
         return await self.connections.connect(target)
+
+    def _over_udp(self, target: Target) -> Flow:
+        return Flow("UDP", (target.host, target.port), self._local("UDP", target.host, self.port))
+
+    async def _instead(self, target: Target) -> Flow | None:
+        """A connection to the same place (RFC 3261, section 18.1.1); None where none is taken, which is remembered."""
+        now = asyncio.get_running_loop().time()
+        self._udp_only = {place: until for place, until in self._udp_only.items() if until > now}
+        if target in self._udp_only:
+            return None
+        try:
+            return await self.connections.connect(replace(target, protocol="TCP"))
+        except Unreachable as error:
+            logger.info("- %s; so large requests go over UDP", error)
+            self._udp_only[target] = now + UDP_ONLY_S
+            return None
 
     def keep(self, flow: Flow, lost: Lost) -> bool:
         """Keep it open and alive until it is let go (RFC 5626, section 4.4); False where it is gone already.

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 OUR_NAME = "voipagent"
 """Who calls, where no trunk has a name for us."""
 
+HEAD_OCTETS = 850
+"""About as much has the header of an INVITE of ours, with credentials."""
+
 GIVES_WAY = (408, 503)
 """After these, the next target is tried (RFC 3263, section 4.3), unless it rang."""
 
@@ -186,7 +189,7 @@ class OutgoingSipCall(PlacedCall):
     async def _try(self, target: Target, media: str | None) -> Refusal | None:
         """Call there; None once there is a sign of life, else why it came to nothing."""
         try:
-            flow = await self._endpoint.flows.connect(target)
+            flow = await self._endpoint.flows.connect(target, HEAD_OCTETS + len(media or ""))
         except SignalingError as error:
             return Refusal(Outcome.UNREACHABLE, "network", str(error), 503)
         self._sign = self._loop.create_future()

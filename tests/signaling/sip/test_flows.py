@@ -354,6 +354,27 @@ def test_an_alias_is_read_from_the_topmost_via() -> None:
     assert aliased(b"SIP/2.0 200 OK\r\n" + OPTIONS.partition(b"\r\n")[2]) == 0
 
 
+async def test_what_is_too_large_for_a_datagram_goes_over_tcp_where_that_is_taken() -> None:
+    async with house() as far, house() as near:
+        small, large = [await near.flows.connect(far.target("UDP"), octets) for octets in (1300, 1301)]
+        assert (small.protocol, large.protocol, large.remote) == ("UDP", "TCP", ("127.0.0.1", far.flows.port))
+
+
+async def test_and_over_udp_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Target] = []
+
+    async def refuse(target: Target) -> Flow:
+        tried.append(target)
+        raise Unreachable("no")
+
+    async with house() as near:
+        monkeypatch.setattr(near.flows.connections, "connect", refuse)
+        target = Target("UDP", "127.0.0.1", 9, "a")
+        for _ in range(2):
+            assert (await near.flows.connect(target, 5000)).protocol == "UDP"
+        assert [one.protocol for one in tried] == ["TCP"]  # and that is not tried again at once
+
+
 # --- connections that are kept -------------------------------------------------------------------------------------
 
 
