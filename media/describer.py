@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 from media.codec import CODECS
 from media.crypto import OFFERED, Crypto, Policy
+from media.dtls import Identity
 from media.keying import PLAIN_PROFILES, SECURE_PROFILES
 from media.negotiation import Codecs
 from media.sdp import Description, Media
@@ -22,11 +23,13 @@ class Describer:
     """Writes one party's descriptions: the same session id for life, a version that counts changes of the rest.
 
     A description that says what the last one said is the same text (RFC 3264, section 8), so a refresh of the
-    session changes nothing on the other side. `crypto` is how we send as agreed; None is plain.
+    session changes nothing on the other side. `crypto` is how we send as agreed; None is plain, or by DTLS, for which
+    there is an `identity` from the first time on that it is needed.
     """
 
     def __init__(self, session_id: int, srtp: Policy = "off", codecs: Codecs = ()) -> None:
         self.crypto: Crypto | None = None
+        self.identity: Identity | None = None
         self._codecs = codecs or CODECS
         self._session_id, self._srtp = session_id, srtp
         self._version = 0
@@ -43,6 +46,8 @@ class Describer:
             if number == stream.number:
                 lines += _answer_lines(port, stream)
                 lines += _crypto_lines([self.crypto] if self.crypto else [])
+                if stream.dtls:
+                    lines += self._dtls_lines(stream.dtls.setup)
                 if stream.mux:
                     lines.append("a=rtcp-mux")
             else:
@@ -80,6 +85,9 @@ class Describer:
         lines = [_refusal(other) for other in self._shape[:number]]
         lines += _audio_lines(profile, port, rtpmaps, fmtps, DEFAULT_PTIME_MS, "sendonly" if hold else "sendrecv")
         lines += _crypto_lines(self._offered)
+        if self._stream and self._stream.dtls:
+            lines += self._dtls_lines("actpass")
+        lines.append("a=rtcp-mux")
         lines += [_refusal(other) for other in self._shape[number + 1 :]]
         return self._write(host, "0 0", lines)
 
@@ -104,7 +112,15 @@ class Describer:
         parameters = {codec.rtpmap: codec.fmtp for codec in self._codecs}
         return numbers, {kind: parameters.get(rtpmap, "") for kind, rtpmap in numbers.items()}
 
+    def _dtls_lines(self, setup: str) -> list[str]:
+        """Who we are, the same for the whole call, and who begins."""
+        if self.identity is None:
+            self.identity = Identity()
+        return [f"a=setup:{setup}", f"a=fingerprint:{self.identity.fingerprint}"]
+
     def _offers(self) -> list[Crypto]:
+        if self._stream and self._stream.dtls:
+            return []
         if self.crypto:
             return [self.crypto]
         if self._srtp != "demand":

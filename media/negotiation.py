@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from media.codec import CODECS, Codec
 from media.crypto import Policy
-from media.keying import PLAIN_PROFILES, SECURE_PROFILES, confirmed, encryption
+from media.keying import FAMILIES, confirmed, encryption
 from media.leg import LegError
 from media.sdp import Description, Media, shown
 from media.stream import Stream, read_stream
@@ -24,10 +24,18 @@ Codecs: TypeAlias = tuple[Codec, ...]
 """Those that we speak in a call, best first. Empty: all that there are, and an offer's order decides."""
 
 
-def choose(offer: Description, source: str, srtp: Policy = "off", codecs: Codecs = (), hold: bool = False) -> Stream:
+def choose(
+    offer: Description,
+    source: str,
+    srtp: Policy = "off",
+    codecs: Codecs = (),
+    hold: bool = False,
+    client: bool = True,
+) -> Stream:
     """What we agree to: the first audio stream of which we speak a codec. Raises LegError.
 
-    `source` is the address the signalling came from; it bounds where media may be sent. `hold` says that we hold.
+    `source` is the address the signalling came from; it bounds where media may be sent. `hold` says that we hold;
+    `client` is our part in DTLS, where the offer leaves it to us.
     """
     audio = [(number, line) for number, line in enumerate(offer.media) if line.kind == "audio" and line.port]
     if not audio:
@@ -35,14 +43,14 @@ def choose(offer: Description, source: str, srtp: Policy = "off", codecs: Codecs
     allowed, faults = [], []
     for number, line in audio:
         try:
-            allowed.append((number, line, encryption(line, srtp)))
+            allowed.append((number, line, encryption(line, srtp, client)))
         except LegError as error:
             faults.append(str(error))
     if not allowed:
         raise LegError("; ".join(dict.fromkeys(faults)))
-    for number, line, crypto in allowed:
+    for number, line, keys in allowed:
         if found := _best(line, codecs):
-            return read_stream(number, line, *found, source, crypto=crypto, hold=hold)
+            return read_stream(number, line, *found, source, keys=keys, hold=hold)
     names = ", ".join(_codec_names(line) for _, line, _ in allowed)
     ours = ", ".join(codec.name for codec in codecs or CODECS)
     raise LegError(f"no common codec: the offer has {names}; this agent speaks {ours}")
@@ -75,14 +83,14 @@ def confirm(
     ours, line = offer.media[number], answer.media[number]
     if line.kind != "audio" or not line.port:
         raise LegError("the answer refuses our audio stream")
-    if line.profile not in (SECURE_PROFILES if ours.profile in SECURE_PROFILES else PLAIN_PROFILES):
+    if not any(line.profile in family and ours.profile in family for family in FAMILIES):
         raise LegError(f"the answer's audio is {shown(line.profile)}, our offer's {ours.profile}")
-    crypto = confirmed(ours, line, srtp)
+    keys = confirmed(ours, line, srtp)
     offered = set(ours.codecs().values())
     for kind, name in line.codecs().items():
         codec = _spoken(name, codecs)
         if codec and name in offered:
-            return read_stream(number, line, kind, codec, source, crypto=crypto, ours=ours, hold=hold)
+            return read_stream(number, line, kind, codec, source, keys=keys, ours=ours, hold=hold)
     raise LegError(f"the answer has {_codec_names(line)}, our offer {_codec_names(ours)}")
 
 

@@ -18,7 +18,8 @@ from media.latch import Address, Latch
 from media.leg import Digit
 from media.playout import Heard, Playout
 from media.rtcp import Reports
-from media.srtp import SrtpError, Unprotector
+from media.secure import Security
+from media.srtp import SrtpError
 from media.stream import COMFORT_NOISE, Stream
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Receiver:
     `packets` and `dropped` count what came in; what the playout does not play is counted there.
     """
 
-    def __init__(self, host: str, reports: Reports) -> None:
+    def __init__(self, host: str, reports: Reports, security: Security | None = None) -> None:
         self.codec: Codec = PCMU
         self.playout = Playout(PCMU)
         self.packets = 0
@@ -53,7 +54,7 @@ class Receiver:
         self._types: frozenset[int] = frozenset()  # payload types of `codec`
         self._playing = False
         self._latch = Latch()
-        self._unprotector = Unprotector()
+        self._security = security or Security()
         self._forged = 0  # packets in a row
         self._rtcp_source: Address | None = None
         self._keys = DigitReceiver()
@@ -66,7 +67,6 @@ class Receiver:
     def adopt(self, stream: Stream, now: float) -> None:
         """From now on this is agreed. What comes in the codec of before is heard until the first in the new one."""
         before, self._stream, self._agreed = self._stream, stream, stream.codec
-        self._unprotector.adopt(stream.crypto, now)
         self._forged = 0
         if before is None or stream.held:
             self._switch(stream)
@@ -109,7 +109,7 @@ class Receiver:
             self.dropped["before the answer"] += 1
             return []
         try:
-            packet = RtpPacket.parse(self._unprotector.rtp(data, now))
+            packet = RtpPacket.parse(self._security.open_rtp(data, now))
         except SrtpError as error:
             self._drop_forged(str(error), source)
             return []
@@ -176,7 +176,7 @@ class Receiver:
             self.dropped["foreign RTCP"] += 1
             return
         try:
-            self._reports.read(self._unprotector.rtcp(data, now), now)
+            self._reports.read(self._security.open_rtcp(data, now), now)
         except SrtpError as error:
             self.dropped[str(error)] += 1
             return
@@ -210,6 +210,10 @@ class Receiver:
     def remote(self) -> str:
         """Where the far end is; "" while nobody said."""
         return _shown(self._latch.target) if self._latch.target[0] else ""
+
+    def may_come_from(self, source: Address) -> bool:
+        """Whether the far end could be there, before anything proves it."""
+        return self._stream is not None and source[0] in (self._stream.remote[0], self._latch.target[0], self._host)
 
     def may_send(self, now: float) -> bool:
         """Whether there is reason to believe that the far end wants what we send."""

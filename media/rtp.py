@@ -19,6 +19,7 @@ from media.clock import TICK_S, Clock
 from media.codec import PCMU
 from media.crypto import Policy
 from media.describer import Describer
+from media.dtls import is_dtls
 from media.dtmf import check_digits
 from media.incoming import Incoming
 from media.keypad import Keypad
@@ -32,8 +33,8 @@ from media.ports import Ports
 from media.receiver import Receiver
 from media.rtcp import Reports
 from media.sdp import parse
+from media.secure import Security
 from media.sender import Sender
-from media.srtp import Protector
 from media.stream import Stream
 from media.transport import Transport
 
@@ -73,9 +74,9 @@ class RtpLeg:
         self._offered, self._holding = "", False
         self._stream: Stream | None = None
 
-        self._sender, self._protector = Sender(), Protector()
+        self._sender, self._security = Sender(), Security()
         self._reports = Reports(self._sender.ssrc, time.time() - clock.time())
-        self._receiver = Receiver(host, self._reports)
+        self._receiver = Receiver(host, self._reports, self._security)
         self._incoming = Incoming(audio_format, PCMU.sample_rate)
         self._outgoing = Outgoing(audio_format, PCMU.sample_rate)
         self._keypad = Keypad()
@@ -107,7 +108,7 @@ class RtpLeg:
         """Agree to what is offered, now or anew. Raises LegError; what was agreed before then stands."""
         self._check_open()
         description = parse(offer)
-        stream = choose(description, self._host, self._srtp, self._codecs, self._hold)
+        stream = choose(description, self._host, self._srtp, self._codecs, self._hold, self._is_client)
         self._transport.settle(None if stream.is_hole else stream.remote[0])
         self._offered = ""
         text = self._describer.answer(description, stream, self._transport.local, self._transport.port)
@@ -137,8 +138,8 @@ class RtpLeg:
         """Go on with what is agreed now. Nothing in here fails."""
         now, before, self._stream = self._clock.time(), self._stream, stream
         self._send_rtp(self._sender.adopt(stream))  # what is left, under the key of before
-        self._protector.adopt(self._describer.crypto)
-        self._note_encryption(stream)
+        self._security.adopt(stream, self._describer.crypto, self._describer.identity, now)
+        self._note_encryption()
         self._receiver.adopt(stream, now)
         self._outgoing.change_rate(stream.codec.sample_rate)
         self._reports.clock_rate = stream.codec.clock_rate
@@ -149,11 +150,16 @@ class RtpLeg:
             self._keypad.stop("the far end takes no digits any more")
         self._start()
 
-    def _note_encryption(self, stream: Stream) -> None:
+    def _note_encryption(self) -> None:
         """For the record: also that a call was plain for a while."""
-        name = stream.crypto.suite if stream.crypto else "none"
-        if self._stats.encryption[-1:] != (name,):
+        name = self._security.suite
+        if name and self._stats.encryption[-1:] != (name,):
             self._stats.encryption += (name,)
+
+    @property
+    def _is_client(self) -> bool:
+        """Our part in DTLS stays what it is through all changes; at first we begin, which opens address translation."""
+        return self._stream is None or self._stream.dtls is None or self._stream.dtls.client
 
     # --- Leg: audio ---
 
@@ -265,6 +271,7 @@ class RtpLeg:
         self._transport.read_all(now)
         self._turn(stream, now, on_time=True)
         self._keypad.hear(self._receiver.poll(now))
+        self._shake(stream, now)
         self._report(stream, now)
         if reason := self._receiver.why_lost(now):
             self._lose(reason)
@@ -292,7 +299,7 @@ class RtpLeg:
         """Take the next 20 ms and send them, unless a key is pressed or the tick was missed. Says what really left."""
         sent = self._outgoing.tick()
         pressing, event = self._keypad.step(self._sender.timestamp, stream.event_rate) if on_time else (False, None)
-        if pressing or not on_time or not self._receiver.may_send(now):
+        if pressing or not on_time or not self._receiver.may_send(now) or not self._security.ready:
             self._send_rtp(self._sender.pause())
             sent = replace(sent, played=self._silence)
         else:
@@ -302,7 +309,7 @@ class RtpLeg:
         return sent
 
     def _keep_alive(self, stream: Stream, now: float) -> None:
-        if now >= self._next_keep_alive:
+        if now >= self._next_keep_alive and self._security.ready:
             self._next_keep_alive = now + KEEP_ALIVE_S
             if not stream.is_hole:  # "neither RTP nor RTCP" (RFC 3264, section 8.4)
                 self._send_rtp([self._sender.keep_alive()])
@@ -313,11 +320,12 @@ class RtpLeg:
             report = self._reports.say(sender.packets, sender.octets, sender.timestamp, now)
             sender.expect_loss(self._reports.far_loss)
             if not stream.is_hole:
-                self._send_to(self._protector.rtcp(report), self._receiver.rtcp_target, rtcp=not stream.mux)
+                if (data := self._security.rtcp(report)) is not None:
+                    self._send_to(data, self._receiver.rtcp_target, rtcp=not stream.mux)
 
     def _send_rtp(self, packets: list[bytes]) -> None:
         for data in packets:
-            self._stats.packets_sent += self._send_to(self._protector.rtp(data), self._receiver.target)
+            self._stats.packets_sent += self._send_to(self._security.rtp(data), self._receiver.target)
 
     def _send_to(self, data: bytes, target: Address, rtcp: bool = False) -> bool:
         left = self._transport.send(data, target, rtcp)
@@ -333,9 +341,21 @@ class RtpLeg:
         except Exception as error:  # as in the wheel: the fault of one leg is not everybody's
             self._clock.fail(self, error)
 
+    def _shake(self, stream: Stream, now: float) -> None:
+        """What is due in handshakes. One that cannot succeed ends the call: there will be no audio."""
+        if not stream.is_hole:
+            for data, rtcp, source in self._security.poll(now):
+                self._send_to(data, source or (self._receiver.rtcp_target if rtcp else self._receiver.target), rtcp)
+        self._note_encryption()
+        if self._security.failure:
+            self._lose(f"no encrypted audio: {self._security.failure}")
+
     def _receive(self, data: bytes, source: Address, rtcp: bool, now: float) -> None:
-        """By port, or where both share one by the type (RFC 5761, section 4)."""
-        if rtcp or (len(data) > 1 and 192 <= data[1] <= 223):
+        """By port, or where both share one by the type (RFC 5761, section 4; RFC 7983, section 7)."""
+        if is_dtls(data) and self._security.expects(rtcp) and self._receiver.may_come_from(source):
+            for answer in self._security.receive(data, source, rtcp, now):
+                self._send_to(answer, source, rtcp)
+        elif rtcp or (len(data) > 1 and 192 <= data[1] <= 223):
             self._receiver.receive_rtcp(data, source, now)
         else:
             self._keypad.hear(self._receiver.receive_rtp(data, source, now))

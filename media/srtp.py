@@ -38,14 +38,20 @@ class Protector:
     """What we send. The same key goes on where it was: its packet indices must never come twice (section 9.1)."""
 
     def __init__(self) -> None:
-        self._crypto: Crypto | None = None
+        self.crypto: Crypto | None = None
+        self.ready = True
         self._session: Session | None = None
+
+    def wait(self) -> None:
+        """A key is to come; nothing may leave until then."""
+        self.crypto = self._session = None
+        self.ready = False
 
     def adopt(self, crypto: Crypto | None) -> None:
         """Our attribute, as agreed now."""
-        if not _same(crypto, self._crypto):
+        if not _same(crypto, self.crypto):
             self._session = session(crypto, Policy.SSRC_ANY_OUTBOUND) if crypto else None
-        self._crypto = crypto
+        self.crypto, self.ready = crypto, True
 
     def rtp(self, data: bytes) -> bytes:
         """A packet as it is to leave."""
@@ -64,9 +70,17 @@ class Unprotector:
         self._session: Session | None = None
         self._before: Session | None = None
         self._until = 0.0  # the key of before counts
+        self._waiting = False
+
+    def wait(self, now: float) -> None:
+        """A key is to come; nothing else is the far end's from now on, but what comes under the key of before."""
+        self._before, self._until = self._session, now + OVERLAP_S
+        self._crypto = self._session = None
+        self._waiting = True
 
     def adopt(self, crypto: Crypto | None, now: float) -> None:
         """The far end's attribute, as agreed now. Only another key begins anew."""
+        self._waiting = False
         if not _same(crypto, self._crypto):
             self._before, self._until = self._session, now + OVERLAP_S
             self._session = session(crypto, Policy.SSRC_ANY_INBOUND) if crypto else None
@@ -84,7 +98,10 @@ class Unprotector:
         if now >= self._until:
             self._before = None
         if self._session is None:
-            return self._open_before(data, unprotect) or data
+            plain = self._open_before(data, unprotect)
+            if self._waiting and not plain:
+                raise SrtpError("SRTP before its key")
+            return plain or data
         try:
             plain = unprotect(self._session, data)
         except (Error, ValueError) as error:  # ValueError: longer than any packet we take

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, ip_address
 
 from media.codec import Codec
 from media.crypto import Crypto
+from media.dtls import Dtls
 from media.leg import LegError
 from media.sdp import Media
 
@@ -23,7 +24,8 @@ class Stream:
     """The audio stream that both sides agreed on. Directions are ours; `number` is its place among the m= lines.
 
     `fmtp` is what the far end says of the codec, for what we send. `event_rate` is the clock of digits: the codec's,
-    or 8000 beside Opus from those who know no other. `crypto` is how the far end sends, None for a plain stream.
+    or 8000 beside Opus from those who know no other. `crypto` is how the far end sends, `dtls` how the
+    keys for that are made; a plain stream has neither.
 
     `payload_type` and `event_type` are what we send; what may arrive is in `payload_types` and `event_types`, which
     hold more only if an answerer used other numbers than our offer, and in `noise_types`: comfort noise.
@@ -46,6 +48,7 @@ class Stream:
     receives: bool
     fmtp: str = ""
     crypto: Crypto | None = None
+    dtls: Dtls | None = None
 
     @property
     def held(self) -> bool:
@@ -75,7 +78,7 @@ def read_stream(
     codec: Codec,
     source: str,
     *,
-    crypto: Crypto | None = None,
+    keys: Crypto | Dtls | None = None,
     ours: Media | None = None,
     hold: bool = False,
 ) -> Stream:
@@ -105,7 +108,8 @@ def read_stream(
         sends=far in ("sendrecv", "recvonly") and not hole,
         receives=far in ("sendrecv", "sendonly") and not hold,
         fmtp=line.fmtp(kind),
-        crypto=crypto,
+        crypto=keys if isinstance(keys, Crypto) else None,
+        dtls=keys if isinstance(keys, Dtls) else None,
     )
 
 

@@ -45,6 +45,7 @@ def test_our_offer_has_all_we_speak_best_first() -> None:
         "a=fmtp:102 0-15",
         "a=ptime:20",
         "a=sendrecv",
+        "a=rtcp-mux",
         "",
     ]
 

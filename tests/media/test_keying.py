@@ -6,6 +6,7 @@ import pytest
 
 from media.crypto import OFFERED, SUITES, Crypto, Policy
 from media.describer import Describer
+from media.dtls import Dtls
 from media.leg import LegError
 from media.negotiation import choose, confirm
 from media.sdp import parse
@@ -80,9 +81,14 @@ def test_attributes_that_will_not_do_are_passed_over() -> None:
         (
             secured(profile="UDP/TLS/RTP/SAVPF"),
             "accept",
-            "SAVPF'; this agent speaks RTP/AVP and RTP/AVPF and RTP/SAVP and",
+            "the offer's audio is UDP/TLS/RTP/SAVPF, without an a=fingerprint of sha-256",
         ),
-        (secured(profile="UDP/TLS/RTP/SAVPF"), "demand", "SAVPF'; this agent speaks RTP/SAVP and RTP/SAVPF"),
+        (
+            secured(profile="RTP/SAVPQ"),
+            "demand",
+            "SAVPQ'; this agent speaks RTP/SAVP and RTP/SAVPF and UDP/TLS",
+        ),
+        (secured(profile="UDP/TLS/RTP/SAVP"), "off", "SAVP'; this agent speaks RTP/AVP and RTP/AVPF"),
         (secured(CM_80), "off", "'RTP/SAVP'; this agent speaks RTP/AVP and RTP/AVPF"),
     ],
 )
@@ -198,3 +204,35 @@ def test_no_repr_and_no_fault_tells_a_key() -> None:
     with pytest.raises(LegError) as caught:
         parse(f"v=0\r\na crypto:1 x inline:{key}")
     assert "inline:***" in str(caught.value) and key[:4] not in str(caught.value)
+
+
+# --- by DTLS -------------------------------------------------------------------------------------------------------
+
+PRINT = "a=fingerprint:sha-256 " + ":".join(["0A"] * 32)
+
+
+@pytest.mark.parametrize("policy", ["accept", "demand"])
+@pytest.mark.parametrize("profile", ["UDP/TLS/RTP/SAVP", "UDP/TLS/RTP/SAVPF", "RTP/SAVPF"])
+@pytest.mark.parametrize(("setup", "ours"), [("actpass", "active"), ("active", "passive"), ("passive", "active")])
+def test_a_handshake_is_agreed_where_a_fingerprint_is(policy: Policy, profile: str, setup: str, ours: str) -> None:
+    """RTP/SAVPF without a=crypto too: so it was written before RFC 5764 named another profile."""
+    text = secured(profile=profile, more=(PRINT, f"a=setup:{setup}"))
+    stream, describer = choose(parse(text), THERE, policy), Describer(7, policy)
+    answer = describer.answer(parse(text), stream, HERE, 16_384)
+    assert stream.crypto is None and stream.dtls is not None and stream.dtls.setup == ours
+    assert f"m=audio 16384 {profile} 0\r\n" in answer and f"a=setup:{ours}\r\n" in answer
+    assert describer.identity is not None and f"a=fingerprint:{describer.identity.fingerprint}" in answer
+
+
+def test_a_fingerprint_of_the_whole_session_will_do_and_keys_go_before_it() -> None:
+    text = sdp("m=audio 4000 UDP/TLS/RTP/SAVP 0", session=(PRINT, "a=setup:actpass"))
+    assert choose(parse(text), THERE, "accept").dtls is not None
+    both = choose(parse(secured(CM_80, more=(PRINT, "a=setup:actpass"))), THERE, "accept")
+    assert both.crypto == THEIRS[CM_80] and both.dtls is None
+
+
+def test_our_part_stays_what_it_was() -> None:
+    offer = parse(secured(profile="UDP/TLS/RTP/SAVP", more=(PRINT, "a=setup:actpass")))
+    assert [choose(offer, THERE, "accept", client=client).dtls for client in (True, False)] == [
+        Dtls.parse([PRINT.removeprefix("a=fingerprint:")], "actpass", client) for client in (True, False)
+    ]
