@@ -95,6 +95,7 @@ class Agent:
             callee=offer.callee,
             source=f"{offer.source[0]}:{offer.source[1]}",
             started=started.isoformat(),
+            headers=dict(offer.headers),
             trunk=offer.trunk,
             persona=persona.name,
             model=self._engine.revision,

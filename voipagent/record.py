@@ -41,6 +41,8 @@ class CallRecord:
     callee: str
     source: str
     started: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What the far end says of itself and of the way here: proved by nobody, and never part of a prompt."""
     trunk: str = ""
     persona: str = ""
     model: str = ""

@@ -13,6 +13,7 @@ from signaling.sip.changes import Change
 from signaling.sip.dialog import Dialog
 from signaling.sip.events import Failed, Invited, Progressed, Taken
 from signaling.sip.grammar import clean, parse_uri
+from signaling.sip.identity import claims
 from signaling.sip.refer import Referral
 from signaling.sip.useragent import UserAgent
 
@@ -24,9 +25,6 @@ REJECTIONS = {
     Rejection.NOT_FOUND: 404,
     Rejection.NOT_ACCEPTABLE: 488,
 }
-
-SHOWN = ("Call-ID", "Subject", "User-Agent", "P-Asserted-Identity", "Remote-Party-ID", "Diversion", "History-Info")
-"""Header fields that a CallOffer carries."""
 
 MAX_DIGITS = 64
 """Digits that nobody has read yet; then the oldest is forgotten."""
@@ -188,7 +186,6 @@ def offer_of(event: Invited) -> CallOffer:
     From and of the Request-URI, or the whole URI where there is no user part.
     """
     request, dialog = event.request, event.dialog
-    headers = {name: clean(request.headers.get(name)) for name in SHOWN if request.headers.get(name)}
     return CallOffer(
         id=dialog.id[1],
         kind="sip",
@@ -196,5 +193,5 @@ def offer_of(event: Invited) -> CallOffer:
         callee=clean(parse_uri(request.uri).user or request.uri),
         source=dialog.flow.remote,
         media=request.media,
-        headers=headers,
+        headers=claims(request),
     )

@@ -81,3 +81,9 @@ def test_check_refuses_what_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FolderError, match="VOIPAGENT_CALLS__DIR: cannot write in"):
         check_folder(tmp_path / "file" / "calls")
+
+
+def test_what_the_far_end_says_of_itself_is_kept_apart() -> None:
+    said = {"Diversion": "<sip:boss@example.com>;reason=no-answer"}
+    record = CallRecord("id-1", "sip", "alice", "agent", "192.0.2.7:5060", STARTED.isoformat(), headers=said)
+    assert json.loads(record.as_json())["headers"] == said
