@@ -69,6 +69,7 @@ async def _serve(settings: Settings) -> None:
                 ports=(settings.rtp.ports.first, settings.rtp.ports.last),
                 advertised=settings.sip.advertised,
                 srtp=settings.sip.srtp,
+                codecs=settings.sip.codecs,
             ) as legs,
             SipEndpoint(
                 settings.sip.host,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 
 from engine.slot import EngineError, EngineFull, Reply, Slot
-from media.leg import Exchange, Leg, LegError
+from media.leg import Exchange, Leg, LegError, NoPort
 from signaling.call import Call, CallEnded, CallOffer, Rejection
 from voipagent.bargein import BargeIn, is_speech
 from voipagent.context import Transcript
@@ -80,9 +80,10 @@ class Session:
                 await self.call.wait_ended()
                 talk.cancel()
         except* LegError as errors:
-            logger.warning("x %s no media: %s", self.record.id, _first(errors))
-            await self.call.reject(Rejection.NOT_ACCEPTABLE)
-            await self.call.hang_up(str(_first(errors)))
+            fault = _first(errors)
+            logger.warning("x %s no media: %s", self.record.id, fault)
+            await self.call.reject(Rejection.BUSY if isinstance(fault, NoPort) else Rejection.NOT_ACCEPTABLE)
+            await self.call.hang_up(str(fault))
         except* EngineError as errors:
             error = _first(errors)
             logger.error("x %s engine: %s", self.record.id, error)

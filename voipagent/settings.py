@@ -33,7 +33,7 @@ from signaling.sip.trunk import Trunk
 from voipagent.kinds import Network, Port, PortRange, Section, version_of
 from voipagent.memory import ContextSettings, SummarySettings
 from voipagent.persona import NamedPersona, Persona, Personas, name_each
-from voipagent.trunks import OutboundSettings, TrunkSettings, check_names
+from voipagent.trunks import Codec, OutboundSettings, TrunkSettings, check_names
 from voipagent.watchdog import WatchdogSettings
 
 PREFIX = "VOIPAGENT_"
@@ -94,7 +94,11 @@ class SipSettings(Section):
     )
     srtp: Literal["off", "accept", "demand"] = Field(
         default="accept",
-        description="encrypted audio (SDES-SRTP): off, accept where it is offered, or demand and refuse plain",
+        description="encrypted audio (SRTP, by SDES or DTLS): off, accept where it is offered, or demand",
+    )
+    codecs: tuple[Codec, ...] = Field(
+        default=(),
+        description="what we speak, best first, of opus, g722, pcmu, pcma; empty: all, and in a caller's order",
     )
 
     @field_validator("advertised")

@@ -16,7 +16,7 @@ import pytest
 
 from engine.echo import EchoEngine, EchoSlot
 from engine.slot import FRAME_SAMPLES, EngineError, EngineFull, Frame, Prompt, Reply, Sampling
-from media.leg import Digit, Pcm
+from media.leg import Digit, NoPort, Pcm
 from signaling.call import CallEnded, Rejection
 from tests.fakes import SILENCE, FakeCall, FakeLeg, offer
 from voipagent.context import Line
@@ -206,6 +206,18 @@ async def test_media_we_cannot_serve_is_not_acceptable(recorder: Recorder, tmp_p
     async with stage(recorder, tmp_path, leg=FakeLeg(refuse="no common codec")) as on:
         await on.over()
     assert on.call.log == [("ring", None), ("reject", Rejection.NOT_ACCEPTABLE)]
+    assert on.leg.closed
+
+
+class Portless(FakeLeg):
+    async def answer(self, offer: str) -> str:
+        raise NoPort("no UDP port pair of 16384-16385 is free: 1 are in calls")
+
+
+async def test_a_call_without_a_port_for_its_media_is_busy(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path, leg=Portless()) as on:
+        await on.over()
+    assert on.call.log == [("ring", None), ("reject", Rejection.BUSY)]
     assert on.leg.closed
 
 
