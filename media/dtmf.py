@@ -23,8 +23,9 @@ TONE_MS = 100
 GAP_MS = 60
 """Between two presses; at least 40 is needed to tell them apart."""
 
-PAUSE = ","
-PAUSE_MS = 1000
+PAUSES_MS = {",": 2000, "W": 500}
+"""As telephones and dial strings have them."""
+
 TICK_MS = 20
 VOLUME_DBM0 = 10
 """Of the tone, below 0 dBm0: -10 is what phones send."""
@@ -134,8 +135,8 @@ class EventPacket:
 def check_digits(digits: str) -> str:
     """The keys in capitals. Raises LegError for what is neither a key nor a pause."""
     for key in digits:
-        if key.upper() not in KEYS + PAUSE:
-            raise LegError(f"{key!r} is no key; there are 0-9 * # A-D, and {PAUSE} for a pause of {PAUSE_MS // 1000} s")
+        if key.upper() not in (*KEYS, *PAUSES_MS):
+            raise LegError(f"{key!r} is no key; there are 0-9 * # A-D, and for pauses `,` (2 s) and w (half a second)")
     return digits.upper()
 
 
@@ -159,7 +160,12 @@ class DigitSender:
     @property
     def suppresses_audio(self) -> bool:
         """Whether this tick belongs to a press."""
-        return self.busy and self._keys[0] != PAUSE
+        return self.busy and self._keys[0] not in PAUSES_MS
+
+    @property
+    def pressed(self) -> tuple[str, float] | None:
+        """The key of this tick, and how many seconds it has been down; it is for TONE_MS. None in a pause."""
+        return (self._keys[0], self._tick * TICK_MS / 1000) if self.suppresses_audio else None
 
     def press(self, digits: str) -> None:
         """Queue keys. Raises LegError."""
@@ -176,10 +182,10 @@ class DigitSender:
         if tick == 0:
             self._timestamp = timestamp
         self._tick += 1
-        if self._tick * TICK_MS >= (PAUSE_MS if key == PAUSE else TONE_MS + GAP_MS):
+        if self._tick * TICK_MS >= PAUSES_MS.get(key, TONE_MS + GAP_MS):
             self._keys.popleft()
             self._tick = 0
-        return None if key == PAUSE else self._packet(key, tick + 1, rate)
+        return None if key in PAUSES_MS else self._packet(key, tick + 1, rate)
 
     def _packet(self, key: str, tick: int, rate: int) -> EventPacket | None:
         """The packet at the end of the press's tick-th 20 ms; none in the gap."""

@@ -48,6 +48,11 @@ class Keypad:
         self._keys.stop()
         self._tell(LegError(reason))
 
+    @property
+    def pressed(self) -> tuple[str, float] | None:
+        """The key of the coming tick, and the seconds that it has been down or was; None where there is none."""
+        return self._keys.pressed
+
     def step(self, timestamp: int, rate: int = 8000) -> tuple[bool, EventPacket | None]:
         """A tick whose audio would have `timestamp`: whether it belongs to a key instead, and that key's packet.
 

@@ -137,7 +137,10 @@ class Leg(Protocol):
         """The far end's digits, as they are pressed."""
 
     async def send_digits(self, digits: str) -> None:
-        """Press keys towards the far end: 0-9 * # A-D, and `,` for a pause. Raises LegError for anything else."""
+        """Press keys towards the far end: 0-9 * # A-D; `,` is a pause of 2 s, `w` of half a second.
+
+        They are tones in the audio where the far end takes no telephone-event. Raises LegError for anything else.
+        """
 
     async def lost(self) -> str:
         """Wait until the media is lost for good; the reason, in words a person understands."""

@@ -24,6 +24,9 @@ from media.stream import COMFORT_NOISE, Stream
 
 logger = logging.getLogger(__name__)
 
+WORRY_S = 5.0
+"""Neither audio nor reports for so long: that is told of in the log, while it can still be looked into."""
+
 FIRST_PACKET_S = 30.0
 """No packet for so long from the beginning: there is no way through."""
 
@@ -61,6 +64,7 @@ class Receiver:
         self._event_timestamp: int | None = None
         self._confirmed = False  # something came from where we send
         self._described_at = self._silent_since = 0.0
+        self._worried = False  # and said so
 
     # What was agreed
 
@@ -225,9 +229,14 @@ class Receiver:
         if stream is None or stream.held or not stream.receives:
             self._silent_since = now
             return None
-        limit = FIRST_PACKET_S if self._reports.source is None else SILENT_S
-        if now - self._silent_since < limit:
-            return None
+        silent_s, limit = now - self._silent_since, FIRST_PACKET_S if self._reports.source is None else SILENT_S
+        if silent_s >= WORRY_S and not self._worried:
+            logger.warning("x %s", self._diagnosis(stream, WORRY_S))
+        self._worried = silent_s >= WORRY_S
+        return self._diagnosis(stream, limit) if silent_s >= limit else None
+
+    def _diagnosis(self, stream: Stream, limit: float) -> str:
+        """What is wrong, for who has to find out where."""
         foreign, forged = self.dropped["foreign source"], self.dropped["SRTP not authentic"]
         return (
             f"signalling is fine, but no RTP came from {self.remote} in {limit:g} s; "

@@ -20,7 +20,7 @@ from media.codec import PCMU
 from media.crypto import Policy
 from media.describer import Describer
 from media.dtls import is_dtls
-from media.dtmf import check_digits
+from media.dtmf import TONE_MS, check_digits
 from media.incoming import Incoming
 from media.keypad import Keypad
 from media.latch import Address
@@ -36,6 +36,7 @@ from media.sdp import parse
 from media.secure import Security
 from media.sender import Sender
 from media.stream import Stream
+from media.tones import tone
 from media.transport import Transport
 
 KEEP_ALIVE_S = 15.0
@@ -146,8 +147,6 @@ class RtpLeg:
         if before is not None and before.held != stream.held:
             self._outgoing.clear()
             self._next_keep_alive = now
-        if stream.event_type is None:
-            self._keypad.stop("the far end takes no digits any more")
         self._start()
 
     def _note_encryption(self) -> None:
@@ -194,11 +193,11 @@ class RtpLeg:
         return self._keypad.digits()
 
     async def send_digits(self, digits: str) -> None:
-        """Press keys; returns when the last has left. Raises LegError."""
+        """Press keys; returns when the last has left, which is after a hold if there is one. Raises LegError."""
         self._check_open()
         check_digits(digits)
-        if self._stream is None or self._stream.event_type is None:
-            raise LegError("the far end takes no digits: its description has no telephone-event/8000")
+        if self._stream is None:
+            raise LegError("digits can be sent once a stream is agreed")
         await self._keypad.press(digits)
 
     # --- Leg: the end ---
@@ -297,8 +296,10 @@ class RtpLeg:
 
     def _send(self, stream: Stream, now: float, on_time: bool) -> Sent:
         """Take the next 20 ms and send them, unless a key is pressed or the tick was missed. Says what really left."""
-        sent = self._outgoing.tick()
+        sent, pressed = self._outgoing.tick(), self._keypad.pressed
         pressing, event = self._keypad.step(self._sender.timestamp, stream.event_rate) if on_time else (False, None)
+        if pressed and pressing and stream.event_type is None:
+            pressing, event, sent = False, None, self._toned(sent, *pressed, stream.codec.sample_rate)
         if pressing or not on_time or not self._receiver.may_send(now) or not self._security.ready:
             self._send_rtp(self._sender.pause())
             sent = replace(sent, played=self._silence)
@@ -307,6 +308,13 @@ class RtpLeg:
         if event is not None:
             self._send_rtp([self._sender.event(event)])
         return sent
+
+    def _toned(self, sent: Sent, key: str, since_s: float, sample_rate: int) -> Sent:
+        """A key in the place of audio."""
+        pcm, played = (
+            tone(key, since_s, TICK_S, TONE_MS / 1000, rate) for rate in (sample_rate, self._format.sample_rate)
+        )
+        return replace(sent, pcm=pcm, played=played)
 
     def _keep_alive(self, stream: Stream, now: float) -> None:
         if now >= self._next_keep_alive and self._security.ready:

@@ -36,7 +36,7 @@ PURE = {
     ),
     *("signaling/sip/early.py", "signaling/sip/refer.py", "signaling/sip/replaces.py", "signaling/sip/sipfrag.py"),
     *("media/sdp.py", "media/stream.py", "media/keying.py", "media/negotiation.py", "media/describer.py"),
-    *("media/dtmf.py", "media/latch.py", "media/rtcp.py"),
+    *("media/dtmf.py", "media/tones.py", "media/latch.py", "media/rtcp.py"),
     *("media/sender.py", "media/receiver.py", "media/delay.py", "media/crypto.py", "media/srtp.py", "media/secure.py"),
     *("media/pcm.py", "media/codec.py", "media/opus.py", "media/dtls.py", "media/concealment.py"),
     *("media/playout.py", "media/incoming.py", "media/outgoing.py"),

@@ -68,10 +68,12 @@ def test_audio_is_suppressed_for_the_press_and_its_gap() -> None:
     assert starts == [0, 8]  # 100 ms of tone, then 60 ms of nothing
 
 
-def test_a_pause_lasts_a_second_and_lets_audio_through() -> None:
+@pytest.mark.parametrize(("pause", "ticks"), [(",", 100), ("w", 25), ("W", 25)])
+def test_a_pause_lasts_two_seconds_or_half_a_second_and_lets_audio_through(pause: str, ticks: int) -> None:
     sender = DigitSender()
-    sender.press(",")
-    for tick in range(50):
+    sender.press(pause)
+    for tick in range(ticks):
+        assert sender.pressed is None
         assert sender.busy and not sender.suppresses_audio
         assert sender.step(tick * 160) is None
     assert not sender.busy

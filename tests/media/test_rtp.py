@@ -14,7 +14,7 @@ from media import rtcp
 from media.codec import CODECS, PCMU, Codec
 from media.incoming import MAX_WAITING
 from media.leg import Exchange, Leg, LegError
-from media.receiver import FIRST_PACKET_S, SILENT_S
+from media.receiver import FIRST_PACKET_S, SILENT_S, WORRY_S
 from tests.media.line import FORMAT, FRAME_S, Line, Phone, loudness, tone
 from tests.media.waiting import soon, until
 
@@ -168,6 +168,23 @@ async def test_a_far_end_that_was_never_heard_is_lost_after_30_s() -> None:
             f"signalling is fine, but no RTP came from 127.0.0.1:{line.phone.port} in 30 s; the far end's SDP said "
             f"127.0.0.1:{line.phone.port}, its signalling comes from 127.0.0.1"
         )
+
+
+async def test_after_5_s_of_silence_the_log_says_once_where_to_look(caplog: pytest.LogCaptureFixture) -> None:
+    async with Line() as line:
+        await line.connect()
+        await line.frame()
+        for _ in range(2):
+            line.hush()
+            line.run(round(WORRY_S * 50) - 10)
+            assert not caplog.messages
+            line.run(200)
+            (message,) = caplog.messages
+            assert message.startswith("x signalling is fine, but no RTP came from 127.0.0.1:")
+            assert " in 5 s; the far end's SDP said 127.0.0.1:" in message
+            caplog.clear()
+            line.talk()
+            line.run(5)
 
 
 async def test_a_far_end_that_falls_silent_is_lost_after_15_s_and_strangers_are_told_of() -> None:

@@ -11,8 +11,10 @@ from aiortc.rtp import (
     RtpPacket,
 )
 
+from media.codec import CODECS, OPUS, Codec
 from media.dtmf import Event
-from media.leg import Digit, LegError
+from media.leg import Digit, LegError, Pcm
+from media.tones import HIGH, LOW, PAD
 from tests.media.line import FORMAT, Line, loudness
 from tests.media.waiting import audio, keys
 
@@ -75,7 +77,7 @@ async def test_we_press_keys_within_our_stream() -> None:
     async with Line() as line:
         await line.connect("a=rtpmap:96 telephone-event/8000", formats="0 96")
         await line.frames(2)
-        pressing = asyncio.ensure_future(line.leg.send_digits("1,#"))
+        pressing = asyncio.ensure_future(line.leg.send_digits("1w#"))
         exchanges = await line.frames(20)
         await asyncio.wait_for(pressing, 2)
         await line.frames(1)
@@ -89,7 +91,7 @@ async def test_we_press_keys_within_our_stream() -> None:
         first, second = events[0], events[7]
         assert {packet.timestamp for packet in events[:7]} == {first.timestamp}
         assert (first.timestamp - packets[0].timestamp) & 0xFFFFFFFF == 8 * 160
-        assert (second.timestamp - first.timestamp) & 0xFFFFFFFF == (8 + 50) * 160  # a press, and a second's pause
+        assert (second.timestamp - first.timestamp) & 0xFFFFFFFF == (8 + 25) * 160  # a press, and half a second's pause
         # no audio during the press; the next begins a talkspurt
         after = packets[packets.index(events[6]) + 1]
         assert (after.payload_type, after.marker) == (0, 1)
@@ -171,11 +173,83 @@ async def test_digits_that_cannot_be_sent() -> None:
         await line.leg.answer(line.phone.sdp(formats="0"))
         with pytest.raises(LegError, match="'x' is no key"):
             await line.leg.send_digits("12x")
-        with pytest.raises(LegError, match="no telephone-event"):
-            await line.leg.send_digits("12")
         async with asyncio.timeout(5):
             await line.leg.answer(line.phone.sdp())
             await line.leg.send_digits("")
+    async with Line() as line:
+        with pytest.raises(LegError, match="once a stream is agreed"):
+            await line.leg.send_digits("1")
+
+
+def keys_heard(pcm: Pcm, rate: int) -> str:
+    """What a detector of tones hears: the two strongest of the eight in each 20 ms, where they stand out."""
+    found, last = "", ""
+    for block in pcm[: len(pcm) // (rate // 50) * (rate // 50)].reshape(-1, rate // 50):
+        at = np.arange(len(block)) / rate
+        power = {hertz: abs(np.dot(block, np.exp(-2j * np.pi * hertz * at))) / len(block) for hertz in LOW + HIGH}
+        low, high = max(LOW, key=power.__getitem__), max(HIGH, key=power.__getitem__)
+        key = PAD[4 * LOW.index(low) + HIGH.index(high)] if min(power[low], power[high]) > 0.05 else ""
+        found += key if key != last else ""
+        last = key
+    return found
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+async def test_who_takes_no_events_hears_tones(codec: Codec) -> None:
+    async with Line(codec) as line:
+        await line.connect(formats=str(codec.payload_type))
+        line.leg.play(np.full(FORMAT.frame_samples, 0.3, np.float32))
+        pressing = asyncio.ensure_future(line.leg.send_digits("12w#D0"))
+        exchanges = await line.frames(19)
+        await asyncio.wait_for(pressing, 2)
+        packets = line.phone.packets(76)
+        assert {packet.payload_type for packet in packets} == {codec.payload_type}
+        assert keys_heard(line.phone.hear(packets), codec.sample_rate) == "12#D0"
+        assert keys_heard(np.concatenate([exchange.played for exchange in exchanges]), FORMAT.sample_rate) == "12#D0"
+        assert [packet.marker for packet in packets] == [1] + [0] * 75
+
+
+@pytest.mark.parametrize(("pause", "ticks"), [(",", 100), ("w", 25), ("W", 25), (",w", 125)])
+async def test_pauses(pause: str, ticks: int) -> None:
+    async with Line() as line:
+        await line.connect()
+        pressing = asyncio.ensure_future(line.leg.send_digits(f"1{pause}2"))
+        await line.frames(36)
+        await asyncio.wait_for(pressing, 2)
+        events = [packet for packet in line.phone.packets(140) if packet.payload_type == 101]
+        starts = [packet.timestamp for packet in events if packet.marker]
+        assert (starts[1] - starts[0]) & 0xFFFFFFFF == (8 + ticks) * 160
+
+
+async def test_keys_of_an_opus_call_are_timed_at_48_khz() -> None:
+    """The same press as at 8 kHz: six times the numbers (RFC 4733, section 2.1)."""
+    async with Line(OPUS) as line:
+        await line.connect()
+        pressing = asyncio.ensure_future(line.leg.send_digits("5"))
+        await line.frames(4)
+        await asyncio.wait_for(pressing, 2)
+        events = [packet for packet in line.phone.packets(8) if packet.payload_type == 101]
+        durations = [Event.parse(packet.payload).duration for packet in events]
+        assert durations == [960, 1920, 2880, 3840, 4800, 4800, 4800]
+        assert [Event.parse(packet.payload).end for packet in events] == [False] * 4 + [True] * 3
+        for packet in events:
+            line.phone.send(packet.payload, 101, advance=False)
+        line.run(2)
+        assert await keys(line, 1) == [Digit("5", 0.1)]
+
+
+async def test_beside_opus_events_at_8_khz_will_do() -> None:
+    """There are phones that know no other."""
+    async with Line(OPUS) as line:
+        offer = line.phone.sdp().replace("telephone-event/48000", "telephone-event/8000")
+        answer = await line.leg.answer(offer)
+        assert "a=rtpmap:101 telephone-event/8000" in answer
+        line.phone.read(answer)
+        pressing = asyncio.ensure_future(line.leg.send_digits("5"))
+        await line.frames(4)
+        await asyncio.wait_for(pressing, 2)
+        events = [packet for packet in line.phone.packets(8) if packet.payload_type == 101]
+        assert Event.parse(events[-1].payload).duration == 800
 
 
 async def test_closing_ends_what_is_pressed() -> None:
@@ -189,15 +263,27 @@ async def test_closing_ends_what_is_pressed() -> None:
             await asyncio.wait_for(pressing, 2)
 
 
-async def test_a_far_end_that_takes_no_digits_any_more_ends_what_is_pressed() -> None:
+async def test_a_far_end_that_takes_no_events_any_more_hears_the_rest_as_tones() -> None:
     async with Line() as line:
         await line.connect()
-        await line.frame()
         pressing = asyncio.ensure_future(line.leg.send_digits("123456"))
-        await line.frame()
+        await line.frames(2)
         await line.leg.answer(line.phone.sdp(formats="0"))
-        with pytest.raises(LegError, match="takes no digits any more"):
-            await asyncio.wait_for(pressing, 2)
         line.phone.packets()
-        await line.frame()
-        assert {packet.payload_type for packet in line.phone.packets(4)} == {0}
+        await line.frames(11)
+        await asyncio.wait_for(pressing, 2)
+        packets = line.phone.packets(30)
+        assert {packet.payload_type for packet in packets} == {0}
+        assert keys_heard(line.phone.hear(packets), 8_000) == "23456"
+
+
+async def test_keys_wait_for_the_end_of_a_hold() -> None:
+    async with Line() as line:
+        await line.connect()
+        await line.leg.answer(line.phone.sdp("a=sendonly"))
+        pressing = asyncio.ensure_future(line.leg.send_digits("1"))
+        await line.frames(4)
+        assert not pressing.done()
+        await line.leg.answer(line.phone.sdp())
+        await line.frames(3)
+        await asyncio.wait_for(pressing, 2)
