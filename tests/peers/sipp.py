@@ -102,7 +102,15 @@ def pause(milliseconds: int) -> str:
     return f'<pause milliseconds="{milliseconds}"/>'
 
 
-async def run(folder: Path, *steps: str, port: int, calls: int = 1, rate: int = 10, tcp: bool = False) -> None:
+async def run(
+    folder: Path,
+    *steps: str,
+    port: int,
+    calls: int = 1,
+    rate: int = 10,
+    tcp: bool = False,
+    options: tuple[str, ...] = (),
+) -> None:
     """Play a scenario against the agent at `port`; fails with SIPp's own words."""
     scenario = folder / "scenario.xml"
     scenario.write_text(f'<?xml version="1.0"?><scenario name="test">{"".join(steps)}</scenario>')
@@ -110,6 +118,7 @@ async def run(folder: Path, *steps: str, port: int, calls: int = 1, rate: int = 
         *("sipp", "-sf", scenario, f"127.0.0.1:{port}", "-i", "127.0.0.1", "-mi", "127.0.0.1", "-s", "agent"),
         *("-m", str(calls), "-r", str(rate), "-l", str(rate), "-nostdin", "-trace_err", "-timeout", "90s"),
         *("-t", "t1" if tcp else "u1"),
+        *options,
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
