@@ -107,7 +107,7 @@ class SipEndpoint:
     ) -> None:
         self.available: Callable[[], bool] = lambda: True
         self.may_refer: Callable[[str], bool] = lambda host: False
-        """Whether who is at that host may have us call others (REFER): a right that a trunk is given."""
+        """Whether a host that is no trunk may have us call others (REFER)."""
         self.trunks = Trunks(trunks, lines or Lines())
         challenge = challenge if users else ()  # with no user, nobody there could show who they are
         self._gate = Gate(allow, challenge, self.trunks.admission.knows)
@@ -141,9 +141,12 @@ class SipEndpoint:
         return self.flows.port
 
     def _may_refer(self, dialog: Dialog) -> bool:
-        """Whether a peer may have us call others: where its host may, and there is a session that would."""
+        """Whether a peer may have us call others: where its trunk or host may, and there is a session that would."""
         call = self._calls.get(dialog)
-        return call is not None and call.referred is not None and self.may_refer(dialog.flow.remote[0])
+        if call is None or call.referred is None:
+            return False
+        trunk = self.trunks.named(call.offer.trunk)
+        return self.may_refer(dialog.flow.remote[0]) if trunk is None else trunk.refer_in
 
     async def calls(self) -> AsyncIterator[Call]:
         """Each call as it is offered."""
@@ -286,6 +289,7 @@ class SipEndpoint:
             offer = replace(offer, trunk=trunk.name)
             self._admitted[event.dialog] = trunk
         call = SipCall(self.act, event.dialog, offer)
+        call.transfers = not isinstance(trunk, Trunk) or trunk.refer_out
         self._calls[event.dialog] = call
         if isinstance(trunk, Refused):
             code, why = trunk.code, trunk.why

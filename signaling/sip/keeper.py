@@ -157,9 +157,8 @@ class Keeper:
     def _begin(self, line: _Line, flow: Flow, now: float) -> None:
         trunk = line.trunk
         if trunk.register and trunk.login is not None:
-            routes = (f"<sip:{trunk.proxy};lr>",) if trunk.proxy else ()
             account = Account(f"sip:{trunk.domain}", f"sip:{trunk.user}@{trunk.host}", trunk.login, trunk.expires)
-            account = replace(account, routes=routes)
+            account = replace(account, routes=trunk.routes)
             line.registration = Registration(account, flow, token=self._token, chance=self._chance)
             line.registration.start(now)
         if trunk.probe_s:

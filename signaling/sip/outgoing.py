@@ -97,9 +97,7 @@ class SipDialer:
     async def _way(self, permit: Permit) -> Way:
         trunk = permit.trunk
         targets = await self._endpoint.resolver.resolve(trunk.next_hop if trunk else permit.uri)
-        routes = self._routes(trunk.name) if trunk else ()
-        if trunk and trunk.proxy and not routes:
-            routes = (f"<{trunk.next_hop};lr>",)
+        routes = self._routes(trunk.name) or trunk.routes if trunk else ()
         return Way(permit.uri, trunk, targets, routes, self._ring_s)
 
 
@@ -111,6 +109,7 @@ class OutgoingSipCall(PlacedCall):
         trunk = way.trunk.name if way.trunk else ""
         offer = CallOffer(secrets.token_hex(8), "sip", way.caller, way.callee, (first.host, first.port), trunk=trunk)
         super().__init__(endpoint.act, None, offer)
+        self.transfers = way.trunk is None or way.trunk.refer_out
         self._endpoint, self._way, self._longest_s, self._when_over = endpoint, way, longest_s, when_over
         self._loop = asyncio.get_running_loop()
         self._placed: Placed | None = None

@@ -119,6 +119,7 @@ class Probe:
         fields = (
             ("Via", f"SIP/2.0/{self._flow.protocol} {sent_by};rport;branch={COOKIE}{self._token()}"),
             ("Max-Forwards", "70"),
+            *(("Route", route) for route in trunk.routes),
             ("From", f"<{trunk.address}>;tag={self._tag}"),
             ("To", f"<sip:{trunk.domain}>"),
             ("Call-ID", self._call_id),

@@ -42,6 +42,8 @@ class SipCall:
         self.renegotiate: Renegotiate | None = None
         self.answered: Answered | None = None
         self.referred: Referred | None = None
+        self.transfers = True
+        """Whether the peer may be asked to transfer the call."""
         self._act, self._offer = act, offer
         if dialog is not None:
             self._dialog = dialog
@@ -90,6 +92,8 @@ class SipCall:
 
     async def transfer(self, target: str | Call) -> None:
         """A REFER; with another call of ours, one whose Refer-To replaces that call. Raises SignalingError."""
+        if not self.transfers:
+            raise SignalingError(f"trunk {self.offer.trunk} is asked for no transfers (refer_out)")
         if isinstance(target, str):
             referral = Referral(self._joined, target)
         elif isinstance(target, SipCall):

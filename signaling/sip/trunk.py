@@ -110,6 +110,11 @@ class Trunk:
         transport = "" if self.transport == "udp" else f";transport={self.transport}"
         return f"sip:{self.proxy or self.domain}{transport}"
 
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The Route of requests that begin something: its proxy, where it has one (RFC 3261, section 8.1.2)."""
+        return (f"<{self.next_hop};lr>",) if self.proxy else ()
+
     def uri(self, user: str) -> str:
         """The Request-URI of a call to `user` through it."""
         return f"sip:{user}@{self.domain}"

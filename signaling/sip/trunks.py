@@ -80,6 +80,11 @@ class Trunks:
         """How each fares, and how many calls it has."""
         return tuple((state, self._lines[state.name]) for state in self.keeper.states)
 
+    def named(self, name: str) -> Trunk | None:
+        """The trunk of that name."""
+        way = self._ways.get(name)
+        return way.trunk if way else None
+
     def start(self, group: asyncio.TaskGroup, resolver: Resolver, flows: Ways, tell: Tell) -> None:
         """Find and keep them all, in tasks of `group`, until `stop`."""
         self._resolver, self._flows, self._tell = resolver, flows, tell

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,13 @@ def test_any_answer_is_a_sign_of_life(code: int) -> None:
     assert (bench.ours.up, bench.ours.why) == (True, "")
     bench.wait(29)
     assert bench.sent == []
+
+
+def test_it_asks_by_the_proxy_that_calls_take() -> None:
+    probe = Probe(replace(TRUNK, proxy="edge.example"), UDP, token=lambda: "t", chance=lambda: 0.5)
+    probe.start(0.0)
+    ((data, _),) = probe.take_outgoing()
+    assert parse(data).headers.getlist("Route") == ("<sip:edge.example;lr>",)
 
 
 def test_it_asks_again_and_the_order_is_kept() -> None:

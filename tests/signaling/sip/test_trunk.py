@@ -45,7 +45,9 @@ def test_the_login_may_have_another_name_than_the_number() -> None:
     ],
 )
 def test_where_its_requests_go(more: dict[str, Any], hop: str) -> None:
-    assert Trunk(**PBX | more).next_hop == hop
+    trunk = Trunk(**PBX | more)
+    assert trunk.next_hop == hop
+    assert trunk.routes == ((f"<{hop};lr>",) if trunk.proxy else ())
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
+from pathlib import Path
 from typing import cast
 
 import pytest
 
+from signaling.call import SignalingError
 from signaling.sip.digest import parse_credentials
 from signaling.sip.message import Request, respond
 from signaling.sip.resolve import Found, Kind
+from signaling.sip.tls import Tls
 from signaling.sip.trunk import Lines, Trunk, TrunkState
 from signaling.sip.wire import parse
 from tests.signaling.sip.answering import ANSWER, Desk, desk, leave
+from tests.signaling.sip.certificates import Authority
 from tests.signaling.sip.peer import OFFER, Peer, tcp_peer, udp_peer
 
 CHALLENGE = ("WWW-Authenticate", 'Digest realm="house", nonce="n1", qop="auth", algorithm=MD5')
@@ -154,6 +159,28 @@ async def test_a_registrar_that_is_dead_is_told_and_calls_go_on(caplog: pytest.L
     assert "x trunk house not registered at 127.0.0.1: cannot register: nobody answered; again in " in caplog.text
 
 
+async def test_a_registrar_that_takes_no_connection_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        trunk = Trunk("house", "127.0.0.1", closed.getsockname()[1], "tcp", "1000", PASSWORD, register=True)
+        async with desk(allow=NOBODY, trunks=[trunk]) as agent:
+            told = await until(agent, False)
+    assert f"127.0.0.1:{trunk.port} over TCP cannot be reached" in told.why
+    assert "x trunk house not registered at 127.0.0.1: " in caplog.text
+
+
+@pytest.mark.parametrize("days", [1, -1])
+async def test_over_tls_with_one_of_us_whose_certificate_is_looked_at(days: int, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate = authority.sign("127.0.0.1", days=days)
+    async with desk(users={"1000": PASSWORD}, tls=Tls(certificate, port=0)) as house:
+        port = house.sip.flows.tls_port
+        trunk = Trunk("house", "127.0.0.1", port, "tls", "1000", PASSWORD, register=True)
+        async with desk(allow=NOBODY, trunks=[trunk], tls=Tls(authorities=authority.path)) as agent:
+            told = await until(agent, days > 0)
+            assert ("expired" in told.why) == (days < 0)
+
+
 async def test_a_peer_is_asked_whether_it_lives() -> None:
     async with registrar() as house:
         trunk = house.trunk(register=False, probe_s=30)
@@ -232,6 +259,32 @@ async def test_numbers_and_rates(caplog: pytest.LogCaptureFixture) -> None:
                 peer.ask("INVITE", body=OFFER, uri=uri)
                 assert (await peer.response(code, skip=() if code == 100 else (100,))).code == code
     assert "x 127.0.0.1: call from trunk carrier refused, 112 is none of its numbers" in caplog.text
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_transfers_are_rights_of_a_trunk(allowed: bool) -> None:
+    asked: asyncio.Queue[str] = asyncio.Queue()
+    trunk = Trunk("carrier", "127.0.0.1", refer_in=allowed, refer_out=allowed)
+    async with desk(allow=NOBODY, trunks=[trunk]) as agent:
+        await known(agent)
+        async with udp_peer(agent.port) as peer:
+            await peer.call()
+            call = await agent.next_call()
+            call.referred = asked.put
+            peer.ask("REFER", "Refer-To: <sip:bob@127.0.0.1>")
+            await peer.response(202 if allowed else 603)
+            if allowed:
+                for _ in range(2):
+                    peer.answer(await peer.request("NOTIFY"))
+                assert await asked.get() == "sip:bob@127.0.0.1"
+                transfer = asyncio.create_task(call.transfer("sip:bob@127.0.0.1"))
+                peer.answer(await peer.request("REFER"), 603)
+                with pytest.raises(SignalingError, match="603"):
+                    await transfer
+            else:
+                with pytest.raises(SignalingError, match="trunk carrier is asked for no transfers"):
+                    await call.transfer("sip:bob@127.0.0.1")
+            await peer.hang_up()
 
 
 async def known(agent: Desk) -> None:
