@@ -91,9 +91,11 @@ class Trunks:
         self._tasks = [group.create_task(self._keep(way), name=f"trunk {name}") for name, way in self._ways.items()]
 
     def stop(self) -> None:
-        """Look for no more ways; those that there are stay for what is still to be said."""
+        """Look for no more ways; those that there are stay for what is still to be said, and are missed by nobody."""
         for task in self._tasks:
             task.cancel()
+        for way in self._ways.values():
+            way.flow = way.target = None
 
     def told(self, event: Kept) -> None:
         """A trunk's state changed, or a request to it came to nothing."""

@@ -230,6 +230,16 @@ async def test_a_connection_that_is_lost_is_made_again_at_once() -> None:
         ]
 
 
+async def test_a_connection_that_ends_after_us_is_missed_by_nobody() -> None:
+    async with world(HOUSE) as there:
+        request, flow = await there.sent.get()
+        there.answer(request, 200)
+        await there.events.get()
+        there.ours.stop()
+        there.lose(flow)
+        assert there.events.empty()
+
+
 async def test_one_that_is_lost_again_and_again_is_waited_for() -> None:
     tcp = Trunk("house", "pbx.example", user="1000", password="x", register=True, transport="tcp")
     async with world(tcp) as there:
