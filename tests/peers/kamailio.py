@@ -55,6 +55,10 @@ request_route {{
     xlog("L_ALERT", "saved $fU $hdr(Expires)\\n");
     exit;
   }}
+  if (is_method("INVITE") && {asks} == 1) {{
+    if (!pv_proxy_authenticate("$fd", "secret-$fU", "0")) {{ proxy_challenge("$fd", "1"); exit; }}
+    consume_credentials();
+  }}
   if (is_method("OPTIONS") && $rU == $null) {{ sl_send_reply("200", "Alive"); exit; }}
   record_route();
   if (!lookup("location")) {{ sl_send_reply("404", "Not registered"); exit; }}
@@ -82,11 +86,14 @@ class Kamailio:
 
 
 @asynccontextmanager
-async def kamailio(expires: int = 600) -> AsyncIterator[Kamailio]:
-    """Start it, and end it afterwards. Where it keeps its sockets a path must be short."""
+async def kamailio(expires: int = 600, asks: bool = False) -> AsyncIterator[Kamailio]:
+    """Start it, and end it afterwards; `asks` has callers show their passwords, too.
+
+    Where it keeps its sockets a path must be short.
+    """
     with tempfile.TemporaryDirectory(prefix="kam") as name:
         folder, port = Path(name), _free_port()
-        (folder / "kamailio.cfg").write_text(CONFIG.format(port=port, expires=expires))
+        (folder / "kamailio.cfg").write_text(CONFIG.format(port=port, expires=expires, asks=int(asks)))
         with open(folder / "log", "wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *("kamailio", "-f", str(folder / "kamailio.cfg"), "-DD", "-E", "-m", "32", "-M", "4", "-Y", name),

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from signaling.sip.outbound import Outbound
+from signaling.sip.outgoing import SipDialer
+from signaling.sip.trunk import Lines, Trunk
 from tests.peers.folders import read
-from tests.peers.kamailio import Kamailio, kamailio
+from tests.peers.kamailio import PASSWORD, Kamailio, kamailio
 from tests.peers.test_libre import hears_itself, talk, telephone
+from tests.signaling.sip.answering import ANSWER, desk
+from tests.signaling.sip.peer import OFFER
 from voipagent.lab.bursts import make_bursts
 from voipagent.lab.serving import ServingAgent, serving_agent
 
-pytestmark = [pytest.mark.peer("kamailio"), pytest.mark.peer("baresip")]
+pytestmark = pytest.mark.peer("kamailio", "baresip")
 
 
 def environ(tmp_path: Path, **more: str) -> dict[str, str]:
@@ -124,3 +130,37 @@ async def test_several_accounts_are_told_apart_and_one_is_wrong(tmp_path: Path) 
         await proxy.said("saved 2000 0")
     (record,) = (tmp_path / "calls").glob("*/call.json")
     assert json.loads(record.read_text())["trunk"] == "second"
+
+
+@pytest.mark.parametrize("by", ["caller", "callee"])
+async def test_two_of_us_call_each_other_through_it(by: str) -> None:
+    """One registers as 2000, the other calls that number: it is asked for its password (407), and each may hang up."""
+    nobody = (ip_network("192.0.2.0/24"),)
+    async with asyncio.timeout(60), kamailio(asks=True) as proxy:
+        names: dict[str, Any] = {"host": "127.0.0.1", "port": proxy.port, "register": True}
+        first, second = (
+            Trunk("house", user=user, password=PASSWORD.format(user=user), outbound=("2???",), **names)
+            for user in ("1000", "2000")
+        )
+        async with desk(allow=nobody, trunks=[second]) as theirs, desk(allow=nobody, trunks=[first]) as ours:
+            while not all(side.sip.trunks.states[0][0].registered for side in (theirs, ours)):
+                await asyncio.sleep(0.01)
+            lines = Lines()
+            dialer = SipDialer(ours.sip, Outbound([first], lines=lines), routes=ours.sip.trunks.keeper.routes)
+            call, answers = await dialer.dial("2000"), list[str]()
+
+            async def answered(media: str) -> None:
+                answers.append(media)
+
+            call.answered = answered
+            await call.invite(OFFER)
+            await call.wait_answered()
+            assert answers == [ANSWER]
+            taken = await theirs.next_call()
+            assert (taken.offer.trunk, taken.offer.caller, taken.offer.callee) == ("house", "1000", "2000")
+            assert (lines["house"], theirs.sip.trunks.states[0][1]) == (1, 1)
+            await (call if by == "caller" else taken).hang_up("enough")
+            assert (await call.wait_ended()).by == ("agent" if by == "caller" else "callee")
+            assert (await taken.wait_ended()).by == ("caller" if by == "caller" else "agent")
+            await proxy.said(f"loose BYE {'1000' if by == 'caller' else '2000'}")
+            assert (lines["house"], theirs.sip.trunks.states[0][1]) == (0, 0)
