@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from signaling.sip.keeper import Keeper
 from signaling.sip.message import Request, respond
@@ -253,3 +256,41 @@ def request_of_another() -> Request:
 )
 def test_a_state_says_itself(state: TrunkState, text: str) -> None:
     assert str(state) == text
+
+
+# --- whatever happens ----------------------------------------------------------------------------------------------
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("reach"), st.sampled_from([HOUSE, ACME]), st.sampled_from([ONE, TWO])),
+        st.tuples(st.just("unreachable"), st.sampled_from([HOUSE, ACME]), st.none()),
+        st.tuples(st.just("answer"), st.sampled_from([100, 200, 401, 403, 408, 423, 503]), st.none()),
+        st.tuples(st.just("wait"), st.floats(0, 1000), st.none()),
+        st.tuples(st.just("stop"), st.none(), st.none()),
+    ),
+    max_size=30,
+)
+
+
+@given(STEPS)
+@settings(max_examples=150, deadline=None)
+def test_it_always_comes_to_an_end(steps: list[tuple[str, Any, Any]]) -> None:
+    """Nothing raises; whoever is told that we are registered was answered so; and after a stop there is silence."""
+    bench = Bench(HOUSE, ACME)
+    for what, first, second in [*steps, ("stop", None, None), ("wait", 100.0, None)]:
+        if what == "reach":
+            bench.reach(first, second)
+        elif what == "unreachable":
+            bench.ours.unreachable(first.name, "no way", bench.now)
+        elif what == "answer" and bench.sent:
+            request, _ = bench.sent.pop(0)
+            bench.ours.receive(respond(request, first, CHALLENGE, to_tag="theirs", phrase="Fine"), bench.now)
+        elif what == "wait":
+            bench.wait(first)
+        elif what == "stop":
+            bench.ours.stop(bench.now)
+        bench.collect()
+    assert bench.ours.idle and bench.ours.next_at is None
+    assert not any(state.registered for state in bench.ours.states)
+    last = {event.state.name: event.state for event in bench.events}
+    assert all(state == last.get(state.name, state) for state in bench.ours.states), "a state that nobody was told of"
