@@ -19,18 +19,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.admission import Admission, chunk_size, row_counts
-from engine.drawing import NOISE_WIDTH, PRIME_NUMBER, Settings, sampling_rows, settings
+from engine.drawing import NOISE_WIDTH, PRIME_NUMBER, Draws, Settings, numbers, sampling_rows, settings
 from engine.ear import Ear
+from engine.graphs import Gave, StaticStep, Told, Widths, check_equal
 from engine.model.checkpoint import Checkpoint, EarCheckpoint
 from engine.model.moshi import UNGENERATED, MoshiState
 from engine.model.rows import Rows
 from engine.model.text import PAD
 from engine.model.voice import VoiceState
+from engine.prefix import Prefixes
 from engine.prime import PrimeChunk, Primer, within_memory
 from engine.slot import FRAME_SAMPLES, EngineFull, Frame, Sampling, Tokens
 
 CHUNK_SIZES = 16, 32, 64, 128, 256
 """Columns of a prime chunk, to choose from."""
+
+COMPARED = 4
+"""Steps of a graph that are compared with plain ones."""
 
 REHEARSALS = 4
 """Of each thing whose time is taken."""
@@ -73,7 +78,7 @@ class Batch:
     """`rows` rows of a checkpoint, and of the ear that writes down what they hear. Use it from one thread only.
 
     `kv`: how the model's keys and values lie in memory. `limit_s`: the longest that a frame may take to its reply; None
-    is any time. What ticks take is found by `rehearse`.
+    is any time. What ticks take is found by `rehearse`. `prefixes`: where prompts are remembered; nowhere unless given.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class Batch:
         ear: EarCheckpoint | None = None,
         kv: KeyPrecision = "full",
         limit_s: float | None = None,
+        prefixes: Prefixes | None = None,
     ) -> None:
         self.rows = rows
         self.revision, self.tokenizer = checkpoint.revision, checkpoint.tokenizer
@@ -99,7 +105,7 @@ class Batch:
         with torch.inference_mode():
             self._codec = self._mimi.initial_state(rows)
             self._state = self._moshi.initial_state(rows, eight_bits=kv == "int8")
-            self._primer = Primer(self._moshi, self._state, kv == "int8")
+            self._primer = Primer(self._moshi, self._state, kv == "int8", prefixes or Prefixes(0))
         self.renewable_frames = self._primer.renewable_frames
         self._device = self._state.kv.position.device
         self._audio = next(self._mimi.parameters()).dtype
@@ -108,6 +114,8 @@ class Batch:
         self._logs = [self._fresh_row() for _ in range(rows)]
         self.admission = Admission(rows, limit_s)
         self._prime_bytes = 0
+        self.prefixes = self._primer.prefixes
+        self._widths = Widths([])
 
     @property
     def state(self) -> MoshiState:
@@ -172,45 +180,56 @@ class Batch:
         if not steps:
             return []
         ascending = sorted(steps, key=lambda step: step.row)
-        audio = np.stack([step.frame for step in ascending])[:, None]
+        # What is no number would stay in the row's keys for the whole call.
+        audio = np.nan_to_num(np.stack([step.frame for step in ascending]), posinf=1.0, neginf=-1.0)
         forced = np.full((len(steps), self._config.made), UNGENERATED, np.int64)
         for own, step in enumerate(ascending):
             if step.forced is not None:
                 forced[own, 0] = step.forced
-        said, made = self._run(
-            # All of it before anything runs there: a copy waits for what the device was asked to do before.
-            Rows.of([step.row for step in ascending], self._device),
-            # What is no number would stay in the row's keys for the whole call.
-            self._to_device(np.nan_to_num(audio, posinf=1.0, neginf=-1.0)),
-            self._to_device(forced),
-            settings(
-                [(PRIME_NUMBER + 1 + self._logs[step.row].number, step.sampling) for step in ascending], self._device
-            ),
-        )
-        stepped = {step.row: self._stepped(step.row, said[own, 0], made[own]) for own, step in enumerate(ascending)}
+        draws = [(PRIME_NUMBER + 1 + self._logs[step.row].number, step.sampling) for step in ascending]
+        said, made = self._run([step.row for step in ascending], audio, forced, draws)
+        stepped = {step.row: self._stepped(step.row, said[own], made[own]) for own, step in enumerate(ascending)}
         return [stepped[step.row] for step in steps]
 
-    def _draw_number(self, row: int) -> int:
-        return PRIME_NUMBER + 1 + self._logs[row].number
+    def _run(self, rows: Sequence[int], audio: NDArray[np.float32], forced: NDArray[np.int64], draws: Draws) -> Gave:
+        static = self._widths.of(len(rows))
+        if static:
+            return static.run(rows, (audio, forced, *numbers(draws)))
+        return self._run_plain(rows, audio, forced, draws)
 
-    def _run(
-        self, rows: Rows, audio: Tensor, forced: Tensor, how: Settings | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Audio [B, 1, 1920] of `rows` -> audio of that shape; the log's columns and what the ear wrote, [B, K + 1]."""
+    def _run_plain(
+        self, rows: Sequence[int], audio: NDArray[np.float32], forced: NDArray[np.int64], draws: Draws
+    ) -> Gave:
+        said, made = self._body(
+            # All of it before anything runs there: a copy waits for what the device was asked to do before.
+            Rows.of(rows, self._device),
+            self._to_device(audio[:, None]),
+            self._to_device(forced),
+            settings(draws, self._device),
+        )
+        return said.cpu().numpy()[:, 0], made.cpu().numpy()
+
+    def _body(
+        self, rows: Rows, audio: Tensor, forced: Tensor, how: Settings | None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Audio [B, 1, 1920] of `rows` -> audio of that shape; the log's columns and what the ear wrote, [B, K + 1].
+
+        Where `mask` [B] is False, a row does not move, and what comes of it means nothing.
+        """
         made, codec, state = self._config.made, self._codec.select(rows), self._state.select(rows)
-        codes = self._mimi.encode(audio.to(self._audio), codec, None)[:, :, 0]
+        codes = self._mimi.encode(audio.to(self._audio), codec, mask)[:, :, 0]
         caller = codes[:, : self.streams - made]
-        emitted = self._moshi.step(state, caller, forced, sampling_rows(how, made), None).emitted
+        emitted = self._moshi.step(state, caller, forced, sampling_rows(how, made), mask).emitted
         # Nobody speaks before the longest delay has passed, of which a row that is primed has one frame behind it.
-        speaks = None if self._config.delay <= 1 else emitted[:, 0] != UNGENERATED
+        speaks = mask if self._config.delay <= 1 else emitted[:, 0] != UNGENERATED
         said = self._mimi.decode(emitted[:, 1:, None], codec, speaks).clamp(-1, 1)
         if speaks is not None:
             said = said.masked_fill(~speaks[:, None, None], 0)
-        heard = self._ear.hear(codes, rows) if self._ear else codes.new_full((len(codes),), PAD)
+        heard = self._ear.hear(codes, rows, mask) if self._ear else codes.new_full((len(codes),), PAD)
         column = torch.cat((state.ahead()[:, 0, :made], caller, heard[:, None]), 1)
         self._codec.merge(rows, codec)
         self._state.merge(rows, state)
-        return said.float().cpu().numpy(), column.cpu().numpy()
+        return said.float(), column
 
     def _stepped(self, row: int, said: Frame, column: NDArray[np.int64]) -> Stepped:
         # Copies: a reply does not hold the batch in memory.
@@ -235,9 +254,50 @@ class Batch:
         frames = np.zeros((min(columns, self.renewable_frames - 1), self.streams), np.int64)
         for _ in self.renew(0, frames, 0, Sampling()):
             pass
+        self.prefixes.clear()
 
-    def rehearse(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def prepare(self, widths: Sequence[int], graphs: bool) -> None:
+        """Run steps as static ones, each of so many rows or less in the narrowest of `widths` that holds them.
+
+        With `graphs` they are captured, each compared with the plain step first. Before any row is opened.
+        """
+        columns = self.streams + 1
+        self._widths = Widths(
+            [StaticStep(width, self.rows, self._config.made, columns, self._device, self._body) for width in widths]
+        )
+        if graphs:
+            pool = torch.cuda.graph_pool_handle()
+            self._widths.keep(lambda static: static.capture(pool))
+            self._widths.keep(self._compare)
+
+    @torch.inference_mode()
+    def _compare(self, static: StaticStep) -> None:
+        """Raises ValueError if it gives anything else than a plain step of as many rows."""
+        rows, random = range(static.width), np.random.default_rng(0)
+        draws = [(row, Sampling(seed=row)) for row in rows]
+        forced = np.full((static.width, self._config.made), UNGENERATED, np.int64)
+        audio = [random.normal(0, 0.1, (static.width, FRAME_SAMPLES)).astype(np.float32) for _ in range(COMPARED)]
+        self._forget()
+        plain = [self._run_plain(rows, frame, forced, draws) for frame in audio]
+        self._forget()
+        for frame, gave in zip(audio, plain, strict=True):
+            told: Told = (frame, forced, *numbers(draws))
+            check_equal(gave, static.run(rows, told))
+
+    @torch.inference_mode()
+    def _forget(self) -> None:
+        """Make every row as new, but not primed."""
+        every = torch.ones(self.rows, dtype=torch.bool, device=self._device)
+        self._codec.reset(every)
+        self._state.reset(every)
+        for row in range(self.rows if self._ear else 0):
+            assert self._ear
+            self._ear.reset(row)
+
+    def rehearse(self, clock: Callable[[], float] = time.perf_counter, sizes: Sequence[int] = CHUNK_SIZES) -> None:
         """Time ticks and prime chunks as they are once all windows are full; and prime in chunks that are short enough.
+
+        `sizes` are those to choose from.
 
         Before any row is opened, and only where there is a limit to keep.
         """
@@ -247,7 +307,7 @@ class Batch:
             self._state.kv.position.fill_(self.window_frames)
         for rows in row_counts(self.rows):
             self.admission.ticks.measured(rows, _best(partial(self._step_silence, rows), clock))
-        sizes = [size for size in CHUNK_SIZES if size < self.window_frames] or [1]
+        sizes = [size for size in sizes if size < self.window_frames] or [1]
         costs = {size: _best(partial(self._primer.run_zeros, size), clock) for size in sizes}
         self._primer.chunk_columns = chunk_size(costs, limit_s)
         self.renewable_frames = self._primer.renewable_frames

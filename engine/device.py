@@ -24,6 +24,7 @@ from engine.batch import RowStep, Stepped
 from engine.model.prompt import PromptLayout
 from engine.model.text import Tokenizer
 from engine.model.voice import Voices, VoiceState
+from engine.prefix import Prefixes
 from engine.prime import SHADOWS, PrimeChunk
 from engine.scheduler import Chunk, RowState, Scheduler, Tick
 from engine.slot import EngineError, EngineFull, Sampling, Tokens
@@ -48,6 +49,7 @@ class Rows(Protocol):
     voices: Voices
     sampling: Sampling
     admission: Admission
+    prefixes: Prefixes
 
     def open(self, row: int, log: Tokens) -> None:
         """Make `row` as new, with `log` as its past. Raises EngineFull, and the others go on."""

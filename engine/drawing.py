@@ -23,14 +23,18 @@ Settings: TypeAlias = tuple[Tensor, Tensor]
 """How rows draw, as it is copied: seeds, numbers and both top-k [4, B] int64, both temperatures [2, B] float32."""
 
 
-def numbers(draws: Sequence[tuple[int, Sampling]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """`Settings` on the host; of each row, the number of its noise and how it draws."""
+Draws: TypeAlias = Sequence[tuple[int, Sampling]]
+"""Of each row, the number of its noise and how it draws."""
+
+
+def numbers(draws: Draws) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """`Settings` on the host."""
     whole = [(one.seed, number, one.text_top_k, one.audio_top_k) for number, one in draws]
     broken = [(one.text_temperature, one.audio_temperature) for _, one in draws]
     return np.array(whole, np.int64).T, np.array(broken, np.float32).T
 
 
-def settings(draws: Sequence[tuple[int, Sampling]], device: torch.device) -> Settings | None:
+def settings(draws: Draws, device: torch.device) -> Settings | None:
     """How rows draw, on the device. None: all are greedy."""
     if all(sampling.greedy for _, sampling in draws):
         return None

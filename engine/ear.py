@@ -34,17 +34,17 @@ class Ear:
         self._step(state, nothing)
 
     @torch.inference_mode()
-    def hear(self, codes: Tensor, rows: Rows | None) -> Tensor:
+    def hear(self, codes: Tensor, rows: Rows | None, mask: Tensor | None = None) -> Tensor:
         """The codes of a caller's frame [B, at least n_q] for each of `rows` -> a text token each [B], on the device
-        as it is. The other rows do not move. None is all rows."""
+        as it is. The other rows do not move, nor those where `mask` [B] is False. None is all rows."""
         codes = codes[:, : self._moshi.config.n_q]
         if rows is None:
-            return self._step(self._state, codes)
+            return self._step(self._state, codes, mask)
         state = self._state.select(rows)
-        written = self._step(state, codes)
+        written = self._step(state, codes, mask)
         self._state.merge(rows, state)
         return written
 
-    def _step(self, state: MoshiState, codes: Tensor) -> Tensor:
+    def _step(self, state: MoshiState, codes: Tensor, mask: Tensor | None = None) -> Tensor:
         free = torch.full((len(codes), 1), UNGENERATED, device=codes.device)
-        return self._moshi.step(state, codes, free, None, None).emitted[:, 0]
+        return self._moshi.step(state, codes, free, None, mask).emitted[:, 0]

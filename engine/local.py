@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from engine.batch import KeyPrecision, RowStep
 from engine.device import Answer, Answers, Command, Free, Open, Prime, Rows, Step, Stop, Worker
 from engine.drawing import NOISE_WIDTH
-from engine.load import load_batch
+from engine.load import PREFIX_BYTES, Graphs, load_batch
 from engine.model.sampling import SEEDS
 from engine.model.text import Forced, TextReader, schedule
 from engine.model.voice import VoiceState, length_of, told
 from engine.model.weights import Wanted
+from engine.prefix import PrefixCounts
 from engine.slot import (
     FRAME_SAMPLES,
     SAMPLE_RATE,
@@ -59,6 +60,8 @@ class LocalEngine:
     `voices` are those that calls will ask for: paths among them are read, beside what lies beside the weights.
     `limit_s` is the longest that a frame may take to its reply: a call that would make it longer is refused; None is
     any time, `auto` that on a CPU and LIMIT_S on a card, whose ticks take as long today as tomorrow.
+    `graphs` is whether steps are captured, `auto` on a card. `prefix_bytes` hold what the model remembers of prompts,
+    for the next call that begins with the same. `deterministic`: `load_batch`.
     Entering raises CheckpointError, or EngineError if the device cannot be had. `load` makes the rows, on the thread; a
     test gives its own.
 
@@ -81,11 +84,16 @@ class LocalEngine:
         kv: KeyPrecision = "full",
         voices: Sequence[str] = (),
         limit_s: float | Literal["auto"] | None = "auto",
+        graphs: Graphs = "auto",
+        prefix_bytes: int = PREFIX_BYTES,
+        deterministic: bool = False,
         load: Callable[[], Rows] | None = None,
     ) -> None:
         self.state = EngineState.LOADING
         self._model = model
-        self._load = load or (lambda: load_batch(model, rows, device, prompt_style, ear, weights, kv, voices, limit_s))
+        self._load = load or (
+            lambda: load_batch(model, rows, device, prompt_style, ear, weights, kv, voices, limit_s, graphs)
+        )
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: set[asyncio.Future[Any]] = set()
         self._free_rows: list[int] = []
@@ -146,6 +154,11 @@ class LocalEngine:
         return self._rows.sampling
 
     @property
+    def prefix_counts(self) -> PrefixCounts:
+        """How often a call began with a prompt that was known, and what is held of them."""
+        return self._rows.prefixes.counts
+
+    @property
     def free(self) -> int:
         """Rows that `open` could give out now."""
         there = self.state is EngineState.READY and self._rows.admission.admits(1 + self._taken)
@@ -183,7 +196,8 @@ class LocalEngine:
         if not admission.admits(rows):
             wait, limit = 1000 * admission.wait_s(rows), 1000 * (admission.limit_s or 0)
             raise EngineFull(
-                f"beside {rows - 1} calls, one more would wait {wait:.0f} ms for a reply; it must be {limit:.0f} at most"
+                f"beside {rows - 1} calls, one more would wait {wait:.0f} ms for a reply; "
+                f"it must be {limit:.0f} at most"
             )
 
     def _check_log(self, replay: Tokens | None) -> Tokens:

@@ -20,6 +20,7 @@ from engine.drawing import PRIME_NUMBER, sampling_rows, settings
 from engine.model.moshi import UNGENERATED, Moshi, MoshiState
 from engine.model.text import PAD
 from engine.model.voice import VoiceState, length_of
+from engine.prefix import Prefixes, Shared
 from engine.slot import EngineFull, Sampling, Tokens
 
 CHUNK_COLUMNS = 64
@@ -39,7 +40,8 @@ TURNS = 1 + SHADOWS
 class PrimeChunk:
     """Columns [N, K] to run through a row; the last 1 + D stay ahead of it. Or `vectors` [N, dim] of a voice.
 
-    `fresh`: the model forgets the row first. `draw`: the column after the prompt is drawn, with this sampling.
+    `fresh`: the model forgets the row first, and then knows what is `shared`. `draw`: the column after the prompt is
+    drawn, with this sampling; before that, what it has become is `kept` for others, who begin with this.
     """
 
     row: int
@@ -47,13 +49,16 @@ class PrimeChunk:
     fresh: bool = False
     draw: Sampling | None = None
     vectors: Tensor | None = None
+    shared: Shared | None = None
+    kept: tuple[VoiceState | None, NDArray[np.int64]] | None = None
 
 
 class Primer:
     """Primes the rows of one model's `state`. Beside them lie SHADOWS shadows: one row each, shorter than the others,
     in which a live row is primed anew while it is stepped on (`renew`)."""
 
-    def __init__(self, moshi: Moshi, state: MoshiState, eight_bits: bool) -> None:
+    def __init__(self, moshi: Moshi, state: MoshiState, eight_bits: bool, prefixes: Prefixes) -> None:
+        self.prefixes = prefixes
         self._moshi, self._config, self._state = moshi, moshi.config, state
         self._ahead = 1 + self._config.delay
         self._device = state.table.device
@@ -83,26 +88,30 @@ class Primer:
         keep_frames: int,
         sampling: Sampling,
         voice: VoiceState | None = None,
+        slots: int | None = None,
     ) -> list[PrimeChunk]:
         """The chunks that prime `row` with a prompt's `frames` (T, K) and then the last `keep_frames` of its log.
 
-        A `voice` that is a state comes before the prompt.
+        A `voice` that is a state comes before the prompt. `slots` is what the row's ring holds, if not the window: a
+        shadow's, of which nothing is kept for others.
         """
-        chunks = self._told(row, torch.from_numpy(frames), voice)
-        chunks[0] = replace(chunks[0], fresh=True)
-        chunks[-1] = replace(chunks[-1], draw=sampling)
+        told = torch.from_numpy(frames)
+        columns = (voice.columns(self._config, told) if voice else self._config.columns(told)).numpy()
+        known = columns[: len(columns) - self._ahead]
+        shared = self.prefixes.find(voice, known, slots or self._config.context)
+        if shared:
+            chunks = self._chunks(row, columns[shared.positions - length_of(voice) :])
+        else:
+            chunks = [*self._spoken(row, voice), *self._chunks(row, columns)]
+        chunks[0] = replace(chunks[0], fresh=True, shared=shared)
+        chunks[-1] = replace(chunks[-1], draw=sampling, kept=None if slots else (voice, known))
         kept = self.kept(log, keep_frames)
         return [*chunks, *(self._chunks(row, self.past(log, kept)) if kept else ())]
 
-    def _told(self, row: int, frames: Tensor, voice: VoiceState | None) -> list[PrimeChunk]:
-        if voice is None:
-            return self._chunks(row, self._config.columns(frames).numpy())
+    def _spoken(self, row: int, voice: VoiceState | None) -> list[PrimeChunk]:
         nothing = np.zeros((0, self._config.streams), np.int64)
-        parts = torch.split(voice.vectors, self.chunk_columns)
-        return [
-            *(PrimeChunk(row, nothing, vectors=part) for part in parts),
-            *self._chunks(row, voice.columns(self._config, frames).numpy()),
-        ]
+        parts = torch.split(voice.vectors, self.chunk_columns) if voice else ()
+        return [PrimeChunk(row, nothing, vectors=part) for part in parts]
 
     def kept(self, log: Sequence[Tokens], keep_frames: int) -> int:
         """How many of those there are."""
@@ -161,7 +170,7 @@ class Primer:
         try:
             columns, caught_up = log()
             positions = 1 + length_of(voice) + len(frames) + self.kept(columns, keep_frames)
-            for chunk in self.plan(row, frames, columns, keep_frames, sampling, voice):
+            for chunk in self.plan(row, frames, columns, keep_frames, sampling, voice, shadow.kv.slots):
                 self._prefill(chunk, shadow)
                 yield False
             while behind := (now := log())[1] - caught_up:
@@ -190,6 +199,8 @@ class Primer:
     def _run_chunk(self, chunk: PrimeChunk, state: MoshiState) -> None:
         if chunk.fresh:
             state.reset(torch.ones(1, dtype=torch.bool))
+        if chunk.shared:
+            state.kv.begin_as(chunk.shared.kv, chunk.shared.positions)
         if chunk.vectors is not None:
             self._moshi.prefill_vectors(state, chunk.vectors.to(self._device)[None], None)
             return
@@ -199,6 +210,8 @@ class Primer:
             columns[:, : self._ahead] == UNGENERATED, state.ahead(), columns[:, : self._ahead]
         )
         self._moshi.prefill(state, columns, None)
+        if chunk.kept:
+            self.prefixes.keep(*chunk.kept, state.kv)
         if chunk.draw is not None:
             self._draw(state, chunk.draw)
 

@@ -35,6 +35,7 @@ class KvState:
     position: Tensor  # [B] int64
     stretches: tuple[slice, ...] = ()
     scales: tuple[Tensor, Tensor] | None = None  # of keys and of values in 8 bits [B, layers, G, C, 1] float32
+    index: Tensor | None = None  # [b] int64: which of the rings are meant, where they are scattered
 
     def _held(self) -> tuple[Tensor, ...]:
         return self.keys, self.values, *(self.scales or ())
@@ -49,14 +50,30 @@ class KvState:
 
     def take_over(self, other: KvState, positions: int) -> None:
         """Become `other`, which has come so many `positions` and forgot none of them, if its rings are no longer."""
+        self.begin_as(other, positions)
+        self.position.copy_(other.position)
+
+    def first(self, positions: int) -> KvState:
+        """A copy of the first `positions`, which were never overwritten, in rings of no more."""
+        parts = (part[:, :, :, :positions].clone() for part in self._held())
+        return replace(self._of(*parts), position=torch.full_like(self.position, positions))
+
+    def begin_as(self, other: KvState, positions: int) -> None:
+        """Of a fresh row: have come so many `positions`, the first of `other`."""
         for own, its in zip(self._held(), other._held(), strict=True):
             own[:, :, :, :positions] = its[:, :, :, :positions]
-        self.position.copy_(other.position)
+        self.position.fill_(positions)
+
+    def bytes_of(self, positions: int) -> int:
+        """What so many positions of all rows take."""
+        return sum(part.numel() // self.slots * positions * part.element_size() for part in self._held())
 
     def layers(self) -> Iterator[tuple[Ring, Ring]]:
         """Each layer's rings, of keys and of values."""
         key_scales, value_scales = self.scales or (None, None)
-        return zip(_rings(self.keys, key_scales), _rings(self.values, value_scales), strict=True)
+        return zip(
+            _rings(self.keys, key_scales, self.index), _rings(self.values, value_scales, self.index), strict=True
+        )
 
     def reset(self, rows: Tensor) -> None:
         """Make the rows where `rows` [B] bool is True fresh. Between steps only: it asks the device which rows."""
@@ -74,7 +91,7 @@ class KvState:
         position = rows.take(self.position)
         if rows.index is None:
             return replace(self._of(*map(rows.take, self._held())), position=position)
-        return replace(self, position=position, stretches=rows.stretches)
+        return replace(self, position=position, stretches=rows.stretches, index=None if rows.stretches else rows.index)
 
     def merge(self, rows: Rows, selected: KvState) -> None:
         """Take back what `select` gave, once it has run."""
@@ -87,6 +104,7 @@ class Ring:
 
     cells: Tensor  # [B, G, C, h], int8 where there are scales
     scales: Tensor | None  # [B, G, C, 1] float32
+    index: Tensor | None = None  # [b] int64: the rows that are meant, all unless given
 
     def of(self, rows: slice) -> Ring:
         """Fewer of these rows."""
@@ -94,7 +112,11 @@ class Ring:
 
     def read(self, dtype: torch.dtype) -> Tensor:
         """All of it, as numbers of the activations' type."""
-        return self.cells if self.scales is None else (self.cells * self.scales).to(dtype)
+        cells = self._chosen(self.cells)
+        return cells if self.scales is None else (cells * self._chosen(self.scales)).to(dtype)
+
+    def _chosen(self, tensor: Tensor) -> Tensor:
+        return tensor if self.index is None else tensor.index_select(0, self.index)
 
     def as_held(self, new: Tensor) -> Tensor:
         """new [B, G, T, h] as it would be read again."""
@@ -108,13 +130,21 @@ class Ring:
         fresh = new[:, :, -slots.shape[2] :]
         if self.scales is not None:
             fresh, scales = rounded(fresh)
-            _write(self.scales, scales, slots[..., :1], mask)
-        _write(self.cells, fresh, slots, mask)
+            self._write(self.scales, scales, slots[..., :1], mask)
+        self._write(self.cells, fresh, slots, mask)
+
+    def _write(self, ring: Tensor, fresh: Tensor, slots: Tensor, mask: Tensor | None) -> None:
+        if self.index is None:
+            _write(ring, fresh, slots, mask)
+            return
+        heads = torch.arange(ring.shape[1], device=ring.device)[:, None]
+        place = self.index[:, None, None], heads, slots[..., 0]  # [b, G, W]
+        ring[place] = fresh if mask is None else torch.where(mask[:, None, None, None], fresh, ring[place])
 
 
-def _rings(cells: Tensor, scales: Tensor | None) -> Iterator[Ring]:
+def _rings(cells: Tensor, scales: Tensor | None, index: Tensor | None) -> Iterator[Ring]:
     of_layers = repeat(None) if scales is None else scales.unbind(1)
-    return (Ring(*layer) for layer in zip(cells.unbind(1), of_layers, strict=False))
+    return (Ring(*layer, index) for layer in zip(cells.unbind(1), of_layers, strict=False))
 
 
 def rounded(vectors: Tensor) -> tuple[Tensor, Tensor]:

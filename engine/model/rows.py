@@ -16,9 +16,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of a state, ascending, each once. `Rows.of` makes them."""
+    """Rows of a state, each once. `Rows.of` makes them, or `scattered`."""
 
-    stretches: tuple[slice, ...]  # neighbours together
+    stretches: tuple[slice, ...]  # neighbours together; none where only the device knows which they are
     index: Tensor | None  # [B] int64, on the state's device; None: they are all neighbours
 
     @classmethod
@@ -30,6 +30,11 @@ class Rows:
         ends = [row + 1 for at, row in enumerate(rows) if at + 1 == len(rows) or rows[at + 1] != row + 1]
         stretches = tuple(map(slice, starts, ends))
         return cls(stretches, None if len(stretches) == 1 else torch.tensor(rows, device=device))
+
+    @classmethod
+    def scattered(cls, index: Tensor) -> Rows:
+        """Rows whose numbers [B] the device has, in any order: for a step that is the same whichever they are."""
+        return cls((), index)
 
     def take(self, tensor: Tensor) -> Tensor:
         """These rows of a tensor [R, ...], as a view if they are neighbours, else copied."""

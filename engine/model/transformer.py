@@ -331,8 +331,11 @@ class Transformer(nn.Module):
         slots = (positions[:, -ring:] % ring)[:, None, :, None].expand(-1, config.kv_heads, -1, config.head_dim)
         reach = None
         if not parallel and x.shape[1] == 1 and _has_kernel(x):
-            rows = torch.arange(len(x), dtype=torch.int32, device=x.device)
-            reach = rows, (positions[:, 0] + 1).clamp_max(ring).to(torch.int32)
+            rows = torch.arange(len(x), device=x.device) if state.index is None else state.index
+            held_slots = (positions[:, 0] + 1).clamp_max(ring)
+            if mask is not None:
+                held_slots = held_slots * mask  # a row that waits is not read
+            reach = rows.to(torch.int32), held_slots.to(torch.int32)
         whole = _Part(slice(None), slice(None), bias, slots, mask, reach)
         parts = tuple(whole.of(own, rings) for own, rings in _places(state.stretches)) or (whole,)
         call = _Call(rotation(config, positions), parts, parallel)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from engine import load as load_module
+from engine.batch import RowStep
 from engine.load import load_batch
 from engine.model.weights import Wanted
-from engine.slot import CheckpointError, EngineError
+from engine.prime import CHUNK_COLUMNS
+from engine.slot import CheckpointError, EngineError, Sampling
+from tests.engine.rows import SEED_1, SEED_2, fingerprint, no_log, noise, prime
 
 
 def test_rows_are_four_on_a_cpu_unless_said(nano: Path) -> None:
@@ -91,6 +97,42 @@ def test_weights_that_only_speak_are_refused(nano: Path, tmp_path: Path, told_by
     save_file(mimi, folder / "mimi.safetensors")
     with pytest.raises(CheckpointError, match="speaks but does not listen .all of its 16 audio streams are its own"):
         load_batch(str(folder), 1, "cpu", "auto")
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """What determinism sets for the whole process is as it was."""
+    space = os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    yield
+    torch.use_deterministic_algorithms(False)
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    if space is not None:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = space
+
+
+def test_deterministic_the_same_call_is_the_same_to_the_last_bit_whatever_else_is_on(
+    nano: Path, restored: None
+) -> None:
+    """Alone; and in another row, among others who come, go and are primed, and with its prompt known from them."""
+    alone, beside = (load_batch(str(nano), 4, "cpu", "auto", limit_s=9.0, deterministic=True) for _ in range(2))
+    assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert alone._primer.chunk_columns == CHUNK_COLUMNS
+    others = [RowStep(row, noise(1, seed=row)[0], None, Sampling(seed=row)) for row in range(4)]
+    for row in (0, 1, 3):
+        beside.open(row, no_log())
+        prime(beside, row, "You are Ada, you know.", sampling=SEED_2)
+        beside.step(others[row : row + 1])
+    for batch, row in ((alone, 0), (beside, 2)):
+        batch.open(row, no_log())
+        prime(batch, row, "You are Ada, you know.", sampling=SEED_1)
+    assert beside.prefixes.counts.whole == 3
+    assert fingerprint(alone, 0) == fingerprint(beside, 2)
+    for number, frame in enumerate(noise(6)):
+        (one,) = alone.step([RowStep(0, frame, None, SEED_1)])
+        more = [others[row] for row in (0, 1, 3) if (row + number) % 2]
+        other = beside.step([*more, RowStep(2, frame, None, SEED_1)])[-1]
+        assert np.array_equal(one.tokens, other.tokens) and np.array_equal(one.frame, other.frame)
+    assert fingerprint(alone, 0) == fingerprint(beside, 2)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from engine.model.prompt import PromptLayout
 from engine.model.text import TextReader, Tokenizer
 from engine.model.voice import Voices, VoiceState
 from engine.nano import train_tokenizer
+from engine.prefix import Prefixes
 from engine.prime import PrimeChunk
 from engine.slot import (
     CheckpointError,
@@ -58,7 +59,7 @@ class FakeRows:
         self.voices: Voices = {"ada": np.zeros((3, 8), np.int64)}
         self.sampling = Sampling(text_temperature=0.3)
         self.layout = PromptLayout("text", (1,) * 8, (2,) * 8, gap_frames=1)
-        self.admission = Admission(rows, None)
+        self.admission, self.prefixes = Admission(rows, None), Prefixes(0)
         self.before = before
         self.acts: list[str] = []
         self.numbers = [0] * rows
