@@ -120,7 +120,7 @@ class SipEndpoint:
             rate=rate,
             burst=burst,
         )
-        uses = self._agent.uses
+        uses = self._uses
         self.flows = Flows(
             host, port, self._gate, self._received, uses, advertised=advertised, tls=tls, v6_only=v6_only
         )
@@ -187,6 +187,9 @@ class SipEndpoint:
         self._arm()
 
     # --- between sockets and user agent ---
+
+    def _uses(self, flow: Flow) -> bool:
+        return self._agent.uses(flow, asyncio.get_running_loop().time())
 
     def act(self, do: Callable[[UserAgent, float], None]) -> None:
         """Tell the user agent something, then send and deal with what it has for us."""

@@ -75,6 +75,11 @@ class Registrar:
         """Where a user is reached, the place that was refreshed last first."""
         return tuple(reversed(self._current(user, now).values()))
 
+    def uses(self, flow: Flow, now: float) -> bool:
+        """Whether somebody is reached by that flow."""
+        bindings = (binding for kept in self._bindings.values() for binding in kept.values())
+        return any(binding.flow == flow and binding.expires_at > now for binding in bindings)
+
     def register(self, request: Request, flow: Flow, now: float) -> Answer:
         """A REGISTER that came by `flow`. Never raises for what a phone says."""
         outcome = self.guard.check(request, flow.remote[0], now)

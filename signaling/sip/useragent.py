@@ -22,6 +22,7 @@ from signaling.sip.keeper import Keeper
 from signaling.sip.message import SDP, Request, Response, received_from, respond
 from signaling.sip.refer import Referrals
 from signaling.sip.registrar import Registrar
+from signaling.sip.resolve import PORTS
 from signaling.sip.transaction import Flow
 from signaling.sip.transactions import Served, Transactions
 from signaling.sip.wire import WireError, parse
@@ -134,9 +135,10 @@ class UserAgent:
         """Whether no call is left, nor any request of ours without its answer."""
         return self.calls.idle and self.client.idle and self.keeper.idle and not self._transactions.asking
 
-    def uses(self, flow: Flow) -> bool:
-        """Whether a call goes by that flow."""
-        return self.calls.uses(flow) or self.client.uses(flow)
+    def uses(self, flow: Flow, now: float) -> bool:
+        """Whether a call goes by that flow, or a phone of ours is reached by it."""
+        registered = self._registrar is not None and self._registrar.uses(flow, now)
+        return registered or self.calls.uses(flow) or self.client.uses(flow)
 
     def left_over(self) -> int:
         """How many things are kept: transactions, dialogs and what belongs to them."""
@@ -289,7 +291,11 @@ class UserAgent:
 
 
 def _way_back(request: Request, flow: Flow) -> Flow:
-    """Where responses go (RFC 3261, section 18.2.2; RFC 3581): by the connection, or to where a datagram came from."""
-    if flow.reliable or "rport" in request.via.parameters:
-        return flow
-    return replace(flow, remote=(flow.remote[0], request.via.port or 5060))
+    """Where responses go (RFC 3261, section 18.2.2; RFC 3581): to where a datagram came from, or by the connection.
+
+    Should that be gone, by a new one to the same host, where its Via says that it listens.
+    """
+    listens = (flow.remote[0], request.via.port or PORTS[flow.protocol])
+    if flow.reliable:
+        return flow if flow.spare else replace(flow, spare=listens)
+    return flow if "rport" in request.via.parameters else replace(flow, remote=listens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from ipaddress import ip_network
@@ -80,6 +81,34 @@ async def test_a_bye_finds_the_peer_though_its_connection_is_gone() -> None:
         await closed.wait()
 
 
+async def test_an_answer_finds_the_peer_though_its_connection_is_gone() -> None:
+    """RFC 3261, section 18.2.2: by a new one, to where its Via says that it listens."""
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    closed = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.put_nowait(await reader.readuntil(b"\r\n\r\n"))
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        closed.set()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with asyncio.timeout(10), server:
+        async with desk(leave) as agent:
+            async with tcp_peer(agent.port) as peer:
+                peer.ask("INVITE", body=OFFER, Via=f"SIP/2.0/TCP 127.0.0.1:{port};branch=z9hG4bKgone")
+                call = await agent.next_call()
+            while list(agent.sip.flows.connections):
+                await asyncio.sleep(0)
+            await call.reject(Rejection.BUSY)
+            assert (await heard.get()).startswith(b"SIP/2.0 486 ")
+        await closed.wait()
+
+
 async def test_a_bye_that_finds_nobody_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,8 +119,11 @@ async def test_a_bye_that_finds_nobody_is_logged(
         while list(agent.sip.flows.connections):
             await asyncio.sleep(0)
         call = await agent.next_call()
+        await call.hang_up()
+        async with asyncio.timeout(5):
+            while "x 127.0.0.1:1 over TCP cannot be reached: connection refused" not in caplog.text:
+                await asyncio.sleep(0)
     assert (await call.wait_ended()).by == "agent"
-    assert "x 127.0.0.1:1 over TCP cannot be reached: connection refused" in caplog.text
 
 
 async def test_a_busy_port_is_one_clear_line() -> None:

@@ -60,6 +60,16 @@ def test_a_phone_registers_calls_and_hangs_up(flow: object) -> None:
     assert bench.told() == ["invited"]
 
 
+def test_a_connection_is_in_use_while_a_phone_is_reached_by_it() -> None:
+    bench = office()
+    peer = bench.peer(TCP)
+    assert not bench.agent.uses(TCP, bench.now)
+    ask(bench, peer, "REGISTER", "Expires: 120")
+    assert bench.agent.uses(TCP, bench.now + 119)
+    assert not bench.agent.uses(TCP, bench.now + 120)
+    assert not bench.agent.uses(UDP, bench.now)
+
+
 def test_what_is_in_a_dialog_needs_no_password() -> None:
     bench = office()
     peer = bench.peer()
