@@ -99,17 +99,36 @@ def is_silence(payload: bytes) -> bool:
 def told_samples(payload: bytes) -> int:
     """How many samples right before it a packet tells of; 0 is none (RFC 6716, sections 4.2.3 and 4.2.4).
 
-    A packet of one frame begins with a bit of voice activity for each 20 ms in it, then one that says FEC is there; the
-    same again for the side of stereo.
+    Its first frame begins with a bit of voice activity for each 20 ms in it, then one that says FEC is there; the same
+    again for the side of stereo.
     """
-    if len(payload) < 2 or payload[0] & 3 or payload[0] >> 3 >= 16:
-        return 0  # several frames, or no linear prediction in it
-    frame = _frame_samples(payload[0])
+    if len(payload) < 2 or payload[0] >> 3 >= 16:
+        return 0  # no linear prediction in it
+    frame, first = _frame_samples(payload[0]), payload[_first_frame(payload) :][:1]
+    if not first:
+        return 0
     pieces = max(1, frame // 960)
-    flags = payload[1] >> 7 - pieces & 1
+    flags = first[0] >> 7 - pieces & 1
     if payload[0] & 4:
-        flags |= payload[1] >> 6 - 2 * pieces & 1
+        flags |= first[0] >> 6 - 2 * pieces & 1
     return frame if flags else 0
+
+
+def _first_frame(payload: bytes) -> int:
+    """Where it begins, after what says how many there are and how long (RFC 6716, section 3.2)."""
+    code, at = payload[0] & 3, 1
+    if code == 3:
+        count, at = payload[1], 2
+        if count & 0x40:  # the length of padding, 255 for more of it
+            while payload[at : at + 1] == b"\xff":
+                at += 1
+            at += 1
+        lengths = (count & 0x3F) - 1 if count & 0x80 else 0
+    else:
+        lengths = 1 if code == 2 else 0
+    for _ in range(lengths):
+        at += 1 if payload[at : at + 1] < b"\xfc" else 2
+    return at
 
 
 # --- the library ---------------------------------------------------------------------------------------------------

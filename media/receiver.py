@@ -78,7 +78,7 @@ class Receiver:
             target = self._latch.target
             self._latch.arm(stream.remote, {self._host}, now)
             self._confirmed = self._confirmed and target == self._latch.target
-        if before is not None and before.held != stream.held:
+        if before is not None and (before.held, before.receives) != (stream.held, stream.receives):
             self.playout.change(self.codec)
         if before is not None and before.remote_rtcp != stream.remote_rtcp:
             self._rtcp_source = None

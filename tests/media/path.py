@@ -111,6 +111,16 @@ def noise(codec: Codec, seconds: float, seed: int = 3) -> Pcm:
     return np.convolve(white, np.ones(4) / 2, "same")[: round(seconds * codec.sample_rate)].astype(np.float32)
 
 
+def voice(seconds: float, rate: int = 48_000) -> Pcm:
+    """Something like a voice: a pitch that moves, its overtones, syllables and breath."""
+    at = np.arange(round(seconds * rate)) / rate
+    phase = np.cumsum(120 + 30 * np.sin(2 * np.pi * 0.7 * at)) / rate
+    overtones = sum(np.sin(2 * np.pi * k * phase) / k for k in range(1, 25))
+    syllables = np.maximum(0.05, 0.5 + 0.5 * np.sin(6 * np.pi * at))
+    breath = np.random.default_rng(1).normal(0.0, 0.003, len(at))
+    return (0.12 * overtones * syllables + breath).astype(np.float32)
+
+
 def onsets(blocks: Iterable[Pcm], codec: Codec) -> list[int]:
     """Numbers of the blocks in which sound begins after 60 ms or more without."""
     loud = [float(np.abs(block).max()) > 0.05 for block in blocks]

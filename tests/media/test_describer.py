@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from media.codec import OPUS, PCMA
 from media.describer import Describer
 from media.leg import LegError
 from media.negotiation import confirm
@@ -103,3 +104,29 @@ def test_an_offer_after_an_answer_keeps_streams_and_numbers() -> None:
     theirs = parse(sdp("m=image 0 udptl t38", "m=audio 4000 RTP/AVP 0", "m=video 0 RTP/AVP 96"))
     stream = confirm(parse("\r\n".join(ours)), theirs, THERE)
     assert (stream.number, stream.codec.name, stream.event_type) == (1, "PCMU", None)
+
+
+def test_numbers_that_a_session_has_given_a_meaning_are_not_given_another() -> None:
+    """Their PCMA is our Opus' 96, and their digits are where we would have those at 48 kHz."""
+    describer = Describer(7)
+    lines = "a=rtpmap:96 PCMA/8000", "a=rtpmap:102 telephone-event/8000"
+    answer(sdp("m=audio 4000 RTP/AVP 96 102", *lines), describer=describer)
+    offer = describer.offer(HERE, 16_384)
+    found = parse(offer).media[0].codecs()
+    assert found[96] == "PCMA/8000" and found[102] == "TELEPHONE-EVENT/8000"
+    assert sorted(found.values()) == [
+        *("G722/8000", "OPUS/48000/2", "PCMA/8000", "PCMU/8000"),
+        *("TELEPHONE-EVENT/48000", "TELEPHONE-EVENT/8000"),
+    ]
+
+
+def test_of_codecs_that_were_named_only_these_are_offered_in_that_order() -> None:
+    offer = Describer(7, codecs=(PCMA, OPUS)).offer(HERE, 16_384)
+    assert "m=audio 16384 RTP/AVP 8 96 101 102\r\n" in offer
+    assert "m=audio 16384 RTP/AVP 8 101\r\n" in Describer(7, codecs=(PCMA,)).offer(HERE, 16_384)
+
+
+def test_our_hold_is_offered_as_sendonly() -> None:
+    describer = Describer(7)
+    assert "a=sendonly\r\n" in describer.offer(HERE, 16_384, hold=True)
+    assert "a=sendrecv\r\n" in describer.offer(HERE, 16_384)

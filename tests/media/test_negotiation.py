@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from media.codec import OPUS, PCMA, named
 from media.crypto import Crypto, Policy
 from media.describer import Describer
 from media.leg import LegError
@@ -41,6 +42,53 @@ def test_a_plain_offer_is_answered_line_by_line() -> None:
 )
 def test_the_offerers_order_decides_and_static_types_need_no_rtpmap(formats: str, codec: str) -> None:
     assert agree(sdp(f"m=audio 4000 RTP/AVP {formats}")).codec.name == codec
+
+
+ALL = sdp(
+    "m=audio 4000 RTP/AVP 0 9 111 13 100 101",
+    "a=rtpmap:111 opus/48000/2",
+    "a=fmtp:111 minptime=10;maxaveragebitrate=20000",
+    "a=rtpmap:100 telephone-event/48000",
+    "a=rtpmap:101 telephone-event/8000",
+)
+
+
+@pytest.mark.parametrize(
+    ("codecs", "chosen"),
+    [((), "PCMU"), (("opus", "pcmu"), "opus"), (("g722", "opus"), "G722"), (("pcma", "pcmu"), "PCMU")],
+)
+def test_an_order_of_ours_decides_where_there_is_one(codecs: tuple[str, ...], chosen: str) -> None:
+    assert choose(parse(ALL), THERE, codecs=tuple(map(named, codecs))).codec.name == chosen
+    with pytest.raises(LegError, match="the offer has PCMU/8000, G722/8000, OPUS/48000/2, CN/8000"):
+        choose(parse(ALL), THERE, codecs=(PCMA,))
+
+
+def test_opus_is_answered_with_the_offerers_number_and_our_parameters() -> None:
+    stream = choose(parse(ALL), THERE, codecs=(OPUS,))
+    assert (stream.payload_type, stream.event_type, stream.event_rate) == (111, 100, 48_000)
+    assert (stream.fmtp, stream.noise_types) == ("minptime=10;maxaveragebitrate=20000", frozenset())
+    text = Describer(7).answer(parse(ALL), stream, HERE, 16_384)
+    assert text.split("\r\n")[5:-1] == [
+        "m=audio 16384 RTP/AVP 111 100",
+        "a=rtpmap:111 opus/48000/2",
+        "a=fmtp:111 useinbandfec=1;maxplaybackrate=24000;stereo=0;sprop-stereo=0",
+        "a=rtpmap:100 telephone-event/48000",
+        "a=fmtp:100 0-15",
+        "a=ptime:20",
+        "a=sendrecv",
+    ]
+
+
+def test_comfort_noise_is_taken_where_its_clock_is_the_codecs() -> None:
+    assert choose(parse(ALL), THERE).noise_types == {13}
+    assert "m=audio 16384 RTP/AVP 0 101 13" in answer(ALL)
+    assert "a=rtpmap:13 CN/8000" in answer(ALL)
+
+
+@pytest.mark.parametrize(("ptime_ms", "ours_ms"), [(10, 10), (30, 20), (40, 40), (50, 40), (60, 60), (120, 60)])
+def test_packets_of_opus_have_its_lengths(ptime_ms: int, ours_ms: int) -> None:
+    text = ALL.replace("a=fmtp:111", f"a=ptime:{ptime_ms}\r\na=fmtp:111")
+    assert choose(parse(text), THERE, codecs=(OPUS,)).ptime_ms == ours_ms
 
 
 @pytest.mark.parametrize("rtpmap", ["96 PCMA/8000", "96 pcma/8000/1"])

@@ -14,16 +14,7 @@ from media.codec import OPUS, named
 from media.leg import Pcm
 from media.opus import FMTP, OpusDecoder, OpusEncoder, Parameters, told_samples
 from media.pcm import silence
-
-
-def voice(seconds: float) -> Pcm:
-    """Something like a voice: a pitch that moves, its overtones, syllables and breath."""
-    at = np.arange(round(seconds * opus.RATE)) / opus.RATE
-    phase = np.cumsum(120 + 30 * np.sin(2 * np.pi * 0.7 * at)) / opus.RATE
-    overtones = sum(np.sin(2 * np.pi * k * phase) / k for k in range(1, 25))
-    syllables = np.maximum(0.05, 0.5 + 0.5 * np.sin(6 * np.pi * at))
-    breath = np.random.default_rng(1).normal(0.0, 0.003, len(at))
-    return (0.12 * overtones * syllables + breath).astype(np.float32)
+from tests.media.path import voice
 
 
 def packets(encode: OpusEncoder, pcm: Pcm, block: int = 960) -> list[bytes]:
@@ -79,11 +70,26 @@ def test_any_bytes_have_the_duration_that_libopus_says_and_break_nothing(payload
 
 @given(st.binary(min_size=2, max_size=80))
 def test_what_a_packet_tells_is_what_libopus_finds_in_it(payload: bytes) -> None:
-    if payload[0] & 3:
-        assert told_samples(payload) == 0
-    else:
-        found = library().opus_packet_has_lbrr(payload, len(payload)) if opus.duration(payload) else 0
-        assert (told_samples(payload) > 0) is (found == 1)
+    """One that is torn may seem to tell of something; to decode that is an error then."""
+    found = library().opus_packet_has_lbrr(payload, len(payload))
+    told = told_samples(payload)
+    if found == 1 or payload[0] & 3 == 0:
+        assert (told > 0) is (found == 1)
+    if told:
+        try:
+            assert len(OpusDecoder().recover(payload)) == told
+        except ValueError as error:
+            assert found < 1 and "no Opus packet" in str(error)
+
+
+@pytest.mark.parametrize("ms", [20, 40, 60])
+def test_packets_of_every_length_tell_of_20_ms_before_them(ms: int) -> None:
+    sent = packets(OpusEncoder("useinbandfec=1"), voice(3.0), 48 * ms)[:-1]
+    told = [told_samples(payload) for payload in sent]
+    assert [samples > 0 for samples in told] == [
+        library().opus_packet_has_lbrr(payload, len(payload)) == 1 for payload in sent
+    ]
+    assert set(told) == {0, 960} and sum(told) > 0
 
 
 # --- what a description says of it ---------------------------------------------------------------------------------

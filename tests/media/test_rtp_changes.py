@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from media import rtcp
-from media.codec import G722, PCMA, PCMU, Codec
+from media.codec import G722, OPUS, PCMA, PCMU, Codec
 from media.leg import LegError
 from media.receiver import FIRST_PACKET_S, UNCONFIRMED_S
 from media.rtp import KEEP_ALIVE_S
@@ -187,7 +187,9 @@ async def test_reports_from_signalling_do_not_confirm_an_address_elsewhere() -> 
         victim.close()
 
 
-@pytest.mark.parametrize(("before", "after"), [(PCMU, G722), (G722, PCMA), (PCMA, PCMU)], ids=lambda codec: codec.name)
+@pytest.mark.parametrize(
+    ("before", "after"), [(PCMU, G722), (G722, PCMA), (PCMA, OPUS), (OPUS, PCMU)], ids=lambda codec: codec.name
+)
 async def test_another_codec_in_mid_call(before: Codec, after: Codec) -> None:
     async with Line(before) as line:
         await line.connect()
@@ -203,7 +205,7 @@ async def test_another_codec_in_mid_call(before: Codec, after: Codec) -> None:
         packets = line.phone.packets(40)
         assert {packet.payload_type for packet in packets} == {after.payload_type}
         assert {packet.ssrc for packet in packets} == {old[0].ssrc}
-        assert (packets[0].timestamp - old[-1].timestamp) & 0xFFFFFFFF == 160
+        assert (packets[0].timestamp - old[-1].timestamp) & 0xFFFFFFFF == before.timestamp_step
         assert loudness(line.phone.hear(packets[12:])) > 0.1
         assert line.leg.stats.codec == after.name
 
@@ -366,3 +368,55 @@ async def test_media_over_the_other_ip_version_than_signalling() -> None:
         assert loudness(exchanges[-1].heard) > 0.1 and not exchanges[-1].skipped
         assert len(other.packets(16)) == 16
         other.close()
+
+
+# --- we hold -------------------------------------------------------------------------------------------------------
+
+
+async def test_we_hold_and_resume() -> None:
+    """Nothing is heard meanwhile; what we play leaves; the far end's refreshes do not end it."""
+    async with Line() as line:
+        await line.connect()
+        line.talk()
+        await line.frames(5, echo=True)
+        offer = await line.leg.offer(hold=True)
+        assert "a=sendonly" in offer
+        assert all(loudness(exchange.heard) > 0.1 for exchange in await line.frames(2))  # it is not agreed yet
+        await line.leg.accepted(line.phone.sdp("a=recvonly"))
+        assert not line.leg.held
+        line.phone.packets()
+        await line.frames(3)
+        for _ in range(2):
+            line.leg.play(np.full(FORMAT.frame_samples, 0.3, np.float32))
+            exchange = await line.frame()
+            assert not exchange.heard.any() and not exchange.held
+        assert loudness(line.phone.hear(line.phone.packets(20)[-4:])) > 0.2
+        assert "a=sendonly" in await line.leg.answer(line.phone.sdp("a=sendrecv"))
+        assert not (await line.frames(3))[-1].heard.any()
+        assert "a=sendrecv" in await line.leg.offer()
+        await line.leg.accepted(line.phone.sdp())
+        exchanges = await line.frames(5)
+        assert loudness(exchanges[-1].heard) == pytest.approx(0.177, abs=0.01)
+        assert line.leg.stats.frames_concealed == 0
+
+
+async def test_a_far_end_that_we_hold_is_not_missed() -> None:
+    async with Line() as line:
+        await line.connect()
+        await line.frame()
+        await line.leg.offer(hold=True)
+        await line.leg.accepted(line.phone.sdp("a=recvonly"))
+        line.run(round(FIRST_PACKET_S * 50) + 100)
+        assert not line.leg._lost.done()
+
+
+async def test_a_hold_that_is_refused_is_none() -> None:
+    async with Line() as line:
+        await line.connect()
+        line.talk()
+        await line.frames(3)
+        await line.leg.offer(hold=True)
+        with pytest.raises(LegError, match="refuses our audio"):
+            await line.leg.accepted(line.phone.sdp(port=0))
+        assert loudness((await line.frames(2))[-1].heard) > 0.1
+        assert "a=sendrecv" in await line.leg.answer(line.phone.sdp())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from aiortc.rtp import (
     RtcpByePacket,
@@ -14,6 +15,8 @@ from aiortc.rtp import (
 )
 
 from media import rtcp
+from media.codec import OPUS, PCMU
+from media.opus import OpusEncoder
 from media.rtp import KEEP_ALIVE_S
 from tests.media.line import Line, Phone, drain, loudness
 
@@ -107,3 +110,46 @@ async def test_a_forged_goodbye_or_report_changes_nothing() -> None:
         line.run(500)
         assert stranger.reports() == [] and line.phone.reports(1)
         stranger.close()
+
+
+async def test_what_the_far_end_reports_of_us_is_in_the_statistics() -> None:
+    async with Line() as line:
+        await line.connect()
+        await line.frame()
+        line.run(400)
+        packet = line.phone.packets(1)[0]
+        block = RtcpReceiverInfo(packet.ssrc, 51, 9, 0, 160, 0, 0)
+        other = RtcpReceiverInfo(packet.ssrc ^ 1, 255, 99, 0, 8_000, 0, 0)
+        line.phone.rtcp.sendto(bytes(RtcpRrPacket(line.phone.ssrc, [other, block])), line.phone.rtcp_target)
+        line.run(1)
+        stats = line.leg.stats
+        assert (stats.far_packets_lost, stats.far_jitter_s) == (9, 0.02)
+        assert (stats.reports_received, stats.reports_sent) == (1, len(line.phone.reports()))
+        assert line.leg._reports.far_loss == pytest.approx(0.2, abs=0.001)
+
+
+async def test_jitter_is_in_seconds_whatever_the_clock() -> None:
+    """Every other packet a tick late: what the smoothed deviation comes to (RFC 3550, section 6.4.1)."""
+    found = []
+    for codec in (PCMU, OPUS):
+        async with Line(codec) as line:
+            await line.connect()
+            await line.frame()
+            for number in range(200):
+                line.phone.send(codec.make_encoder()(np.zeros(codec.block_samples, np.float32)))
+                line.timers.run(0.03 if number % 2 else 0.01)
+            found.append(line.leg.stats.jitter_s)
+    assert found == [pytest.approx(0.02, rel=0.2)] * 2
+
+
+async def test_fec_is_for_as_much_as_the_far_end_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(OpusEncoder, "expect_loss", lambda self, fraction: asked.append(fraction))
+    async with Line(OPUS) as line:
+        await line.connect("a=fmtp:96 useinbandfec=1")
+        await line.frame()
+        line.run(100)
+        block = RtcpReceiverInfo(line.phone.packets(1)[0].ssrc, 51, 9, 0, 0, 0, 0)
+        line.phone.rtcp.sendto(bytes(RtcpRrPacket(line.phone.ssrc, [block])), line.phone.rtcp_target)
+        line.run(400)
+    assert asked[-1] == pytest.approx(0.2, abs=0.001)

@@ -12,6 +12,7 @@ from aiortc.rtp import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from media.codec import OPUS, PCMU, Codec
 from media.transport import MAX_READS
 from tests.media.line import FORMAT, Line, Phone, loudness
 from tests.media.waiting import until
@@ -147,3 +148,24 @@ def test_any_datagrams_leave_the_leg_whole(datagrams: list[tuple[bool, int, byte
             line.phone.packets(52)
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize(("codec", "kind"), [(PCMU, 13), (PCMU, 98), (OPUS, 13)], ids=["static", "dynamic", "unasked"])
+async def test_comfort_noise_is_silence_and_nothing_is_concealed(codec: Codec, kind: int) -> None:
+    """RFC 3389: a packet says that there is silence from here on; then, for a while, none comes."""
+    async with Line(codec) as line:
+        formats = f"{codec.payload_type} 101" + (f" {kind}" if codec is PCMU else "")
+        answer = await line.connect(*(["a=rtpmap:98 CN/8000"] if kind == 98 else []), formats=formats)
+        assert (f"a=rtpmap:{kind} CN/8000" in answer) is (codec is PCMU)
+        line.talk()
+        await line.frames(10)
+        line.hush()
+        line.phone.send(b"\x40", kind, advance=False)
+        exchanges = await line.frames(10)
+        assert not exchanges[-1].heard.any() and not any(exchange.concealed for exchange in exchanges)
+        line.phone.timestamp = (line.phone.timestamp + 40 * codec.timestamp_step) & 0xFFFFFFFF
+        line.talk()
+        exchanges = await line.frames(6)
+        assert loudness(exchanges[-1].heard) == pytest.approx(0.177, abs=0.01)
+        stats = line.leg.stats
+        assert (stats.packets_lost, stats.frames_concealed, stats.packets_dropped) == (0, 0, 0)
