@@ -6,33 +6,29 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
 from signaling.sip import dialog as dialogs
 from signaling.sip.alarms import Alarms
-from signaling.sip.buckets import Buckets
-from signaling.sip.dialog import GLARE, Alarm, Dialog, Negotiation
+from signaling.sip.dialog import Alarm, Dialog, Negotiation
 from signaling.sip.early import Early
 from signaling.sip.events import Answered, Changed, Ended, Event, Invited, Pressed
-from signaling.sip.grammar import parse_address, parse_uri
-from signaling.sip.info import KINDS, digit
+from signaling.sip.grammar import parse_address
+from signaling.sip.info import KINDS, read
 from signaling.sip.message import SDP, Request
+from signaling.sip.offers import Offers
 from signaling.sip.reason import reason_field, reason_of
-from signaling.sip.replaces import replaces_of
-from signaling.sip.resolve import PORTS
-from signaling.sip.sessiontimer import MIN_SE, IntervalTooSmall, answer_fields, asked_for
+from signaling.sip.replaces import refusal, replaces_of
+from signaling.sip.sessiontimer import answer_fields, asked_for
 from signaling.sip.transaction import Flow, State
 from signaling.sip.transactions import Served, Told, Transactions
+from signaling.sip.way import way_to
 
 ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE, PRACK, REFER, NOTIFY"
 SUPPORTED = "timer, 100rel, replaces"
 UNDERSTOOD = frozenset(SUPPORTED.split(", "))
 """What a peer may require of us."""
-
-CHANGE_RATE, CHANGE_BURST = 0.5, 5
-"""Changes of a session a second, for each call: each of them costs the media something."""
 
 RETRY_S = 10
 """Retry-After of a 503, in seconds."""
@@ -44,10 +40,9 @@ class Calls:
     def __init__(self, transactions: Transactions, trusted: Callable[[str], bool], token: Callable[[], str]) -> None:
         self.events: list[Event] = []
         self._transactions, self._trusted, self._token = transactions, trusted, token
-        self._changes = Buckets(CHANGE_RATE, CHANGE_BURST)
+        self._offers = Offers(transactions, self._succeed, lambda changed: self.events.append(changed))
         self._dialogs: dict[tuple[str, str, str], Dialog] = {}
         self._invites: dict[Dialog, Served] = {}
-        self._pending: dict[Dialog, tuple[Changed, Served]] = {}
         self._alarms: Alarms[Dialog] = Alarms()
         self._early = Early(transactions)
         self._taking: dict[Dialog, Dialog] = {}  # the call whose place one takes
@@ -58,7 +53,7 @@ class Calls:
 
     def __len__(self) -> int:
         """How many things are kept: dialogs, and requests in them that wait for our own side."""
-        return len(self._dialogs) + len(self._invites) + len(self._pending) + len(self._early) + len(self._taking)
+        return len(self._dialogs) + len(self._invites) + len(self._offers) + len(self._early) + len(self._taking)
 
     @property
     def idle(self) -> bool:
@@ -97,14 +92,8 @@ class Calls:
 
     def change(self, changed: Changed, outcome: str | int, now: float) -> None:
         """Answer a Changed with a session description, or refuse it with a status; too late, it has no effect."""
-        pending, served = self._pending.get(changed.dialog, (None, None))
-        if served is None or pending is not changed:
-            return
-        if isinstance(outcome, int):
-            self._unchanged(changed.dialog, outcome, now)
-        else:
-            self._drop_pending(changed.dialog)
-            self._succeed(changed.dialog, served, outcome, now)
+        self._offers.change(changed, outcome, now)
+        self.rouse(changed.dialog)
 
     def hang_up(self, dialog: Dialog, reason: str, now: float) -> None:
         """End the call in whatever state it is; a BYE waits for the ACK of our 2xx."""
@@ -126,7 +115,7 @@ class Calls:
     def drop(self, dialog: Dialog, now: float) -> None:
         """An early dialog that came to nothing."""
         if dialog.handle(dialogs.Input.DROPPED) is not None:
-            self._unchanged(dialog, 487, now)
+            self._offers.unchanged(dialog, 487, now)
             del self._dialogs[dialog.id]
             self._alarms.set(dialog, None)
 
@@ -184,10 +173,11 @@ class Calls:
     def invite(self, served: Served, now: float) -> None:
         """INVITE, the first or another."""
         if served.dialog is not None:
-            self._offered(served, served.dialog, now)
+            self._offers.offered(served, served.dialog, now)
+            self.rouse(served.dialog)
         elif not _readable(served.request.headers.values("Record-Route")):
             self._transactions.answer(served, 400, now, phrase="Bad Request (bad Record-Route)")
-        elif self._acceptable(served, now) and self._replaces(served, now):
+        elif self._offers.acceptable(served, now) and self._replaces(served, now):
             dialog = Dialog.invited(served.request, served.flow, served.tag, now)
             served.dialog = dialog
             self._dialogs[dialog.id] = dialog
@@ -195,14 +185,11 @@ class Calls:
             if (named := replaces_of(served.request)) is not None:
                 self._taking[dialog] = self._dialogs[named.id]
             self._transactions.answer(served, 100, now)
-            self._alarms.set(dialog, dialog.next_at)
+            self.rouse(dialog)
             self.events.append(Invited(dialog, served.request))
 
     def _replaces(self, served: Served, now: float) -> bool:
-        """Whether a call takes nobody's place, or that of one it may have (RFC 3891, section 3); if not, it is said.
-
-        Who knows a call by its tags may be anybody that heard them: it must come from the same host, or one we trust.
-        """
+        """Whether a call takes nobody's place, or that of one it may have (RFC 3891, section 3); if not, it is said."""
         try:
             named = replaces_of(served.request)
         except ValueError as error:
@@ -210,17 +197,10 @@ class Calls:
             return False
         if named is None:
             return True
-        old, host = self._dialogs.get(named.id), served.flow.remote[0]
-        if old is None or old.state in (dialogs.State.EARLY, dialogs.State.PLACED):
-            code = 481
-        elif old.over or not (host == old.flow.remote[0] or self._trusted(host)):
-            code = 603
-        elif named.early_only:
-            code = 486
-        else:
-            return True
-        self._transactions.answer(served, code, now)
-        return False
+        code = refusal(named, self._dialogs.get(named.id), served.flow.remote[0], self._trusted)
+        if code:
+            self._transactions.answer(served, code, now)
+        return not code
 
     def update(self, served: Served, now: float) -> None:
         """UPDATE: an offer, or a session refresh."""
@@ -228,8 +208,9 @@ class Calls:
         if dialog is None or dialog.over:
             self._transactions.answer(served, 481, now)
         elif served.request.body:
-            self._offered(served, dialog, now)
-        elif self._acceptable(served, now):
+            self._offers.offered(served, dialog, now)
+            self.rouse(dialog)
+        elif self._offers.acceptable(served, now):
             self._succeed(dialog, served, "", now)
 
     def prack(self, served: Served, now: float) -> None:
@@ -246,7 +227,7 @@ class Calls:
             self._transactions.answer(served, 400, now, phrase="Bad Request (no answer to our offer)")
             self.reject(dialog, 488, "the PRACK brought no answer to our offer", now)
         elif request.body and not owed:
-            self._offered(served, dialog, now)
+            self._offers.offered(served, dialog, now)
         else:
             self._transactions.answer(served, 200, now)
             self.events += [Answered(dialog, request.media)] if owed and request.media else []
@@ -273,22 +254,19 @@ class Calls:
         if self._invites.get(dialog) is invite:
             self._step(dialog, dialogs.Input.CANCEL, now, "caller", reason_of(cancel) or "cancelled", 487)
         else:
-            self._unchanged(dialog, 487, now)
+            self._offers.unchanged(dialog, 487, now)
+            self.rouse(dialog)
 
     def info(self, served: Served, now: float) -> None:
         """INFO: a digit."""
-        dialog, kind = served.dialog, served.request.content_type
+        dialog = served.dialog
         if dialog is None or dialog.over:
             self._transactions.answer(served, 481, now)
-        elif not served.request.body:
-            self._transactions.answer(served, 200, now)
-        elif kind not in KINDS:
-            self._transactions.answer(served, 415, now, ("Accept", ", ".join(KINDS)))
-        elif key := digit(kind, served.request.body):
-            self._transactions.answer(served, 200, now)
-            self.events.append(Pressed(dialog, key))
-        else:
-            self._transactions.answer(served, 400, now, phrase="Bad Request (no digit)")
+            return
+        code, phrase, key = read(served.request)
+        accept = (("Accept", ", ".join(KINDS)),) if code == 415 else ()
+        self._transactions.answer(served, code, now, *accept, phrase=phrase)
+        self.events += [Pressed(dialog, key)] if key else []
 
     def acknowledged(self, ack: Request, flow: Flow, now: float) -> bool:
         """ACK of a 2xx; False where there is nothing to acknowledge."""
@@ -310,61 +288,6 @@ class Calls:
         else:
             dialog.remote_media = None  # it is no offer that could be repeated
             self.events.append(Answered(dialog, ack.media))
-
-    # --- changes ---
-
-    def _offered(self, served: Served, dialog: Dialog, now: float) -> None:
-        """A re-INVITE, or an UPDATE with an offer (section 14.2; RFC 3311)."""
-        request = served.request
-        if dialog.over:
-            self._transactions.answer(served, 481, now)
-        elif glare := GLARE.get((dialog.negotiation, request.method)):
-            self._transactions.answer(served, glare, now, retry_soon())
-        elif not self._acceptable(served, now):
-            return
-        elif request.media is not None and request.media == dialog.remote_media:
-            self._succeed(dialog, served, dialog.local_media, now)  # a refresh: nothing to negotiate
-        elif not self._changes.take(dialog.id, now):
-            self._transactions.answer(served, 500, now, retry_soon())
-        else:
-            self._change(served, Changed(dialog, request.media), now)
-
-    def _acceptable(self, served: Served, now: float) -> bool:
-        """Whether body and session interval are such as we can serve; if not, it has been said."""
-        request = served.request
-        try:
-            asked_for(request)
-        except IntervalTooSmall:
-            self._transactions.answer(served, 422, now, ("Min-SE", str(MIN_SE)))
-            return False
-        if request.body and (request.content_type != SDP or not _plain(request)):
-            self._transactions.answer(served, 415, now, ("Accept", SDP), ("Accept-Encoding", "identity"))
-            return False
-        return True
-
-    def _change(self, served: Served, changed: Changed, now: float) -> None:
-        """Ask our own side, while the peer waits."""
-        dialog = changed.dialog
-        dialog.negotiation = Negotiation.OFFERED
-        dialog.alarms[Alarm.CHANGE] = now + dialogs.CHANGE_S
-        self._pending[dialog] = changed, served
-        if served.request.method == "INVITE":
-            self._transactions.answer(served, 100, now)
-        self._alarms.set(dialog, dialog.next_at)
-        self.events.append(changed)
-
-    def _unchanged(self, dialog: Dialog, code: int, now: float) -> None:
-        """Refuse the change that is pending, if one is: the old session stands."""
-        served = self._drop_pending(dialog)
-        if served is not None:
-            dialog.negotiation = Negotiation.STABLE
-            self._transactions.answer(served, code, now)
-            self._alarms.set(dialog, dialog.next_at)
-
-    def _drop_pending(self, dialog: Dialog) -> Served | None:
-        dialog.alarms.pop(Alarm.CHANGE, None)
-        _, served = self._pending.pop(dialog, (None, None))
-        return served
 
     # --- what is sent ---
 
@@ -404,7 +327,7 @@ class Calls:
             for tell in self.when_over:
                 tell(dialog, now)
             self.events.append(Ended(dialog, by, reason))
-            self._unchanged(dialog, 487, now)
+            self._offers.unchanged(dialog, 487, now)
             self._early.forget(dialog)
             self._taking.pop(dialog, None)
         for action in actions:
@@ -424,21 +347,8 @@ class Calls:
         dialog.alarms[Alarm.FORGET] = now + dialogs.LINGER_S
 
     def way_to(self, dialog: Dialog) -> Flow:
-        """Where our requests go: as RFC 3261 has it if that is a host we trust, else back by the way the peer's came.
-
-        A Contact or Record-Route must not turn us into somebody else's weapon, and behind a NAT it names no place.
-        """
-        flow = dialog.flow
-        try:
-            uri = parse_uri(dialog.next_hop)
-        except ValueError:
-            return flow
-        host = uri.host.strip("[]").lower()
-        in_reach = (":" in host) == (":" in flow.remote[0])  # of the socket that heard the peer
-        if dialog.natted or not in_reach or not (host == flow.remote[0] or self._trusted(host)):
-            return flow
-        named = (host, uri.port or PORTS[flow.protocol])
-        return replace(flow, spare=named) if flow.reliable else replace(flow, remote=named)
+        """Where our requests in it go."""
+        return way_to(dialog, self._trusted)
 
     # --- time ---
 
@@ -470,7 +380,7 @@ class Calls:
         elif alarm is Alarm.EXPIRED:
             self._step(dialog, dialogs.Input.EXPIRED, now, "network", "the session was not refreshed in time")
         elif alarm is Alarm.CHANGE:
-            self._unchanged(dialog, 488, now)
+            self._offers.unchanged(dialog, 488, now)
         elif alarm is Alarm.FORGET:
             self._dialogs.pop(dialog.id, None)
         else:
@@ -492,13 +402,3 @@ def _readable(routes: tuple[str, ...]) -> bool:
         return all(parse_address(route) for route in routes)
     except ValueError:
         return False
-
-
-def _plain(request: Request) -> bool:
-    """Whether the body is not compressed."""
-    return request.headers.get("Content-Encoding", "identity").lower() == "identity"
-
-
-def retry_soon() -> tuple[str, str]:
-    """Between 0 and 10 s, at random, so that two who collided do not collide again (section 14.2)."""
-    return "Retry-After", str(secrets.randbelow(11))

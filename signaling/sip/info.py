@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from signaling.sip.message import Request
+
 KINDS = ("application/dtmf-relay", "application/dtmf")
 
 _KEYS = "0123456789*#ABCD"
@@ -17,3 +19,14 @@ def digit(kind: str, body: bytes) -> str:
         text = next((value.strip() for name, _, value in lines if name.strip() == "SIGNAL"), "")
     text = _NUMBERED.get(text, text)
     return text if len(text) == 1 and text in _KEYS else ""
+
+
+def read(request: Request) -> tuple[int, str, str]:
+    """(code, phrase, key): how an INFO is answered, and the key in it, "" where there is none (RFC 6086, s. 4.2.2)."""
+    if not request.body:
+        return 200, "", ""
+    if request.content_type not in KINDS:
+        return 415, "", ""
+    if key := digit(request.content_type, request.body):
+        return 200, "", key
+    return 400, "Bad Request (no digit)", ""

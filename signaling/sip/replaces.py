@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from signaling.sip.dialog import Dialog
+from signaling.sip.dialog import Dialog, State
 from signaling.sip.grammar import TOKEN, split
 from signaling.sip.message import Request
 
@@ -58,3 +59,15 @@ def replaces_of(request: Request) -> Replaces | None:
     if len(values) > 1:
         raise ValueError("more than one Replaces")
     return Replaces.parse(values[0])
+
+
+def refusal(named: Replaces, old: Dialog | None, host: str, trusted: Callable[[str], bool]) -> int:
+    """How an INVITE from `host` that would take the place of `old` is refused (section 3); 0 where it may have it.
+
+    Who knows a call by its tags may be anybody that heard them: it must come from the same host, or one we trust.
+    """
+    if old is None or old.state in (State.EARLY, State.PLACED):
+        return 481
+    if old.over or not (host == old.flow.remote[0] or trusted(host)):
+        return 603
+    return 486 if named.early_only else 0

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from signaling.sip.buckets import Buckets, source_of
-from signaling.sip.calls import ALLOW, RETRY_S, SUPPORTED, UNDERSTOOD, Calls, retry_soon
+from signaling.sip.calls import ALLOW, RETRY_S, SUPPORTED, UNDERSTOOD, Calls
 from signaling.sip.changes import Changes
 from signaling.sip.client import Client
 from signaling.sip.dialog import Dialog, contact
 from signaling.sip.events import Event, Shed
 from signaling.sip.keeper import Keeper
 from signaling.sip.message import SDP, Request, Response, received_from, respond
+from signaling.sip.offers import retry_soon
 from signaling.sip.refer import Referrals
 from signaling.sip.registrar import Registrar
 from signaling.sip.resolve import PORTS

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from signaling.sip.info import digit
+from signaling.sip.info import digit, read
+from signaling.sip.message import Headers, Request
 
 RELAY, PLAIN = "application/dtmf-relay", "application/dtmf"
 
@@ -29,3 +30,18 @@ RELAY, PLAIN = "application/dtmf-relay", "application/dtmf"
 )
 def test_digits(kind: str, body: str, key: str) -> None:
     assert digit(kind, body.encode()) == key
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "outcome"),
+    [
+        ("application/dtmf-relay", b"Signal=5\r\nDuration=160", (200, "", "5")),
+        ("application/dtmf", b"#", (200, "", "#")),
+        ("application/dtmf", b"hello", (400, "Bad Request (no digit)", "")),
+        ("text/plain", b"5", (415, "", "")),
+        ("", b"", (200, "", "")),
+    ],
+)
+def test_how_an_info_is_answered(kind: str, body: bytes, outcome: tuple[int, str, str]) -> None:
+    fields = (("Content-Type", kind),) if kind else ()
+    assert read(Request(Headers(fields), body, "INFO", "sip:a@b")) == outcome
