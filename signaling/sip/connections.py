@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from signaling.call import SignalingError
 from signaling.sip import tls
+from signaling.sip.buckets import source_of
 from signaling.sip.grammar import host_port
 from signaling.sip.resolve import Target
 from signaling.sip.tls import Certificate
@@ -92,17 +93,17 @@ class Connections:
         local = self.local(connection.protocol, remote[0], port)
         flow = Flow(connection.protocol, remote, local, self._serial, spare, name)
         self._open[flow.serial] = connection
-        self._sources[remote[0]] += 1
+        self._sources[source_of(remote[0])] += 1
         return flow
 
     def is_full(self, host: str) -> bool:
         """Whether there may be no further connection with that host."""
-        return len(self._open) >= MAX_CONNECTIONS or self._sources[host] >= MAX_PER_SOURCE
+        return len(self._open) >= MAX_CONNECTIONS or self._sources[source_of(host)] >= MAX_PER_SOURCE
 
     def remove(self, flow: Flow) -> None:
         """It is closed."""
         if self._open.pop(flow.serial, None) is not None:
-            self._sources[flow.remote[0]] -= 1
+            self._sources[source_of(flow.remote[0])] -= 1
             self._sources += Counter()  # forgets the zeros
 
     def close(self) -> None:
@@ -113,7 +114,7 @@ class Connections:
 
     async def shake(self, sock: socket.socket, host: str, context: ssl.SSLContext) -> str:
         """Agree on TLS with a peer that has connected; why not, if it came to nothing. Takes the socket over."""
-        self._handshakes[host] += 1
+        self._handshakes[source_of(host)] += 1
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: Stream(self, "TLS"),
@@ -127,13 +128,13 @@ class Connections:
         except OSError as error:  # an SSLError is one
             return tls.why(error)
         finally:
-            self._handshakes[host] -= 1
+            self._handshakes[source_of(host)] -= 1
             self._handshakes += Counter()
         return ""
 
     def may_shake(self, host: str) -> bool:
         """Whether a peer that has connected may try to agree on TLS."""
-        few = self._handshakes.total() < MAX_HANDSHAKES and self._handshakes[host] < MAX_PER_SOURCE
+        few = self._handshakes.total() < MAX_HANDSHAKES and self._handshakes[source_of(host)] < MAX_PER_SOURCE
         return few and not self._closed and not self.is_full(host)
 
     # --- what goes out ---

@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
+from textwrap import indent
 from typing import Any, Self
 
 from signaling.call import Call, CallEnded, Rejection, SignalingError
@@ -65,9 +66,10 @@ ASKED_FOR = ("MD5",)
 either order; every phone knows MD5, and a password that can be guessed from one can be guessed from the other.
 """
 
-_KEY = re.compile(rb"(inline:)[^|\s;]+", re.IGNORECASE)  # RFC 4568, section 9.1: a line may have several
+_KEY = re.compile(rb"(inline:[ \t]*)[^|\s;]+", re.IGNORECASE)  # RFC 4568, section 9.1: a line may have several
 _DIGEST = re.compile(rb'(\bresponse ?= ?"?)[0-9A-Fa-f]{32,64}')
 """Passwords can be guessed from it at leisure."""
+_CONTROL = re.compile(r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class SipEndpoint:
@@ -354,7 +356,11 @@ def _registrar(users: Mapping[str, str]) -> Registrar:
 
 
 def _trace(direction: str, data: bytes, flow: Flow) -> None:
-    """A message in the log, the keys in its SDP masked, and what was made with a password."""
+    """A message in the log, the keys in its SDP masked, and what was made with a password.
+
+    What a peer says can neither look like a line of ours nor steer a terminal.
+    """
     if logger.isEnabledFor(logging.DEBUG):
         text = _DIGEST.sub(rb"\1***", _KEY.sub(rb"\1***", data)).decode(errors="replace")
+        text = indent(_CONTROL.sub("?", text), "  ")
         logger.debug("%s %s %s:%d\n%s", direction, flow.protocol, *flow.remote, text)

@@ -471,6 +471,20 @@ async def test_noise_hurts_nobody() -> None:
         await peer.hang_up()
 
 
+async def test_what_a_peer_says_is_no_line_of_our_log(caplog: pytest.LogCaptureFixture) -> None:
+    """It can neither be taken for one, nor steer the terminal of who reads it."""
+    caplog.set_level(logging.DEBUG, "signaling.sip")
+    async with desk(leave) as agent, udp_peer(agent.port) as peer:
+        peer.ask("INVITE", "Subject: \u202e\x1b[2J\rgone \x9b", body="v=0\r\n2026-01-01 INFO - forged\r\n")
+        while "forged" not in caplog.text:
+            await asyncio.sleep(0.01)
+    (said,) = [record.getMessage() for record in caplog.records if "forged" in record.getMessage()]
+    first, *lines = said.split("\n")
+    assert first.startswith("< UDP 127.0.0.1:")
+    assert all(line.startswith("  ") for line in lines if line.strip())
+    assert "  Subject: ??[2J?gone ?\r" in lines
+
+
 async def test_keys_are_masked_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "signaling.sip")
     key = "WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz"
