@@ -1,0 +1,155 @@
+"""transfer.py: the far end does it, or we do, or nobody can."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+from media.leg import AudioFormat, Exchange, LegError
+from signaling.call import Call, CallOffer, SignalingError
+from tests.fakes import FakeCall, FakeLeg, offer
+from voipagent.transfer import Line, Switchboard
+
+FORMAT = AudioFormat(24_000, 1_920)
+
+T = TypeVar("T")
+
+
+class FakeOutgoing(FakeCall):
+    """A call of ours that the test answers."""
+
+    def __init__(self) -> None:
+        super().__init__(offer(None, "call-2"))
+        self.taken = asyncio.Event()
+
+    async def invite(self, media: str | None) -> None:
+        self.log.append(("invite", media))
+
+    async def wait_ringing(self) -> None:
+        await self.taken.wait()
+
+    async def wait_answered(self) -> None:
+        await self.taken.wait()
+
+
+class Refusing(FakeCall):
+    async def transfer(self, target: str | Call) -> None:
+        await super().transfer(target)
+        raise SignalingError("603 Decline")
+
+
+class Board:
+    """A switchboard, whose one call and leg are at hand."""
+
+    def __init__(self, refuse: str = "", nowhere: bool = False) -> None:
+        self.other, self.leg = FakeOutgoing(), FakeLeg(refuse)
+        self.dialled: list[tuple[str, str]] = []
+        self.nowhere = nowhere
+        self.board = Switchboard(self, self.open_leg, FORMAT)
+
+    async def dial(self, target: str, trunk: str = "") -> FakeOutgoing:
+        self.dialled.append((target, trunk))
+        if self.nowhere:
+            raise SignalingError("no trunk may call there")
+        return self.other
+
+    def open_leg(self, call_offer: CallOffer) -> FakeLeg:
+        assert call_offer is self.other.offer
+        return self.leg
+
+
+async def soon(work: Coroutine[Any, Any, T]) -> T:
+    async with asyncio.timeout(5):
+        return await work
+
+
+async def test_the_far_end_does_it_itself() -> None:
+    board, call = Board(), FakeCall()
+    assert await soon(board.board.reach(call, "+4930123")) is None
+    assert call.log == [("transfer", "+4930123")]
+    assert board.dialled == []
+
+
+async def test_where_it_refuses_we_call() -> None:
+    board, call = Board(), Refusing()
+    board.other.taken.set()
+    line = await soon(board.board.reach(call, "+4930123", "trunk"))
+    assert line is not None and line.leg is board.leg
+    assert board.dialled == [("+4930123", "trunk")]
+    assert board.other.log == [("invite", "our offer")]
+    assert board.other.answered is not None and board.other.renegotiate is not None
+    await board.other.answered("their answer")
+    assert board.leg.answers == ["their answer"]
+    assert await board.other.renegotiate("hold") == "answer to hold"
+    async with line:
+        pass
+    assert board.leg.closed
+    assert board.other.log[-1] == ("hang_up", "the other party hung up")
+
+
+async def test_nobody_answers_there() -> None:
+    board, call = Board(), Refusing()
+    board.other.end("callee", "busy")
+    with pytest.raises(SignalingError, match="sip:bob@h was not reached: busy"):
+        await soon(board.board.reach(call, "sip:bob@h"))
+    assert board.leg.closed
+    assert [name for name, _ in call.log] == ["transfer"]  # and goes on
+
+
+async def test_no_way_leads_there() -> None:
+    board = Board(nowhere=True)
+    with pytest.raises(SignalingError, match="no trunk may call there"):
+        await soon(board.board.reach(Refusing(), "+4930123"))
+    assert not board.leg.closed  # there was none
+
+
+async def test_no_port_for_it() -> None:
+    board = Board(refuse="no port is free")
+    with pytest.raises(SignalingError, match="no media for bob: no port is free") as error:
+        await soon(board.board.reach(Refusing(), "bob"))
+    assert isinstance(error.value.__cause__, LegError)
+    assert board.leg.closed and board.other.log[-1][0] == "hang_up"
+
+
+async def test_whoever_waited_is_gone() -> None:
+    board = Board()
+    waiting = asyncio.create_task(board.board.reach(Refusing(), "bob"))
+    while ("invite", "our offer") not in board.other.log:
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    assert board.leg.closed and board.other.log[-1][0] == "hang_up"
+
+
+def line_of(board: Board) -> Line:
+    return Line(board.other, board.leg, FORMAT)
+
+
+async def test_the_two_talk_until_one_is_gone() -> None:
+    board, leg = Board(), FakeLeg()
+    heard: list[Exchange] = []
+    talking = asyncio.create_task(line_of(board).talk(leg, heard.append))
+    voice = np.full(FORMAT.frame_samples, 0.5, np.float32)
+    leg.hear(voice)
+    async with asyncio.timeout(5):
+        while not heard or not board.leg.played:
+            await asyncio.sleep(0)
+    assert np.array_equal(board.leg.played[0], voice)
+    board.other.end("callee", "hung up there")
+    assert await soon(_result(talking)) == "hung up there"
+
+
+async def test_the_others_media_is_lost() -> None:
+    board = Board()
+    talking = asyncio.create_task(line_of(board).talk(FakeLeg(), lambda exchange: None))
+    board.leg.broken.set_result("no audio from there")
+    assert await soon(_result(talking)) == "no audio from there"
+
+
+async def _result(task: asyncio.Task[str]) -> str:
+    return await task

@@ -1,0 +1,112 @@
+"""Putting a caller through to somebody else: by the far end itself where it will, else by a bridge of two legs.
+
+A carrier that is asked to transfer may refuse. Then we call the other ourselves, and stay in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
+
+from media.leg import AudioFormat, Exchange, Leg, LegError
+from media.room import Bridge, Side
+from signaling.call import Call, CallOffer, Dialer, OutgoingCall, Rejection, SignalingError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Somebody else, who has taken a call of ours. Leaving it hangs up there and gives the port back."""
+
+    call: OutgoingCall
+    leg: Leg
+    format: AudioFormat
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.call.hang_up("the other party hung up")
+        await self.leg.close()
+
+    async def talk(self, leg: Leg, hear: Callable[[Exchange], None]) -> str:
+        """Let the far end of `leg` and this one talk until one of them is gone; why. Nobody else may use `leg` then.
+
+        `hear` is called with each exchange of `leg`: both sides of the conversation.
+        """
+
+        async def over() -> str:
+            return (await self.call.wait_ended()).reason
+
+        bridge = Bridge(Side(leg, self.format), Side(self.leg, self.format), hear)
+        return await _first(bridge.run(), over())
+
+
+class Switchboard:
+    """Reaches somebody else for a caller. `open_leg` makes the leg of a call of ours, in that format."""
+
+    def __init__(self, dialer: Dialer, open_leg: Callable[[CallOffer], Leg], audio_format: AudioFormat) -> None:
+        self._dialer, self._open_leg, self._format = dialer, open_leg, audio_format
+
+    async def reach(self, call: Call, target: str, trunk: str = "") -> Line | None:
+        """Have the far end call `target`; where it will not, call there ourselves, by that trunk if one is named.
+
+        None: it has reached them, and leaves. A Line: they have answered us. Raises SignalingError where neither way
+        leads there: the call goes on.
+        """
+        try:
+            await call.transfer(target)
+        except SignalingError as error:
+            logger.info("- %s the far end does not transfer: %s", call.offer.id, error)
+        else:
+            return None
+        return await self._call(target, trunk)
+
+    async def _call(self, target: str, trunk: str) -> Line:
+        """Somebody who has answered. Raises SignalingError."""
+        call = await self._dialer.dial(target, trunk)
+        leg = self._open_leg(call.offer)
+        line = Line(call, leg, self._format)
+        try:
+            call.answered = leg.accepted
+            call.renegotiate = lambda offer: _renegotiate(leg, offer)
+            await call.invite(await leg.offer())
+            await _first(call.wait_answered(), _unanswered(call, target))
+        except BaseException as error:
+            await line.__aexit__(type(error), error, None)
+            if isinstance(error, LegError):
+                raise SignalingError(f"no media for {target}: {error}") from error
+            raise
+        return line
+
+
+async def _unanswered(call: OutgoingCall, target: str) -> None:
+    raise SignalingError(f"{target} was not reached: {(await call.wait_ended()).reason}")
+
+
+async def _renegotiate(leg: Leg, offer: str | None) -> str | Rejection:
+    try:
+        return await leg.offer() if offer is None else await leg.answer(offer)
+    except LegError:
+        return Rejection.NOT_ACCEPTABLE
+
+
+async def _first(*awaited: Awaitable[T]) -> T:
+    """What the first to be done gives or raises; the others are cancelled."""
+    tasks = [asyncio.ensure_future(each) for each in awaited]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task in done).result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
