@@ -19,7 +19,7 @@ from voipagent.lab.serving import serving_agent
 
 pytestmark = pytest.mark.peer("baresip")
 
-CODECS = [("pcmu", 8_000, "PCMU"), ("pcma", 8_000, "PCMA"), ("g722/16000/1", 16_000, "G722")]
+CODECS = [("pcmu", 8_000, "PCMU"), ("pcma", 8_000, "PCMA"), ("g722/16000/1", 16_000, "G722"), ("opus/48000/2", 48_000, "opus")]
 GREETING = "Hello, this is Ada."
 
 
@@ -42,7 +42,7 @@ async def talk(line: Any, samples: NDArray[np.float32], rate: int, extra_s: floa
     """Say `samples` in real time, and `extra_s` of silence; gives what was heard meanwhile."""
     from baresip import AudioNotActive, AudioRestarted
 
-    packet = rate // 50
+    packet, channels = rate // 50, 2 if rate == 48_000 else 1  # its Opus is stereo
     padded = np.concatenate([samples, np.zeros(round(extra_s * rate), np.float32)])
     pieces = np.split((padded * 32767).astype("<i2"), range(packet, len(padded), packet))
     heard, loop = [], asyncio.get_running_loop()
@@ -50,10 +50,10 @@ async def talk(line: Any, samples: NDArray[np.float32], rate: int, extra_s: floa
     for number, piece in enumerate(pieces):
         await asyncio.sleep(began + number * 0.02 - loop.time())
         with contextlib.suppress(AudioNotActive, AudioRestarted):  # its re-INVITEs replace the streams
-            line.audio.write(piece.tobytes())
+            line.audio.write(np.repeat(piece, channels).tobytes())
             heard.append(line.audio.read(1 << 16))
     said: NDArray[np.float32] = (np.frombuffer(b"".join(heard), "<i2") / 32768).astype(np.float32)
-    return said
+    return said[::channels]
 
 
 async def hears_itself(line: Any, burst: Burst, rate: int) -> bool:
