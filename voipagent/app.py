@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from datetime import datetime
@@ -62,7 +62,7 @@ async def _serve(settings: Settings) -> None:
     trunks, lines = settings.signaling_trunks, Lines()
     with Recorder() as recorder:
         async with (
-            open_engine(settings.engine) as engine,
+            open_engine(settings.engine, [each.voice for each in settings.who_answers]) as engine,
             open_memory(settings.context, settings.summary, _telling(settings.engine)) as memory,
             Legs(
                 AudioFormat(engine.sample_rate, engine.frame_samples),
@@ -199,7 +199,8 @@ async def talk(settings: Settings, source: Path, target: Path, transcript: Path 
         def write(line: Line) -> None:
             lines.write(f"{line}\n".encode())
 
-        async with open_engine(settings.engine.model_copy(update={"rows": 1})) as engine:
+        alone = settings.engine.model_copy(update={"rows": 1})
+        async with open_engine(alone, [settings.persona.voice]) as engine:
             persona = settings.persona.filled("a file", "agent", datetime.now().astimezone())
             await talk_through(engine, persona, persona.draw(engine.sampling, seed), source, target, write)
 
@@ -208,13 +209,16 @@ async def talk(settings: Settings, source: Path, target: Path, transcript: Path 
 
 
 @contextlib.asynccontextmanager
-async def open_engine(settings: EngineSettings) -> AsyncIterator[Engine]:
-    """The engine that the settings name, READY. Raises CheckpointError or EngineError with what is wrong."""
-    async with _engine(settings) as engine:
+async def open_engine(settings: EngineSettings, voices: Sequence[str] = ()) -> AsyncIterator[Engine]:
+    """The engine that the settings name, READY, with the voices that calls will ask for.
+
+    Raises CheckpointError or EngineError with what is wrong.
+    """
+    async with _engine(settings, voices) as engine:
         yield engine
 
 
-def _engine(settings: EngineSettings) -> AbstractAsyncContextManager[Engine]:
+def _engine(settings: EngineSettings, voices: Sequence[str]) -> AbstractAsyncContextManager[Engine]:
     if settings.model == "echo":
         return EchoEngine(rows=settings.rows or 64)
     from engine.local import LocalEngine  # torch takes seconds to import; echo does without
@@ -227,6 +231,11 @@ def _engine(settings: EngineSettings) -> AbstractAsyncContextManager[Engine]:
         ear=settings.ear == "auto",
         weights=settings.weights,
         kv=settings.kv,
+        voices=voices,
+        limit_s="auto" if settings.longest_wait is None else settings.longest_wait / 1000 or None,
+        graphs=settings.graphs,
+        prefix_bytes=settings.prompt_memory << 20,
+        deterministic=settings.deterministic,
     )
 
 

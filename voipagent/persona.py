@@ -32,7 +32,9 @@ class Persona(BaseModel):
         description="who the agent is and what it knows, with {caller}, {called} and {date} where wanted; "
         "how far it binds depends on the weights",
     )
-    voice: str = Field(default="", description="a voice that lies beside the weights; empty: the weights' own")
+    voice: str = Field(
+        default="", description="a voice beside the weights, by name, or a .wav or .pt file; empty: the weights' own"
+    )
     greeting: str = Field(default="", description="spoken first, word for word; empty: the model begins as it likes")
     temperature: float | None = Field(
         default=None, ge=0, le=2, description="of the words that are drawn; empty: as the weights are meant to be drawn"

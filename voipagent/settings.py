@@ -181,6 +181,21 @@ class EngineSettings(Section):
     ear: Literal["auto", "off"] = Field(
         default="auto", description="the caller's words in the transcript; auto: if the checkpoint has an ear"
     )
+    longest_wait: float | None = Field(
+        default=None,
+        ge=0,
+        description="milliseconds a frame may take to its reply; a call that would make it longer is busy; "
+        "empty: 64 on a card, any time on a CPU; 0: any",
+    )
+    graphs: Literal["auto", "on", "off"] = Field(
+        default="auto", description="steps of fixed widths, captured as CUDA graphs; auto: on a card"
+    )
+    prompt_memory: int = Field(
+        default=256, ge=0, description="MiB that hold what the model remembers of prompts, for the next call; 0: none"
+    )
+    deterministic: bool = Field(
+        default=False, description="the same call gives the same tokens whatever else is on; slower"
+    )
 
 
 class CallsSettings(Section):
