@@ -67,12 +67,23 @@ request_route {{
 """
 
 
+TLS = """
+enable_tls=yes
+listen=tls:127.0.0.1:{port}
+loadmodule "tls.so"
+modparam("tls", "private_key", "{certificate}")
+modparam("tls", "certificate", "{certificate}")
+modparam("tls", "tls_method", "TLSv1.2+")
+"""
+
+
 @dataclass
 class Kamailio:
-    """One that runs, at a port of loopback, over UDP and TCP."""
+    """One that runs, at a port of loopback, over UDP and TCP; over TLS at another, or at none."""
 
     port: int
     log: Path
+    tls_port: int = 0
 
     def trunk(self, user: str, name: str = "house", **more: str) -> dict[str, str]:
         """The environment of an agent that has it as a trunk."""
@@ -86,14 +97,19 @@ class Kamailio:
 
 
 @asynccontextmanager
-async def kamailio(expires: int = 600, asks: bool = False) -> AsyncIterator[Kamailio]:
+async def kamailio(expires: int = 600, asks: bool = False, certificate: Path | None = None) -> AsyncIterator[Kamailio]:
     """Start it, and end it afterwards; `asks` has callers show their passwords, too.
 
-    Where it keeps its sockets a path must be short.
+    With a certificate, and its key in the same file, it is there over TLS as well, of 1.2 or later, which is not what
+    it speaks by itself. Where it keeps its sockets a path must be short.
     """
     with tempfile.TemporaryDirectory(prefix="kam") as name:
         folder, port = Path(name), _free_port()
-        (folder / "kamailio.cfg").write_text(CONFIG.format(port=port, expires=expires, asks=int(asks)))
+        config, tls_port = CONFIG.format(port=port, expires=expires, asks=int(asks)), 0
+        if certificate is not None:
+            tls_port = _free_port()
+            config += TLS.format(port=tls_port, certificate=certificate)
+        (folder / "kamailio.cfg").write_text(config)
         with open(folder / "log", "wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *("kamailio", "-f", str(folder / "kamailio.cfg"), "-DD", "-E", "-m", "32", "-M", "4", "-Y", name),
@@ -103,7 +119,7 @@ async def kamailio(expires: int = 600, asks: bool = False) -> AsyncIterator[Kama
             )
         try:
             await _listens(port, process, folder / "log")
-            yield Kamailio(port, folder / "log")
+            yield Kamailio(port, folder / "log", tls_port)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
