@@ -10,7 +10,6 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
-from weakref import WeakValueDictionary
 
 from signaling.call import SignalingError
 from signaling.sip import tls
@@ -52,6 +51,14 @@ class Unreachable(SignalingError):
     """A target takes no connection, or is not who it should be."""
 
 
+class _Attempt:
+    """What those share who want the same connection at the same time: they wait for one, and fail together."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting, self.failed = 0, ""
+
+
 class Connections:
     """All of them. `admit` says which hosts may connect, `received` takes messages, `in_use` says whether a call goes
     by a connection, `local` which address of ours a peer is told, by protocol, peer and the socket's own port.
@@ -72,7 +79,7 @@ class Connections:
         self._serial = 0
         self._sources: Counter[str] = Counter()
         self._handshakes: Counter[str] = Counter()
-        self._dialling: WeakValueDictionary[Target, asyncio.Lock] = WeakValueDictionary()
+        self._attempts: dict[Target, _Attempt] = {}
 
     def __iter__(self) -> Iterator[Stream]:
         return iter(self._open.values())
@@ -148,10 +155,27 @@ class Connections:
 
     async def connect(self, target: Target) -> Flow:
         """A connection to it: an open one if there is, else a new one. Raises Unreachable."""
-        lock = self._dialling.setdefault(target, asyncio.Lock())
-        async with lock:
-            flow = next((c.flow for c in self._open.values() if c.flow and c.leads_to(target)), None)
-            return flow or await self._dial(target)
+        attempt = self._attempts.setdefault(target, _Attempt())
+        attempt.waiting += 1
+        try:
+            async with attempt.lock:
+                return await self._attempt(attempt, target)
+        finally:
+            attempt.waiting -= 1
+            if not attempt.waiting:
+                del self._attempts[target]
+
+    async def _attempt(self, attempt: _Attempt, target: Target) -> Flow:
+        flow = next((c.flow for c in self._open.values() if c.flow and c.leads_to(target)), None)
+        if flow is not None:
+            return flow
+        if attempt.failed:
+            raise Unreachable(attempt.failed)
+        try:
+            return await self._dial(target)
+        except Unreachable as error:
+            attempt.failed = str(error)
+            raise
 
     async def _dial(self, target: Target) -> Flow:
         secure = target.protocol == "TLS"

@@ -303,6 +303,26 @@ async def test_one_connection_for_all_who_ask_at_once() -> None:
         assert (made[0].local, made[0].spare) == (("127.0.0.1", near.flows.port), ("127.0.0.1", far.flows.port))
 
 
+async def test_all_who_ask_at_once_fail_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, each with its own time-out, would take an hour where a hundred calls end."""
+    dialled: list[Target] = []
+
+    async def dial(target: Target) -> Flow:
+        dialled.append(target)
+        await asyncio.sleep(0.01)
+        raise Unreachable("no answer")
+
+    async with house() as near:
+        monkeypatch.setattr(near.flows.connections, "_dial", dial)
+        target = Target("TCP", "192.0.2.1", 5060, "a")
+        failed = await asyncio.gather(*(near.flows.connect(target) for _ in range(10)), return_exceptions=True)
+        assert [str(error) for error in failed] == ["no answer"] * 10
+        assert dialled == [target]
+        with pytest.raises(Unreachable):
+            await near.flows.connect(target)
+        assert dialled == [target, target]  # whoever comes later tries anew
+
+
 async def test_another_name_at_the_same_place_takes_another_connection(authority: Authority) -> None:
     async with house(tls=tls(authority, "a", "b")) as far, house(tls=tls(authority)) as near:
         first = await near.flows.connect(far.target("TLS", "a"))
