@@ -11,6 +11,8 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Response
 
+from voipagent.web.limits import BodyLimit
+
 
 class HttpError(Exception):
     """The HTTP server cannot start; the message names the address and says why."""
@@ -22,6 +24,7 @@ def create_api(ready: Callable[[], bool], trunks: Callable[[], Sequence[Mapping[
     `/api/v1/health`: both, and how each of `trunks` fares. A trunk that is down is no reason to take us out of service.
     """
     api = FastAPI(title="voipagent", docs_url=None, redoc_url=None)
+    api.add_middleware(BodyLimit)
 
     @api.get("/healthz")
     async def healthz() -> dict[str, str]:
