@@ -23,7 +23,7 @@ from signaling.sip.trunk import USER, Lines, Trunk, is_host, matches
 DAY_S = 86_400
 
 _SEPARATORS = re.compile(r"[ ()/.-]")  # how people part the digits of a number; those of RFC 3966 among them
-_NUMBER = re.compile(r"\+?[0-9*#]{1,32}")
+_NUMBER = re.compile(r"\+[0-9]{1,32}|[0-9*#]{1,32}")
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,10 @@ class Outbound:
 
 
 def number_of(target: str) -> str:
-    """The telephone number that a target is, without what people part digits by; "" if it is none."""
+    """The telephone number that a target is, without what people part digits by; "" if it is none.
+
+    Patterns see it without, too: whoever may not call +49900 may not call +49-900 either.
+    """
     bare = _SEPARATORS.sub("", target.removeprefix("tel:"))
     return bare if _NUMBER.fullmatch(bare) else ""
 
@@ -173,12 +176,16 @@ def _parts(target: str) -> tuple[str, str, str, str]:
         uri = None
     if uri is None or uri.scheme not in ("sip", "sips") or "?" in target:
         raise ValueError(f"{target[:80]!r} is neither a number, such as +49301234567, nor like sip:ada@example.com")
-    if not USER.fullmatch(uri.user or "") or not is_host(uri.host):
+    user = uri.user or ""
+    if not USER.fullmatch(user) or not is_host(uri.host):
         raise ValueError(f"{target[:80]!r}: the user has more than letters, digits and . _ ~ + * # -")
+    user = number_of(user) or user
+    if user.startswith("+") and not number_of(user):
+        raise ValueError(f"{target[:80]!r}: what begins with + is a number, and has nothing but digits then")
     if uri.parameters.keys() - {"transport", "user"}:
         raise ValueError(f"{target[:80]!r}: the only parameter that may stand in a target is transport")
     transport = uri.parameters.get("transport")
     if transport is not None and transport.lower() not in ("udp", "tcp", "tls"):
         raise ValueError(f"{target[:80]!r}: transport is udp, tcp or tls")
     place = f"{uri.host}:{uri.port}" if uri.port else uri.host
-    return str(uri.user), place.lower(), uri.scheme, f";transport={transport.lower()}" if transport else ""
+    return user, place.lower(), uri.scheme, f";transport={transport.lower()}" if transport else ""

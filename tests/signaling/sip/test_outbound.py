@@ -82,6 +82,15 @@ def test_a_uri_of_a_trunk_is_a_number_of_that_trunk() -> None:
     assert refused(outbound, "sip:+1900@sip.acme.example")[1] == "trunks.acme.outbound"
 
 
+@pytest.mark.parametrize("user", ["+4930900123", "+49-30-900123", "+49.30.900.123", "+49-30900123"])
+def test_no_way_of_writing_a_number_gets_around_a_pattern(user: str) -> None:
+    """ACME takes +4930900 back: parted otherwise, it is the same number still."""
+    assert refused(policy(ACME), f"sip:{user}@sip.acme.example")[1] == "trunks.acme.outbound"
+    assert refused(policy(ACME), user)[1] == "trunks.acme.outbound"
+    direct = policy(direct=("+4930*@gateway.example", "!+4930900*@gateway.example"))
+    assert refused(direct, f"sip:{user}@gateway.example")[1] == "outbound.direct"
+
+
 def test_uris_through_no_trunk() -> None:
     outbound = policy(ACME, direct=("*@office.example", "ada@192.0.2.9:5070", "!fax@*"))
     permit = begun(outbound, "sip:bob@Office.example;transport=TCP")
@@ -102,6 +111,9 @@ def test_uris_through_no_trunk() -> None:
         ("sip:office.example", "the user has more than letters"),
         ("sip:x@evil.example;@office.example", "is neither a number"),
         ("sip:x%40evil.example@office.example", "the user has more than letters"),
+        ("sip:+49~900@office.example", "what begins with + is a number"),
+        ("sip:+49*900@office.example", "what begins with + is a number"),
+        ("+49*900", "is neither a number"),
         ("sip:bob@office.example;maddr=192.0.2.66", "the only parameter that may stand in a target is transport"),
         ("sip:bob@office.example;transport=carrier-pigeon", "transport is udp, tcp or tls"),
     ],
