@@ -7,10 +7,12 @@ import logging
 import secrets
 from collections.abc import Callable
 from datetime import datetime
+from typing import TypeVar
 
 from engine.slot import Engine, EngineError, EngineFull, EngineState, Slot
 from media.leg import Leg
-from signaling.call import Call, CallOffer, CallSource, Rejection
+from signaling.call import Call, CallOffer, CallSource, Dialer, OutgoingCall, Rejection, SignalingError
+from voipagent.outbound import OutgoingSession, UnknownPersona, Wanted
 from voipagent.persona import Persona, Personas
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recorder
@@ -20,6 +22,8 @@ from voipagent.trim import Memory
 from voipagent.watchdog import WatchdogSettings
 
 logger = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Session)
 
 
 class Agent:
@@ -40,6 +44,7 @@ class Agent:
         self._recorder, self._calls, self._seed = recorder, calls, seed
         self._memory, self._watchdog = memory, watchdog
         self.draining = False
+        self._group: asyncio.TaskGroup | None = None  # while running
 
     @property
     def ready(self) -> bool:
@@ -50,11 +55,69 @@ class Agent:
         """Take calls from `source`, for ever; told to stop, it takes no more while sessions and records are closed."""
         source.available = lambda: self.ready
         async with asyncio.TaskGroup() as group:
+            self._group = group
             try:
                 async for call in source.calls():
                     group.create_task(self._serve(call), name=f"call {call.offer.id}")
             finally:
                 self.draining = True
+                self._group = None
+
+    async def place(self, dialer: Dialer, wanted: Wanted) -> OutgoingCall:
+        """Begin a call of ours; what becomes of it is the call's to tell, and its record's.
+
+        Raises UnknownPersona, EngineError where no row is free or we take no calls, SignalingError where it may not be
+        made or no way leads there.
+        """
+        if not self.ready or self._group is None:
+            raise EngineError(f"no calls are made now: the engine is {self._engine.state.value}")
+        begun: asyncio.Future[OutgoingCall] = asyncio.get_running_loop().create_future()
+        self._group.create_task(self._place(dialer, wanted, begun), name="call of ours")
+        return await begun
+
+    async def _place(self, dialer: Dialer, wanted: Wanted, begun: asyncio.Future[OutgoingCall]) -> None:
+        """One call of ours: a row first, then the way there; whoever wanted it may have gone meanwhile."""
+        try:
+            persona = self._personas_by_name(wanted.persona)
+            seed = secrets.randbelow(2**31) if self._seed is None else self._seed
+            sampling = persona.draw(self._engine.sampling, seed)
+            async with self._engine.open(sampling) as slot:
+                call = await dialer.dial(wanted.target, wanted.trunk)
+                try:
+                    session = self._outgoing(call, persona, slot, seed, wanted.digits)
+                    if not begun.done():
+                        begun.set_result(call)
+                    await session.run()
+                finally:
+                    await call.hang_up("the session failed")  # without effect once it is over
+        except (UnknownPersona, EngineError, SignalingError) as error:
+            if begun.done():
+                logger.error("x a call of ours failed: %s", error)
+            else:
+                begun.set_exception(error)
+        except Exception:
+            logger.exception("x a call of ours failed")
+            if not begun.done():
+                begun.set_exception(EngineError("the call could not be begun; the log says why"))
+        finally:
+            begun.cancel()  # without effect once it is done
+
+    def _outgoing(self, call: OutgoingCall, persona: Persona, slot: Slot, seed: int, digits: str) -> OutgoingSession:
+        offer = call.offer
+        persona = persona.filled(offer.caller, offer.callee, datetime.now().astimezone())
+        session = self._session(call, persona, slot, seed, OutgoingSession)
+        session.begin(call, digits)
+        by = f" by trunk {offer.trunk}" if offer.trunk else ""
+        logger.info("> %s call by %s:%d%s", offer.id, *offer.source, by)
+        return session
+
+    def _personas_by_name(self, name: str) -> Persona:
+        """The persona of that name, the default one for "". Raises UnknownPersona."""
+        default = self._personas.default
+        known = {default.name: default, **self._personas.named}
+        if name and name not in known:
+            raise UnknownPersona(f"there is no persona {name!r}; known: {', '.join(known)}")
+        return known[name] if name else default
 
     async def _serve(self, call: Call) -> None:
         """One call, whatever becomes of it: a failed one never takes the others down."""
@@ -76,7 +139,7 @@ class Agent:
             async with self._engine.open(sampling) as slot:
                 by = f" by trunk {offer.trunk}" if offer.trunk else ""
                 logger.info("< %s call to %s from %s:%d%s", offer.id, offer.callee, *offer.source, by)
-                await self._session(call, persona, slot, sampling.seed).run()
+                await self._session(call, persona, slot, sampling.seed, Session).run()
         except EngineFull as error:
             await self._refuse(call, Rejection.BUSY, str(error))
         except EngineError as error:
@@ -86,7 +149,7 @@ class Agent:
         logger.warning("x %s refused, %s: %s", call.offer.id, rejection.value, why)
         await call.reject(rejection)
 
-    def _session(self, call: Call, persona: Persona, slot: Slot, seed: int) -> Session:
+    def _session(self, call: Call, persona: Persona, slot: Slot, seed: int, kind: type[S]) -> S:
         started, offer = utc_now(), call.offer
         record = CallRecord(
             id=offer.id,
@@ -104,7 +167,7 @@ class Agent:
         folder = CallFolder(self._recorder, self._calls.dir, started, offer.id)
         path = folder.path / f"recording.{self._calls.format}"
         recording = self._recorder.record(path, self._engine.sample_rate, self._calls.record)
-        return Session(
+        return kind(
             call,
             self._open_leg,
             slot,

@@ -10,7 +10,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -18,13 +18,17 @@ from engine.echo import EchoEngine
 from engine.slot import Engine, PromptError
 from media.answer import Legs
 from media.leg import AudioFormat, Leg
-from signaling.call import CallOffer, SignalingError
+from signaling.call import CallEnded, CallOffer, SignalingError
 from signaling.sip.endpoint import SipEndpoint
+from signaling.sip.outbound import Outbound
+from signaling.sip.outgoing import SipDialer
 from signaling.sip.tls import Tls
+from signaling.sip.transport import bind
 from signaling.sip.trunk import Lines, Trunk
 from voipagent.agent import Agent
 from voipagent.context import Line
 from voipagent.memory import open_memory
+from voipagent.outbound import Wanted
 from voipagent.persona import Persona
 from voipagent.record import check_folder
 from voipagent.recording import Recorder, open_private
@@ -34,6 +38,7 @@ from voipagent.talk import check_distinct, writing
 from voipagent.talk import talk as talk_through
 from voipagent.trim import Memory
 from voipagent.web.api import create_api, serve_http
+from voipagent.web.calls import serve_calls
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +47,51 @@ LARGE = "VOIPAGENT_ENGINE__MODEL=kyutai/moshiko-pytorch-bf16"
 
 async def serve(settings: Settings) -> None:
     """Answer calls until SIGINT or SIGTERM; then hang up, close the records and return. A second signal kills."""
+    with _stopped_by_signals(), contextlib.suppress(asyncio.CancelledError):
+        await _serve(settings)
+
+
+async def dial(settings: Settings, wanted: Wanted) -> CallEnded:
+    """Make one call and talk until it is over. A signal hangs up; a second one kills.
+
+    Nobody can call meanwhile, and no trunk is registered with: there may be an agent that serves beside us.
+    """
+    with _stopped_by_signals():
+        async with _house(_to_dial(settings)) as house:
+            running = asyncio.create_task(house.agent.run(house.sip), name="agent")
+            await asyncio.sleep(0)  # in which it begins
+            house.sip.available = lambda: False
+            call = None
+            try:
+                call = await house.agent.place(house.dialer, wanted)
+                await call.wait_ended()
+            except asyncio.CancelledError:
+                if call is None:
+                    raise
+            finally:
+                running.cancel()
+                await asyncio.wait([running])
+        return await call.wait_ended()
+
+
+def _to_dial(settings: Settings) -> Settings:
+    """Settings for one call: a row, and a port that may be any, if the one for calls that come in is taken."""
+    sip, trunks = settings.sip, settings.trunks
+    quiet = {name: trunk.model_copy(update={"registers": False, "probe": 0.0}) for name, trunk in trunks.items()}
+    try:
+        for sock in bind(sip.host, sip.port, sip.v6_only):
+            sock.close()
+        port = sip.port
+    except SignalingError:
+        port = 0
+    alone = {"port": port, "allow": (), "challenge": (), "users": {}, "tls_cert": None, "tls_key": None}
+    engine = settings.engine.model_copy(update={"rows": 1})
+    return settings.model_copy(update={"sip": sip.model_copy(update=alone), "trunks": quiet, "engine": engine})
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM cancel the task that we are in, once."""
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
 
@@ -52,11 +102,43 @@ async def serve(settings: Settings) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop, number)
-    with contextlib.suppress(asyncio.CancelledError):
-        await _serve(settings)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
 
 
 async def _serve(settings: Settings) -> None:
+    async with _house(settings) as house:
+        agent, dialer, sip = house.agent, house.dialer, house.sip
+        api = create_api(
+            lambda: agent.ready, lambda: [asdict(state) | {"calls": calls} for state, calls in sip.trunks.states]
+        )
+        serve_calls(api, lambda wanted: agent.place(dialer, wanted), settings.http.token.get_secret_value())
+        async with serve_http(api, settings.http.host, settings.http.port) as http_port:
+            logger.info("- model %s, %d rows", house.engine.revision, house.engine.free)
+            if settings.engine.model == "pocket":
+                _tell_of_pocket(settings.persona)
+            if sip.flows.tls_port:
+                logger.info("- TLS on port %d", sip.flows.tls_port)
+            logger.info("- answering at sip:%s:%d, HTTP on port %d", settings.sip.host, sip.port, http_port)
+            with _reading_anew(sip):
+                await agent.run(sip)
+
+
+@dataclass(frozen=True)
+class House:
+    """The concrete parts, entered."""
+
+    engine: Engine
+    sip: SipEndpoint
+    agent: Agent
+    dialer: SipDialer
+
+
+@contextlib.asynccontextmanager
+async def _house(settings: Settings) -> AsyncIterator[House]:
     """From the ground up: what must be there first is entered first, and left last."""
     check_folder(settings.calls.dir)
     trunks, lines = settings.signaling_trunks, Lines()
@@ -96,18 +178,8 @@ async def _serve(settings: Settings) -> None:
                 memory,
                 settings.watchdog,
             )
-            api = create_api(
-                lambda: agent.ready, lambda: [asdict(state) | {"calls": calls} for state, calls in sip.trunks.states]
-            )
-            async with serve_http(api, settings.http.host, settings.http.port) as http_port:
-                logger.info("- model %s, %d rows", engine.revision, engine.free)
-                if settings.engine.model == "pocket":
-                    _tell_of_pocket(settings.persona)
-                if sip.flows.tls_port:
-                    logger.info("- TLS on port %d", sip.flows.tls_port)
-                logger.info("- answering at sip:%s:%d, HTTP on port %d", settings.sip.host, sip.port, http_port)
-                with _reading_anew(sip):
-                    await agent.run(sip)
+            policy = Outbound(trunks, settings.outbound.limits, lines)
+            yield House(engine, sip, agent, SipDialer(sip, policy, routes=sip.trunks.keeper.routes))
 
 
 @contextlib.contextmanager

@@ -15,13 +15,23 @@ from rich.console import Console
 
 from engine.slot import EngineError
 from media.leg import LegError
-from signaling.call import SignalingError
+from signaling.call import NotAllowed, SignalingError
+from voipagent.outbound import UnknownPersona
 from voipagent.record import FolderError
 from voipagent.settings import Settings, SettingsError, effective, example
 from voipagent.talk import AudioFileError
 from voipagent.web.api import HttpError
 
-USER_ERRORS = (SettingsError, EngineError, SignalingError, LegError, FolderError, AudioFileError, HttpError)
+USER_ERRORS = (
+    SettingsError,
+    EngineError,
+    SignalingError,
+    LegError,
+    FolderError,
+    AudioFileError,
+    HttpError,
+    UnknownPersona,
+)
 
 cli = typer.Typer(
     help="A self-hosted voice agent on a full-duplex speech model. `voipagent config` shows its settings.",
@@ -73,6 +83,25 @@ def talk(
     from voipagent.app import talk as run
 
     asyncio.run(run(_settings(), source, target, transcript))
+
+
+@cli.command()
+def dial(
+    target: Annotated[str, typer.Argument(metavar="NUMBER|URI", help="+49301234567, or sip:ada@example.com")],
+    persona: Annotated[str, typer.Option(help="who speaks; empty: the default persona")] = "",
+    trunk: Annotated[str, typer.Option(help="the trunk to call by; empty: the first that may")] = "",
+    digits: Annotated[str, typer.Option(help="keys to press once it is answered; , is a pause")] = "",
+) -> None:
+    """Call somebody and talk until one of you hangs up. Nothing may be called until a setting allows it."""
+    from voipagent.app import dial as run
+    from voipagent.outbound import Wanted, explained
+
+    try:
+        ended = asyncio.run(run(_settings(), Wanted(target, trunk, persona, digits)))
+    except NotAllowed as error:
+        raise SignalingError(explained(error)) from None
+    print(f"{ended.outcome.value if ended.outcome else 'over'}: {ended.reason}")
+    sys.exit(1 if ended.outcome else 0)
 
 
 @cli.command()

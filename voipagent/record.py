@@ -44,6 +44,8 @@ class CallRecord:
     headers: Mapping[str, str] = field(default_factory=dict)
     """What the far end says of itself and of the way here: proved by nobody, and never part of a prompt."""
     trunk: str = ""
+    direction: str = "in"
+    rang: str = ""
     persona: str = ""
     model: str = ""
     seed: int = 0
@@ -65,6 +67,7 @@ class CallRecord:
     recording_error: str = ""
     transcript_error: str = ""
     media: Mapping[str, Any] = field(default_factory=dict)
+    outcome: str = ""
     ended_by: str = ""
     reason: str = ""
     version: int = VERSION

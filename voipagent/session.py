@@ -110,11 +110,14 @@ class Session:
         offer = call.offer.media
         description = await leg.offer() if offer is None else await leg.answer(offer)
         await self._prime()
+        self._greet()
+        await call.accept(description)
+        self.record.answered = utc_now().isoformat()
+
+    def _greet(self) -> None:
         if self.persona.greeting:
             self.slot.say(self.persona.greeting)
             self._barge_in = BargeIn()
-        await call.accept(description)
-        self.record.answered = utc_now().isoformat()
 
     async def _prime(self) -> None:
         """Tell the row who it is, while it rings. Raises EngineError."""
@@ -242,6 +245,7 @@ class Session:
         record.recording_error = self.recording.error
         record.transcript_error = self.folder.error
         record.ended_by, record.reason = ended.by, ended.reason
+        record.outcome = ended.outcome.value if ended.outcome else ""
         await self.folder.write_record(record)
         logger.info("- %s over after %.1f s: %s: %s", record.id, record.duration_s, ended.by, ended.reason)
 

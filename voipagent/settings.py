@@ -151,6 +151,9 @@ class HttpSettings(Section):
 
     host: str = Field(default="127.0.0.1", description="address to listen on for HTTP")
     port: Port = Field(default=8998, description="port for HTTP: /healthz and /readyz")
+    token: SecretStr = Field(
+        default=SecretStr(""), description="bearer token for making calls by POST /api/v1/calls; empty: nobody can"
+    )
 
 
 class EngineSettings(Section):

@@ -1,0 +1,90 @@
+"""A conversation that we begin: the row is reserved before anything rings, and primed while it rings at the far end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from media.dtmf import check_digits
+from media.leg import Leg, LegError
+from signaling.call import NotAllowed, OutgoingCall, SignalingError
+from voipagent.record import utc_now
+from voipagent.session import Session
+from voipagent.settings import NEST, PREFIX
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A call that somebody wants us to make: to a number or a SIP URI. Raises LegError for digits that are none.
+
+    `trunk` is the one to call by, `persona` the one to speak; empty, both are chosen as the settings have it. `digits`
+    are pressed once it is answered.
+    """
+
+    target: str
+    trunk: str = ""
+    persona: str = ""
+    digits: str = ""
+
+    def __post_init__(self) -> None:
+        check_digits(self.digits)
+
+
+class UnknownPersona(Exception):
+    """No persona has that name; the message says which there are."""
+
+
+class OutgoingSession(Session):
+    """Holds a call that we make, a leg and a slot together. What it is given is as for `Session`, but the call.
+
+    Nothing is heard or said before the call is answered: ringing tones and announcements are not for the model.
+    """
+
+    def begin(self, call: OutgoingCall, digits: str) -> None:
+        """What makes it outgoing; to be called before `run`."""
+        self._outgoing, self._digits = call, digits
+        self.record.direction = "out"
+
+    async def _talk(self, leg: Leg) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._note_ringing(), name="ringing")
+            group.create_task(self._press(leg), name="press digits")
+            await super()._talk(leg)
+
+    async def _answer(self, leg: Leg) -> None:
+        """Let it ring, prime the row meanwhile, and greet whoever answers."""
+        call = self._outgoing
+        call.renegotiate = lambda offer: self._renegotiate(leg, offer)
+        call.answered = leg.accepted
+        await call.invite(await leg.offer())
+        await self._prime()
+        self._greet()
+        await call.wait_answered()
+        self.record.answered = utc_now().isoformat()
+        logger.info("- %s answered", self.record.id)
+
+    async def _note_ringing(self) -> None:
+        await self._outgoing.wait_ringing()
+        self.record.rang = utc_now().isoformat()
+        logger.info("- %s rings", self.record.id)
+
+    async def _press(self, leg: Leg) -> None:
+        """Press the keys that an answering machine or a switchboard waits for."""
+        if not self._digits:
+            return
+        await self._outgoing.wait_answered()
+        try:
+            await leg.send_digits(self._digits)
+        except LegError as error:
+            logger.warning("x %s digits were not sent: %s", self.record.id, error)
+
+
+def explained(error: SignalingError) -> str:
+    """What is wrong, and which setting says so where one does."""
+    if not isinstance(error, NotAllowed):
+        return str(error)
+    name = PREFIX + NEST.join("<NAME>" if part == "*" else part.upper() for part in error.setting)
+    return f"{error}; {name} says what may be called"

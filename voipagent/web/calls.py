@@ -1,0 +1,69 @@
+"""Calls over the API: for now, making them."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from fastapi import FastAPI, Header, HTTPException, status
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.slot import EngineError
+from signaling.call import NotAllowed, OutgoingCall, SignalingError
+from voipagent.outbound import UnknownPersona, Wanted, explained
+
+NO_TOKEN = "calls are made for whoever has the token, and there is none; VOIPAGENT_HTTP__TOKEN sets it"
+
+
+class CallRequest(BaseModel):
+    """What to call, and how."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    target: str = Field(min_length=1, max_length=200, description="a number, such as +49301234567, or a SIP URI")
+    trunk: str = Field(default="", max_length=64, description="the trunk to call by; empty: the first that may")
+    persona: str = Field(default="", max_length=64, description="who speaks; empty: the default persona")
+    digits: str = Field(
+        default="", pattern=r"^[0-9*#A-Da-d,]{0,64}$", description="keys to press once it is answered; , is a pause"
+    )
+
+
+class CallBegun(BaseModel):
+    """A call that is being made. Its record will be in the folder that has `id` in its name."""
+
+    id: str
+    target: str
+    trunk: str
+
+
+def serve_calls(api: FastAPI, place: Callable[[Wanted], Awaitable[OutgoingCall]], token: str) -> None:
+    """`POST /api/v1/calls` with `Authorization: Bearer` and the token begins a call: 202, or why there is none."""
+
+    @api.post("/api/v1/calls", status_code=status.HTTP_202_ACCEPTED)
+    async def make_call(wanted: CallRequest, authorization: Annotated[str, Header()] = "") -> CallBegun:
+        _check(authorization, token)
+        try:
+            call = await place(Wanted(wanted.target, wanted.trunk, wanted.persona, wanted.digits))
+        except UnknownPersona as error:
+            raise HTTPException(status.HTTP_404_NOT_FOUND, str(error)) from None
+        except NotAllowed as error:
+            raise HTTPException(status.HTTP_403_FORBIDDEN, explained(error)) from None
+        except EngineError as error:
+            raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, str(error)) from None
+        except SignalingError as error:
+            raise HTTPException(status.HTTP_502_BAD_GATEWAY, str(error)) from None
+        return CallBegun(id=call.offer.id, target=wanted.target, trunk=call.offer.trunk)
+
+
+def _check(authorization: str, token: str) -> None:
+    """Whether that is the token. A call costs money: without a token to ask for, nobody may make one."""
+    if not token:
+        raise HTTPException(status.HTTP_403_FORBIDDEN, NO_TOKEN)
+    scheme, _, told = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(told.strip().encode(), token.encode()):
+        raise HTTPException(
+            status.HTTP_401_UNAUTHORIZED,
+            "Authorization: Bearer, and the token in VOIPAGENT_HTTP__TOKEN, is wanted",
+            {"WWW-Authenticate": "Bearer"},
+        )
