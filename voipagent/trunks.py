@@ -39,7 +39,8 @@ class TrunkSettings(Section):
         default=(), description="networks that its calls come from, beside the addresses of HOST and PROXY"
     )
     numbers: tuple[str, ...] = Field(
-        default=(), description="numbers of ours that it may call, such as +4930123*, !+4930123999; empty: any"
+        default=(),
+        description="numbers of ours that it may call, as it writes them, such as +4930123*, !+4930123999; empty: any",
     )
     codecs: tuple[Codec, ...] = Field(default=(), description="codecs that it may use, best first; empty: all of ours")
     srtp: Srtp | None = Field(default=None, description="encrypted audio: off, accept or demand; empty: as SIP__SRTP")

@@ -125,8 +125,12 @@ class Trunk:
         return f"sip:{self.caller_id or self.user or 'anonymous'}@{self.host}"
 
     def serves(self, callee: str) -> bool:
-        """Whether it may call that number of ours. Its registration is a number of its own."""
-        return not self.numbers or (self.register and callee == self.user) or matches(self.numbers, callee)
+        """Whether it may call that number of ours, whatever parameters it writes behind it (RFC 4694, npdi and such).
+
+        Its registration is a number of its own.
+        """
+        number = callee.partition(";")[0]
+        return not self.numbers or (self.register and number == self.user) or matches(self.numbers, number)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def test_no_pattern_takes_long() -> None:
 def test_numbers_that_it_may_call() -> None:
     assert Trunk(**PBX).serves("anything")
     trunk = Trunk(**PBX, register=True, numbers=("+4930123*",))
-    assert trunk.serves("+49301234")
+    assert trunk.serves("+49301234") and trunk.serves("+49301234;npdi=yes")
     assert trunk.serves("1000"), "a registrar calls the contact that was registered, by our own name"
     assert not trunk.serves("+49401234")
     assert not Trunk(**PBX, numbers=("+4930123*",)).serves("1000")
