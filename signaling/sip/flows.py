@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import Any, Self
 
 from signaling.call import SignalingError
-from signaling.sip.connections import Connections, Lost, Stream, Unreachable
+from signaling.sip.connections import Connections, Unreachable
 from signaling.sip.message import Response
 from signaling.sip.resolve import PORTS, Target
+from signaling.sip.stream import Lost, Stream
 from signaling.sip.tls import Tls, client_context, server_context
 from signaling.sip.transaction import Flow
 from signaling.sip.transport import Addresses, Gate, Udp, bind, listen, plain_host

@@ -1,4 +1,4 @@
-"""flows.py and connections.py: TLS, connections that are used again and kept alive, and our own addresses."""
+"""flows.py, connections.py, stream.py: TLS, connections that are used again and kept alive, and our own addresses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from signaling.call import SignalingError
-from signaling.sip import connections, flows
+from signaling.sip import connections, flows, stream
 from signaling.sip.connections import MAX_PER_SOURCE, Unreachable
 from signaling.sip.flows import Flows, aliased, goes_on
 from signaling.sip.resolve import Target
@@ -399,18 +399,18 @@ async def test_and_over_udp_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_a_kept_connection_is_pinged_and_outlives_an_idle_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "PING_S", 0.02)
-    monkeypatch.setattr(connections, "IDLE_S", 0.1)
+    monkeypatch.setattr(stream, "PING_S", 0.02)
+    monkeypatch.setattr(stream, "IDLE_S", 0.1)
     lost: asyncio.Queue[str] = asyncio.Queue()
     async with house() as far, house() as near, asyncio.timeout(10):
         flow = await near.flows.connect(far.target("TCP"))
-        (stream,) = near.flows.connections
+        (opened,) = near.flows.connections
         assert near.flows.keep(flow, lost.put_nowait)
-        await until(lambda: stream._answers_pings)
+        await until(lambda: opened._answers_pings)
         started = asyncio.get_running_loop().time()
         while asyncio.get_running_loop().time() < started + 0.3:
             await asyncio.sleep(0.01)
-        assert list(near.flows.connections) == [stream]
+        assert list(near.flows.connections) == [opened]
         near.flows.let_go(flow)
         await until(lambda: not list(near.flows.connections))  # idle, like any other
         assert lost.empty()
@@ -418,8 +418,8 @@ async def test_a_kept_connection_is_pinged_and_outlives_an_idle_one(monkeypatch:
 
 
 async def test_a_peer_that_answers_pings_no_more_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "PING_S", 0.05)
-    monkeypatch.setattr(connections, "PONG_S", 0.02)
+    monkeypatch.setattr(stream, "PING_S", 0.05)
+    monkeypatch.setattr(stream, "PONG_S", 0.02)
     lost: asyncio.Queue[str] = asyncio.Queue()
     answers = [b"\r\n"] * 3
     async with peer(lambda data: answers.pop() if answers else b"") as target, house() as near, asyncio.timeout(10):
@@ -429,8 +429,8 @@ async def test_a_peer_that_answers_pings_no_more_is_gone(monkeypatch: pytest.Mon
 
 
 async def test_a_peer_that_never_answered_a_ping_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "PING_S", 0.02)
-    monkeypatch.setattr(connections, "PONG_S", 0.01)
+    monkeypatch.setattr(stream, "PING_S", 0.02)
+    monkeypatch.setattr(stream, "PONG_S", 0.01)
     lost: asyncio.Queue[str] = asyncio.Queue()
     pings: list[bytes] = []
 
@@ -532,7 +532,7 @@ async def test_what_is_advertised_holds_for_every_protocol(authority: Authority)
         }
         assert {host for host, _ in told.values()} == {"203.0.113.7"}
         assert told["UDP"][1] == told["TCP"][1] == near.flows.port
-        (secure,) = [stream for stream in near.flows.connections if stream.protocol == "TLS"]
+        (secure,) = [made for made in near.flows.connections if made.protocol == "TLS"]
         assert secure._transport is not None
         assert told["TLS"][1] == secure._transport.get_extra_info("sockname")[1]  # nobody could call us at another port
 

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from signaling.sip import connections
+from signaling.sip import stream
 from signaling.sip.connections import MAX_PER_SOURCE
 from signaling.sip.transport import LOG_S, MAX_LOGGED, Gate, bind, local_host, plain_host
 from tests.signaling.sip.answering import Desk, desk, leave
@@ -122,7 +122,7 @@ async def test_what_cannot_be_framed_is_closed() -> None:
 
 
 async def test_a_header_that_does_not_end_in_time_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEADER_S", 0.05)
+    monkeypatch.setattr(stream, "HEADER_S", 0.05)
     async with desk() as agent, tcp_peer(agent.port) as peer:
         peer.ask("OPTIONS")
         await peer.response(200)
@@ -131,7 +131,7 @@ async def test_a_header_that_does_not_end_in_time_is_closed(monkeypatch: pytest.
 
 
 async def test_a_silent_connection_is_closed_unless_a_call_goes_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "IDLE_S", 0.05)
+    monkeypatch.setattr(stream, "IDLE_S", 0.05)
     async with desk() as agent, tcp_peer(agent.port) as talking:
         await talking.call()
         async with tcp_peer(agent.port) as silent:
@@ -183,7 +183,7 @@ async def test_a_stranger_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
 async def test_a_peer_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     async with asyncio.timeout(20), desk(leave, rate=1e6, burst=1e6) as agent:
         async with deaf_peer(agent, monkeypatch) as deaf:
-            monkeypatch.setattr(connections, "MAX_UNSENT", 1000)
+            monkeypatch.setattr(stream, "MAX_UNSENT", 1000)
             with pytest.raises(ConnectionError):
                 while True:
                     await asyncio.get_running_loop().sock_sendall(deaf, _options(0))
@@ -192,7 +192,7 @@ async def test_a_peer_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPa
 @contextlib.asynccontextmanager
 async def deaf_peer(agent: Desk, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[socket.socket]:
     """A peer that asks until the agent has answers queued for it, none of which it reads."""
-    monkeypatch.setattr(connections, "MAX_UNSENT", 100_000_000)
+    monkeypatch.setattr(stream, "MAX_UNSENT", 100_000_000)
     loop = asyncio.get_running_loop()
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -213,7 +213,7 @@ async def deaf_peer(agent: Desk, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 async def test_a_peer_that_reads_nothing_cannot_keep_a_connection_that_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "IDLE_S", 0.2)
+    monkeypatch.setattr(stream, "IDLE_S", 0.2)
     async with asyncio.timeout(20), desk(leave, rate=1e6, burst=1e6) as agent:
         async with deaf_peer(agent, monkeypatch) as deaf:
             with pytest.raises(ConnectionError):
