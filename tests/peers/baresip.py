@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 RATE = 48_000
 """Of the file that it talks from. It refuses any other, and then never answers."""
 
-MODULES = ("g711", "aufile", "sndfile", "srtp", "account", "menu", "ctrl_tcp")
+MODULES = ("g711", "opus", "aufile", "sndfile", "srtp", "dtls_srtp", "account", "menu", "ctrl_tcp")
 
 CONFIG = """
 poll_method epoll
@@ -73,16 +73,20 @@ class Baresip:
 
 @asynccontextmanager
 async def baresip(
-    folder: Path, said: NDArray[np.float32], encryption: str = "", transport: str = "udp"
+    folder: Path, said: NDArray[np.float32], encryption: str = "", transport: str = "udp", codec: str = "pcmu"
 ) -> AsyncIterator[Baresip]:
-    """Start it with something to say, 48 kHz mono; `encryption` is its `mediaenc`, `transport` how its SIP goes."""
+    """Start it with something to say, 48 kHz mono, in the `codec` that it offers.
+
+    `encryption` is its `mediaenc`, `transport` how its SIP goes.
+    """
     sip_port, control_port = _free_ports()
     _write(folder / "said.wav", said)
     config = CONFIG.format(folder=folder, rate=RATE, sip_port=sip_port, control_port=control_port)
     modules = "".join(f"module {name}.so\n" for name in MODULES)
     (folder / "config").write_text(config + modules)
     enc = f";mediaenc={encryption}" if encryption else ""
-    (folder / "accounts").write_text(f"<sip:phone@127.0.0.1:{sip_port};transport={transport}>;regint=0;ptime=20{enc}\n")
+    account = f"<sip:phone@127.0.0.1:{sip_port};transport={transport}>;regint=0;ptime=20;audio_codecs={codec}{enc}"
+    (folder / "accounts").write_text(f"{account}\n")
     (folder / "contacts").write_text("")
     with open(folder / "log", "wb") as log:
         process = await asyncio.create_subprocess_exec(
