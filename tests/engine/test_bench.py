@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,12 +15,29 @@ import pytest
 import torch
 
 from engine import bench
+from engine import measure as measure_module
 from engine.batch import Batch
-from engine.bench import FRAME_S, Plan, append, drive, due, fill, measure, row_bytes, weight_bytes
+from engine.bench import append
+from engine.estimate import CARDS, WEIGHTS, estimate
+from engine.measure import (
+    FRAME_S,
+    LEAST,
+    PART_TURNS,
+    Plan,
+    Report,
+    drive,
+    due,
+    fill,
+    measure,
+    random_checkpoint,
+    row_bytes,
+    weight_bytes,
+)
 from engine.model.checkpoint import Checkpoint, load_checkpoint
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import Moshi, MoshiConfig
 from engine.nano import MIMI, MOSHI, write_nano
+from engine.plot import draw, runs
 
 
 class Clock:
@@ -49,7 +66,7 @@ def drive_with(
     return list(drive(step, phases, seconds, clock, clock.sleep))
 
 
-def measured(checkpoint: Checkpoint, plan: Plan) -> bench.Report:
+def measured(checkpoint: Checkpoint, plan: Plan) -> Report:
     """A run in which every tick takes a millisecond."""
     clock = Clock(0.001)
     return measure(checkpoint, plan, "nano", clock, clock.sleep)
@@ -97,7 +114,7 @@ def test_weights_are_counted_without_tables_of_single_lines(checkpoint: Checkpoi
         weight.numel() for part in (moshi, checkpoint.mimi) for weight in (*part.parameters(), *part.buffers())
     )
     assert tables > 0
-    counted = weight_bytes(checkpoint)
+    counted = weight_bytes(checkpoint.mimi, checkpoint.moshi)
     assert 4 * (everything - tables) * 0.99 < counted < 4 * everything
 
 
@@ -134,9 +151,11 @@ def test_a_filled_row_is_at_its_window_and_read_whole(checkpoint: Checkpoint) ->
 
 def test_a_run_reports_what_it_saw(checkpoint: Checkpoint, tmp_path: Path) -> None:
     report = measured(checkpoint, Plan(2, 20, "together", 3.0, 0.1))
-    assert report.ticks >= bench.LEAST
+    assert report.ticks >= LEAST
     assert report.ticks == 38  # one at once, then one each 80 ms
     assert (report.tick_p50, report.tick_p95, report.tick_p99) == pytest.approx((1, 1, 1))
+    assert 0 < report.codec_bytes < report.weight_bytes
+    assert 10e6 < report.memory_bytes < 1e11  # a process with torch in it, and no more than a machine has
     assert 1 <= report.reply_p50 <= report.reply_p99 < 5 and report.late == 0
     assert min(report.encode, report.language, report.decode) > 0
     assert report.bound_ms == pytest.approx(
@@ -160,9 +179,9 @@ def test_too_few_ticks_are_no_run(checkpoint: Checkpoint) -> None:
 
 def test_random_weights_are_made_where_they_run_and_step() -> None:
     sizes, codec = MoshiConfig.from_kwargs(MOSHI), MimiConfig.from_dict(MIMI)
-    checkpoint = bench.random_checkpoint(sizes, codec, torch.device("cpu"), torch.float32)
+    checkpoint = random_checkpoint(sizes, codec, torch.device("cpu"), torch.float32)
     assert not any(weight.is_meta for weight in (*checkpoint.moshi.parameters(), *checkpoint.mimi.buffers()))
-    assert measured(checkpoint, Plan(1, 20, "spread", 3.0, 0.0)).ticks >= bench.LEAST
+    assert measured(checkpoint, Plan(1, 20, "spread", 3.0, 0.0)).ticks >= LEAST
 
 
 def test_the_command_prints_json_and_profiles(
@@ -172,8 +191,13 @@ def test_the_command_prints_json_and_profiles(
     chosen = ["--model", str(folder), "--device", "cpu", "--precision", "fp32", "--window", "20"]
     clock = Clock(0.001)
     monkeypatch.setattr(bench, "measure", partial(measure, clock=clock, sleep=clock.sleep))
-    assert bench.main([*chosen, "--seconds", "3", "--warm", "0", "--json", "--csv", str(path)]) == 0
+    asked = ["--seconds", "3", "--warm", "0", "--json", "--csv", str(path), "--estimate", "l4"]
+    assert bench.main([*chosen, *asked]) == 0
     printed = json.loads(capsys.readouterr().out)
+    assert [(there["card"], there["weights"]) for there in printed["estimates"]] == [
+        ("L4", "as measured"),
+        ("L4", "int8"),
+    ]
     assert printed["rows"] == 1 and printed["window"] == 20
     assert len(path.read_text(encoding="utf-8").splitlines()) == 2
     assert bench.main([*chosen, "--profile"]) == 0
@@ -223,10 +247,72 @@ def test_the_other_package_is_timed_by_the_same_rule(monkeypatch: pytest.MonkeyP
     for name, module in (("moshi", ModuleType("moshi")), ("moshi.models", models)):
         monkeypatch.setitem(sys.modules, name, module)
     assert bench.against_moshi(3, torch.device("cpu"), torch.float32) > 0
-    turns = bench.LEAST + bench.PART_TURNS
+    turns = LEAST + PART_TURNS
     assert (calls.count("encode"), calls.count("decode"), calls.count("rows 3")) == (turns, turns - 2, 2)
 
 
 def test_a_report_survives_json(checkpoint: Checkpoint) -> None:
     report = measured(checkpoint, Plan(1, 20, "together", 3.0, 0.0))
-    assert bench.Report(**json.loads(json.dumps(asdict(report)))) == report
+    assert Report(**json.loads(json.dumps(asdict(report)))) == report
+
+
+# --- pictures and other cards ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def report(checkpoint: Checkpoint) -> Report:
+    return measured(checkpoint, Plan(2, 20, "together", 3.0, 0.0))
+
+
+def test_static_steps_are_measured_as_an_engine_would_run_them(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[tuple[list[int], bool]] = []
+    monkeypatch.setattr(Batch, "prepare", lambda batch, widths, graphs: prepared.append((widths, graphs)))
+    each: tuple[measure_module.Graphs, ...] = ("auto", "off", "on")
+    for graphs in each:
+        measure_module.prepare(Batch(checkpoint, 3), graphs)
+    assert prepared == [([1, 2, 3], False)]
+
+
+def test_another_card_is_estimated_by_its_bytes_and_the_share_that_was_reached(report: Report) -> None:
+    """Full size by hand: 14.75 GB of bfloat16 and 0.3 of codec, 1.573 GB a row, at 75 % of what an H200 reads."""
+    run = replace(
+        report,
+        precision="bfloat16",
+        weight_bytes=15_050_000_000,
+        codec_bytes=300_000_000,
+        row_bytes=1_573_000_000,
+        rows=4,
+        bound_ms=7.5,
+        tick_p50=10.0,
+    )
+    l4 = CARDS["l4"]
+    plain, packed = (estimate(run, l4, weights) for weights in WEIGHTS)
+    speed = 300e9 * 0.896 * 0.75
+    assert plain.tick_ms == pytest.approx(1000 * (15.05e9 + 4 * 1.573e9) / speed)
+    assert packed.tick_ms == pytest.approx(1000 * (7.375e9 + 0.3e9 + 4 * 1.573e9) / speed)
+    assert (plain.rows_in_time, packed.rows_in_time) == (0, int((0.064 * speed - 7.675e9) // 1.573e9))
+    assert (plain.rows_in_memory, packed.rows_in_memory) == (3, 8)
+    assert "on an L4, weights int8, by bytes, not measured" in str(packed) and str(packed).startswith("estimate ")
+
+
+def test_runs_become_a_picture(
+    folder: Path, tmp_path: Path, report: Report, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, picture = tmp_path / "runs.csv", tmp_path / "runs.png"
+    for rows, tick in ((4, 9.0), (2, 8.0), (2, 7.0)):
+        append(table, replace(report, rows=rows, tick_p50=tick))
+    ((kind, points),) = runs(table).items()
+    assert "nano float32" in kind
+    assert [(rows, p50) for rows, p50, _, _ in points] == [(2, 7.0), (4, 9.0)]
+    assert bench.main(["--rows", "--csv", str(table), "--plot", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5_000
+    assert bench.main(["--rows", "--plot", str(picture)]) == 2
+    assert "name it by --csv" in capsys.readouterr().err
+    table.write_text("a,b\n1,2\n", encoding="utf-8")
+    assert bench.main(["--rows", "--csv", str(table), "--plot", str(picture)]) == 2
+    assert "is no table of runs" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"drawing needs matplotlib: pip install matplotlib, or voipagent\[lab\]"):
+        draw(table, picture)
