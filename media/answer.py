@@ -12,6 +12,7 @@ from typing import Self
 from media.clock import Clock
 from media.codec import named
 from media.crypto import Policy
+from media.latch import Network
 from media.leg import AudioFormat, Leg, LegError
 from media.ports import Ports
 from media.rtp import RtpLeg
@@ -58,11 +59,18 @@ class Legs:
             await leg.close()
 
     def open_leg(
-        self, media: str | None, host: str, *, srtp: Policy | None = None, codecs: Iterable[str] | None = None
+        self,
+        media: str | None,
+        host: str,
+        *,
+        srtp: Policy | None = None,
+        codecs: Iterable[str] | None = None,
+        networks: Iterable[Network] = (),
     ) -> Leg:
         """A leg for a call whose signalling comes from `host` and whose offer is `media` (None: we shall offer).
 
-        It has no port yet and refuses nothing: `Leg.answer` and `Leg.offer` do. `srtp` and `codecs` are for this call.
+        It has no port yet and refuses nothing: `Leg.answer` and `Leg.offer` do. `srtp` and `codecs` are for this call;
+        so are `networks`, where its media may come from besides the addresses that the far end names.
         """
         assert self._clock is not None and self._ports is not None, "Legs is not entered"
         spoken = self._codecs if codecs is None else tuple(map(named, codecs))
@@ -70,6 +78,7 @@ class Legs:
             *(self._format, self._clock, self._ports, host, self._advertised, self._open.discard),
             srtp=srtp or self._srtp,
             codecs=spoken,
+            networks=tuple(networks),
         )
         self._open.add(leg)
         return leg

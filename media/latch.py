@@ -8,7 +8,10 @@ be talked over by anybody.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import TypeAlias
 
+Network: TypeAlias = IPv4Network | IPv6Network
 Address = tuple[str, int]
 
 SILENT_S = 2.0
@@ -19,9 +22,13 @@ PROBATION_PACKETS = 8
 
 
 class Latch:
-    """`target` is where to send: the described address until a packet came, then where that came from."""
+    """`target` is where to send: the described address until a packet came, then where that came from.
 
-    def __init__(self) -> None:
+    `networks` are trusted besides the far end's own addresses: a carrier's media may come from any machine of its own.
+    """
+
+    def __init__(self, networks: tuple[Network, ...] = ()) -> None:
+        self._networks = networks
         self.target: Address = ("", 0)
         self.locked = False
         self._described: Address = ("", 0)
@@ -50,7 +57,7 @@ class Latch:
         if self.locked and source == self.target:
             self._lock(source, ssrc, now)
             return True
-        if source[0] not in self._hosts:
+        if not self.trusts(source[0]):
             return False
         silent = now - self._heard >= SILENT_S
         if not self.locked:
@@ -60,6 +67,10 @@ class Latch:
             return False
         self._lock(source, ssrc, now)
         return True
+
+    def trusts(self, host: str) -> bool:
+        """Whether the far end could be there, before a packet proves it."""
+        return host in self._hosts or any(ip_address(host.partition("%")[0]) in network for network in self._networks)
 
     def _lock(self, source: Address, ssrc: int, now: float) -> None:
         self.target, self.locked, self._ssrc, self._heard = source, True, ssrc, now

@@ -14,7 +14,7 @@ from aiortc.rtp import RtpPacket
 
 from media.codec import PCMU, Codec
 from media.dtmf import DigitReceiver
-from media.latch import Address, Latch
+from media.latch import Address, Latch, Network
 from media.leg import Digit
 from media.playout import Heard, Playout
 from media.rtcp import Reports
@@ -41,12 +41,20 @@ UNCONFIRMED_S = 10.0
 
 
 class Receiver:
-    """`host` is where the far end's signalling comes from. `codec` is that of what is heard.
+    """`host` is where the far end's signalling comes from; `networks` are trusted with its media besides.
+
+    `codec` is that of what is heard.
 
     `packets` and `dropped` count what came in; what the playout does not play is counted there.
     """
 
-    def __init__(self, host: str, reports: Reports, security: Security | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        reports: Reports,
+        security: Security | None = None,
+        networks: tuple[Network, ...] = (),
+    ) -> None:
         self.codec: Codec = PCMU
         self.playout = Playout(PCMU)
         self.packets = 0
@@ -56,7 +64,7 @@ class Receiver:
         self._agreed: Codec = PCMU
         self._types: frozenset[int] = frozenset()  # payload types of `codec`
         self._playing = False
-        self._latch = Latch()
+        self._latch = Latch(networks)
         self._security = security or Security()
         self._forged = 0  # packets in a row
         self._rtcp_source: Address | None = None
@@ -176,7 +184,7 @@ class Receiver:
     def receive_rtcp(self, data: bytes, source: Address, now: float) -> None:
         """Take a report."""
         stream = self._stream
-        if stream is None or source[0] not in (self._latch.target[0], self._host, stream.remote_rtcp[0]):
+        if stream is None or not (source[0] == stream.remote_rtcp[0] or self._latch.trusts(source[0])):
             self.dropped["foreign RTCP"] += 1
             return
         try:
@@ -217,7 +225,7 @@ class Receiver:
 
     def may_come_from(self, source: Address) -> bool:
         """Whether the far end could be there, before anything proves it."""
-        return self._stream is not None and source[0] in (self._stream.remote[0], self._latch.target[0], self._host)
+        return self._latch.trusts(source[0])
 
     def may_send(self, now: float) -> bool:
         """Whether there is reason to believe that the far end wants what we send."""

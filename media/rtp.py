@@ -23,7 +23,7 @@ from media.dtls import is_dtls
 from media.dtmf import TONE_MS, check_digits
 from media.incoming import Incoming
 from media.keypad import Keypad
-from media.latch import Address
+from media.latch import Address, Network
 from media.leg import AudioFormat, Digit, Exchange, LegError, LegStats, Pcm
 from media.negotiation import Codecs, choose, confirm
 from media.outgoing import Outgoing, Sent
@@ -52,7 +52,7 @@ class RtpLeg:
     by the version of IP.
 
     `srtp` says whether it may be encrypted, or must be; `codecs` which ones it speaks, and in which order. Empty: all,
-    and the order of an offer decides.
+    and the order of an offer decides. Media may come from `networks` besides the addresses that the far end names.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class RtpLeg:
         when_closed: Callable[[RtpLeg], None] | None = None,
         srtp: Policy = "accept",
         codecs: Codecs = (),
+        networks: tuple[Network, ...] = (),
     ) -> None:
         host = _plain(host)
         self._format, self._clock, self._host, self._when_closed = audio_format, clock, host, when_closed
@@ -77,7 +78,7 @@ class RtpLeg:
 
         self._sender, self._security = Sender(), Security()
         self._reports = Reports(self._sender.ssrc, time.time() - clock.time())
-        self._receiver = Receiver(host, self._reports, self._security)
+        self._receiver = Receiver(host, self._reports, self._security, networks)
         self._incoming = Incoming(audio_format, PCMU.sample_rate)
         self._outgoing = Outgoing(audio_format, PCMU.sample_rate)
         self._keypad = Keypad()

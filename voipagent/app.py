@@ -211,7 +211,8 @@ def _leg_opener(legs: Legs, trunks: Iterable[Trunk]) -> Callable[[CallOffer], Le
         trunk = known.get(offer.trunk)
         if trunk is None:
             return legs.open_leg(offer.media, offer.source[0])
-        return legs.open_leg(offer.media, offer.source[0], srtp=trunk.srtp, codecs=trunk.codecs or None)
+        codecs = trunk.codecs or None
+        return legs.open_leg(offer.media, offer.source[0], srtp=trunk.srtp, codecs=codecs, networks=trunk.peers)
 
     return open_leg
 

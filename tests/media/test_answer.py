@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import socket
+from ipaddress import ip_network
 
 import numpy as np
 import pytest
@@ -195,3 +196,27 @@ async def test_ten_calls_at_once_each_hear_their_own() -> None:
             loudest = float(np.argmax(spectrum)) * 8000 / len(sound)
             assert loudest == pytest.approx(300 + 100 * number, abs=10)
             phone.close()
+
+
+async def test_codecs_encryption_and_networks_of_one_call() -> None:
+    """What a trunk says of its calls goes before what is set for all."""
+    phone, far = Phone(), Phone(host="127.0.0.3")
+    offer = phone.sdp(formats="0 8 101")
+    async with Legs(FORMAT, ports=PORTS, codecs=("pcma", "pcmu")) as legs:
+        assert "RTP/AVP 8 101" in await legs.open_leg(offer, "127.0.0.1").answer(offer)
+        leg = legs.open_leg(offer, "127.0.0.1", codecs=("PCMU",), networks=(ip_network("127.0.0.2/31"),))
+        answer = await leg.answer(offer)
+        assert "RTP/AVP 0 101" in answer
+        pending = asyncio.ensure_future(leg.exchange())
+        await asyncio.sleep(0)
+        far.read(answer)
+        far.send(bytes(160))
+        async with asyncio.timeout(5):
+            await pending
+        assert leg.stats.packets_received == 1
+        with pytest.raises(LegError, match="demands encryption"):
+            await legs.open_leg(offer, "127.0.0.1", srtp="demand").answer(offer)
+    with pytest.raises(ValueError, match="'g729' is no codec that this agent speaks"):
+        Legs(FORMAT, ports=PORTS, codecs=("g729",))
+    phone.close()
+    far.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 
 from media.latch import PROBATION_PACKETS, SILENT_S, Address, Latch
@@ -111,3 +113,13 @@ def test_after_a_move_to_another_host_the_old_one_is_a_stranger() -> None:
     latch.admit(SAID, 1, 0, 0.0)
     latch.arm(("198.51.100.8", 4000), {PROXY}, 1.0)
     assert not latch.admit(SAID, 1, 1, 100.0)
+
+
+def test_a_carriers_own_networks_are_trusted_besides() -> None:
+    """Its media comes from a machine that nobody named, once; then that one alone is believed."""
+    latch = Latch((ip_network("192.0.2.64/26"), ip_network("2001:db8::/32")))
+    latch.arm(SAID, {PROXY}, 0.0)
+    assert latch.trusts("2001:db8::7") and latch.trusts(PHONE) and not latch.trusts("192.0.2.1")
+    assert feed(latch, STRANGER, 3, now=0.0) == 3
+    assert latch.target == STRANGER
+    assert feed(latch, ("192.0.2.67", 4000), 50, now=0.1, ssrc=2) == 0

@@ -274,10 +274,13 @@ def test_a_peer_on_this_machine_may_name_this_machine() -> None:
 
 CM_80 = "AES_CM_128_HMAC_SHA1_80"
 KEYED = Crypto.generate(3, CM_80).attribute()
+PRINT = "fingerprint:sha-256 " + ":".join(["0A"] * 32)
 WORDS = st.sampled_from(
     ["0", "8", "9", "101", "4000", "65536", "-1", "audio", "RTP/AVP", "RTP/SAVP", "IN", "IP4", "IP6", "::", "0.0.0.0"]
     + ["198.51.100.7", "rtpmap:", "101 telephone-event/8000", "ptime:", "rtcp:", "rtcp-mux", "sendonly", "/", "\x00"]
     + ["9" * 400, "\u0661", "fe80::1%x", "crypto:", CM_80, f"crypto:{KEYED}", "inline:A|2^20"]
+    + ["UDP/TLS/RTP/SAVPF", "RTP/SAVPF", "setup:actpass", "setup:x", "fingerprint:sha-256 0A", PRINT]
+    + ["96", "13", "96 opus/48000/2", "rtpmap:96 opus/48000/2", "fmtp:96 maxaveragebitrate=1;=;;cbr=1", "98 CN/8000"]
 )
 LINES = st.builds(
     lambda letter, words: f"{letter}={' '.join(words)}", st.sampled_from("mmmacacovst"), st.lists(WORDS, max_size=6)
@@ -297,7 +300,8 @@ def survives_under(text: str, srtp: Policy) -> None:
     except LegError as error:
         assert str(error)
         return
-    assert stream.crypto or srtp != "demand"
+    assert stream.crypto or stream.dtls or srtp != "demand"
+    assert not (stream.crypto and stream.dtls)
     ours = parse(Describer(7, srtp).answer(offer, stream, HERE, 16_384))
     assert ("crypto" in dict(ours.media[stream.number].attributes)) is (stream.crypto is not None)
     assert len(ours.media) == len(offer.media)
@@ -312,6 +316,15 @@ def test_any_text_is_refused_cleanly(text: str) -> None:
 
 
 @given(st.lists(LINES, max_size=24))
+@example(
+    [
+        "c=IN IP4 198.51.100.7",
+        "m=audio 4000 UDP/TLS/RTP/SAVPF 96",
+        f"a={PRINT}",
+        "a=setup:actpass",
+        "a=rtpmap:96 opus/48000/2",
+    ]
+)
 @example(["c=IN IP4 198.51.100.7", "m=audio 4000 RTP/AVP 0", "a=rtcp:5 IN IP4 x", "a=ptime:\u0661"])
 def test_any_lines_are_answered_or_refused(lines: list[str]) -> None:
     survives("\r\n".join(["v=0", *lines]))
