@@ -44,6 +44,8 @@ class Agent:
         self._recorder, self._calls, self._seed = recorder, calls, seed
         self._memory, self._watchdog = memory, watchdog
         self.draining = False
+        self.sessions: dict[str, Session] = {}
+        """Those that run, by the id of their call."""
         self._group: asyncio.TaskGroup | None = None  # while running
 
     @property
@@ -87,7 +89,7 @@ class Agent:
                     session = self._outgoing(call, persona, slot, seed, wanted.digits)
                     if not begun.done():
                         begun.set_result(call)
-                    await session.run()
+                    await self._run(session)
                 finally:
                     await call.hang_up("the session failed")  # without effect once it is over
         except (UnknownPersona, EngineError, SignalingError) as error:
@@ -139,11 +141,19 @@ class Agent:
             async with self._engine.open(sampling) as slot:
                 by = f" by trunk {offer.trunk}" if offer.trunk else ""
                 logger.info("< %s call to %s from %s:%d%s", offer.id, offer.callee, *offer.source, by)
-                await self._session(call, persona, slot, sampling.seed, Session).run()
+                await self._run(self._session(call, persona, slot, sampling.seed, Session))
         except EngineFull as error:
             await self._refuse(call, Rejection.BUSY, str(error))
         except EngineError as error:
             await self._refuse(call, Rejection.OVERLOADED, str(error))
+
+    async def _run(self, session: Session) -> None:
+        """To its end; meanwhile it can be found."""
+        self.sessions[session.record.id] = session
+        try:
+            await session.run()
+        finally:
+            del self.sessions[session.record.id]
 
     async def _refuse(self, call: Call, rejection: Rejection, why: str) -> None:
         logger.warning("x %s refused, %s: %s", call.offer.id, rejection.value, why)

@@ -36,9 +36,11 @@ from voipagent.settings import EngineSettings, Settings, SipSettings
 from voipagent.story import Telling, tell_all, tell_facts
 from voipagent.talk import check_distinct, writing
 from voipagent.talk import talk as talk_through
+from voipagent.transfer import Switchboard
 from voipagent.trim import Memory
 from voipagent.web.api import create_api, serve_http
 from voipagent.web.calls import serve_calls
+from voipagent.web.control import serve_control
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +117,9 @@ async def _serve(settings: Settings) -> None:
         api = create_api(
             lambda: agent.ready, lambda: [asdict(state) | {"calls": calls} for state, calls in sip.trunks.states]
         )
-        serve_calls(api, lambda wanted: agent.place(dialer, wanted), settings.http.token.get_secret_value())
+        token = settings.http.token.get_secret_value()
+        serve_calls(api, lambda wanted: agent.place(dialer, wanted), token)
+        serve_control(api, agent.sessions, house.board, token)
         async with serve_http(api, settings.http.host, settings.http.port) as http_port:
             logger.info("- model %s, %d rows", house.engine.revision, house.engine.free)
             if settings.engine.model == "pocket":
@@ -135,6 +139,7 @@ class House:
     sip: SipEndpoint
     agent: Agent
     dialer: SipDialer
+    board: Switchboard
 
 
 @contextlib.asynccontextmanager
@@ -147,7 +152,7 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
             open_engine(settings.engine, [each.voice for each in settings.who_answers]) as engine,
             open_memory(settings.context, settings.summary, _telling(settings.engine)) as memory,
             Legs(
-                AudioFormat(engine.sample_rate, engine.frame_samples),
+                audio_format := AudioFormat(engine.sample_rate, engine.frame_samples),
                 ports=(settings.rtp.ports.first, settings.rtp.ports.last),
                 advertised=settings.sip.advertised,
                 srtp=settings.sip.srtp,
@@ -168,9 +173,10 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
         ):
             for persona in settings.who_answers:
                 await check_persona(engine, persona, memory)
+            open_leg = _leg_opener(legs, trunks)
             agent = Agent(
                 engine,
-                _leg_opener(legs, trunks),
+                open_leg,
                 settings.who_answers,
                 recorder,
                 settings.calls,
@@ -179,7 +185,8 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
                 settings.watchdog,
             )
             policy = Outbound(trunks, settings.outbound.limits, lines)
-            yield House(engine, sip, agent, SipDialer(sip, policy, routes=sip.trunks.keeper.routes))
+            dialer = SipDialer(sip, policy, routes=sip.trunks.keeper.routes)
+            yield House(engine, sip, agent, dialer, Switchboard(dialer, open_leg, audio_format))
 
 
 @contextlib.contextmanager

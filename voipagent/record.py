@@ -60,6 +60,7 @@ class CallRecord:
     barged_in: bool = False
     digits: list[dict[str, Any]] = field(default_factory=list)
     holds: list[dict[str, float]] = field(default_factory=list)
+    transfers: list[dict[str, Any]] = field(default_factory=list)
     trims: list[dict[str, Any]] = field(default_factory=list)
     troubles: list[dict[str, Any]] = field(default_factory=list)
     summary: str = ""

@@ -14,13 +14,14 @@ from dataclasses import asdict
 
 from engine.slot import EngineError, EngineFull, Reply, Slot
 from media.leg import Exchange, Leg, LegError, NoPort
-from signaling.call import Call, CallEnded, CallOffer, Rejection
+from signaling.call import Call, CallEnded, CallOffer, Rejection, SignalingError
 from voipagent.bargein import BargeIn, is_speech
 from voipagent.context import Transcript
 from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recording
 from voipagent.story import extract
+from voipagent.transfer import Line, Switchboard, first_of
 from voipagent.trim import Memory, Trimmer
 from voipagent.watchdog import Trouble, Watchdog, WatchdogSettings
 
@@ -59,10 +60,13 @@ class Session:
         self._memory = memory
         self._watchdog = Watchdog(watchdog or WatchdogSettings())
         self._trimmer: Trimmer | None = None
+        self._leg: Leg | None = None
+        self._ended = False
+        self._put_through: asyncio.Future[Line] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> CallEnded:
         """The whole conversation. Peer, disk and engine may fail: the call ends with a reason, its record closed."""
-        leg = self._open_leg(self.call.offer)
+        leg = self._leg = self._open_leg(self.call.offer)
         try:
             await self._live(leg)
         except asyncio.CancelledError:
@@ -94,12 +98,54 @@ class Session:
         """From ringing to the last frame."""
         await self._answer(leg)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._converse(leg), name="converse")
             group.create_task(self._watch(leg), name="watch")
-            group.create_task(self._leg_digits(leg), name="leg digits")
             group.create_task(self._call_digits(), name="call digits")
+            line = await first_of(self._conversation(leg), asyncio.shield(self._put_through))
+            if line is not None:
+                await self.call.hang_up(await line.talk(leg, self.recording.write))
+
+    async def _conversation(self, leg: Leg) -> None:
+        """Caller and model, until one is gone or the caller is put through."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._converse(leg), name="converse")
+            group.create_task(self._leg_digits(leg), name="leg digits")
             if self._trimmer is not None:
                 group.create_task(self._trimmer.run(), name="trim")
+
+    # --- what others may have the session do -----------------------------------------------------------------------
+
+    async def hold(self, held: bool) -> None:
+        """Put the far end on hold, or take it off again. Raises SignalingError where it will not, or is gone."""
+        if self._leg is None or not self.record.answered:
+            raise SignalingError("the call is not answered yet")
+        try:
+            await self._leg.accepted(await self.call.propose(await self._leg.offer(hold=held)))
+        except LegError as error:
+            raise SignalingError(f"the far end's answer cannot be used: {error}") from error
+
+    async def transfer(self, board: Switchboard, target: str, trunk: str = "") -> str:
+        """Put the caller through: "transferred", the far end did it and leaves; "bridged", we stay in the middle.
+
+        Meanwhile the conversation goes on. Raises SignalingError where nobody is reached: it goes on then, too.
+        """
+        if not self.record.answered or self._put_through.done():
+            raise SignalingError("the call is not answered yet, or put through already")
+        at = round(self.recording.seconds, 3)
+        try:
+            line = await board.reach(self.call, target, trunk)
+        except SignalingError as error:
+            self.record.transfers.append({"at": at, "to": target, "how": "failed", "why": str(error)})
+            raise
+        how = "transferred" if line is None else "bridged"
+        self.record.transfers.append({"at": at, "to": target, "how": how, "why": ""})
+        if line is not None and (self._ended or self._put_through.done()):
+            await line.close()
+            raise SignalingError("the call is over, or put through already")
+        if line is not None:
+            self._put_through.set_result(line)
+        return how
+
+    # --- the parts -------------------------------------------------------------------------------------------------
 
     async def _answer(self, leg: Leg) -> None:
         """Ring, open the media, prime the row, and accept."""
@@ -225,7 +271,10 @@ class Session:
     async def _end(self, leg: Leg) -> None:
         """Leave call and leg, and close the record."""
         await self.call.hang_up("the session failed")  # without effect once it is over; else a bug, on its way up
+        self._ended = True
         try:
+            if self._put_through.done():
+                await self._put_through.result().close()
             await leg.close()
         finally:
             await self._close(leg, await self.call.wait_ended())

@@ -9,8 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from media.leg import AudioFormat, Exchange, Leg, LegError
 from media.room import Bridge, Side
@@ -23,18 +22,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Line:
-    """Somebody else, who has taken a call of ours. Leaving it hangs up there and gives the port back."""
+    """Somebody else, who has taken a call of ours."""
 
     call: OutgoingCall
     leg: Leg
     format: AudioFormat
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
+        """Hang up there, and give the port back. Idempotent."""
         await self.call.hang_up("the other party hung up")
         await self.leg.close()
 
@@ -48,7 +43,7 @@ class Line:
             return (await self.call.wait_ended()).reason
 
         bridge = Bridge(Side(leg, self.format), Side(self.leg, self.format), hear)
-        return await _first(bridge.run(), over())
+        return await first_of(bridge.run(), over())
 
 
 class Switchboard:
@@ -69,7 +64,7 @@ class Switchboard:
             logger.info("- %s the far end does not transfer: %s", call.offer.id, error)
         else:
             return None
-        return await self._call(target, trunk)
+        return await first_of(self._call(target, trunk), _gone(call))
 
     async def _call(self, target: str, trunk: str) -> Line:
         """Somebody who has answered. Raises SignalingError."""
@@ -80,13 +75,17 @@ class Switchboard:
             call.answered = leg.accepted
             call.renegotiate = lambda offer: _renegotiate(leg, offer)
             await call.invite(await leg.offer())
-            await _first(call.wait_answered(), _unanswered(call, target))
+            await first_of(call.wait_answered(), _unanswered(call, target))
         except BaseException as error:
-            await line.__aexit__(type(error), error, None)
+            await line.close()
             if isinstance(error, LegError):
                 raise SignalingError(f"no media for {target}: {error}") from error
             raise
         return line
+
+
+async def _gone(call: Call) -> Line:
+    raise SignalingError(f"the call is over: {(await call.wait_ended()).reason}")
 
 
 async def _unanswered(call: OutgoingCall, target: str) -> None:
@@ -100,7 +99,7 @@ async def _renegotiate(leg: Leg, offer: str | None) -> str | Rejection:
         return Rejection.NOT_ACCEPTABLE
 
 
-async def _first(*awaited: Awaitable[T]) -> T:
+async def first_of(*awaited: Awaitable[T]) -> T:
     """What the first to be done gives or raises; the others are cancelled."""
     tasks = [asyncio.ensure_future(each) for each in awaited]
     try:

@@ -38,6 +38,7 @@ class Stage:
     leg: FakeLeg
     folder: CallFolder
     task: asyncio.Task[CallEnded]
+    session: Session
     ended: CallEnded | None = field(default=None)
 
     async def over(self) -> CallEnded:
@@ -77,7 +78,7 @@ async def stage(
         session = Session(call, lambda _offer: leg, slot, persona, record, folder, recording, max_hold_s, memory)
         task = asyncio.create_task(session.run())
         try:
-            yield Stage(call, leg, folder, task)
+            yield Stage(call, leg, folder, task, session)
         finally:
             task.cancel()
             await asyncio.wait([task])

@@ -85,8 +85,8 @@ async def test_where_it_refuses_we_call() -> None:
     await board.other.answered("their answer")
     assert board.leg.answers == ["their answer"]
     assert await board.other.renegotiate("hold") == "answer to hold"
-    async with line:
-        pass
+    for _ in range(2):
+        await line.close()
     assert board.leg.closed
     assert board.other.log[-1] == ("hang_up", "the other party hung up")
 
@@ -113,6 +113,21 @@ async def test_no_port_for_it() -> None:
         await soon(board.board.reach(Refusing(), "bob"))
     assert isinstance(error.value.__cause__, LegError)
     assert board.leg.closed and board.other.log[-1][0] == "hang_up"
+
+
+async def test_the_caller_hangs_up_meanwhile() -> None:
+    board, call = Board(), Refusing()
+    waiting = asyncio.create_task(board.board.reach(call, "bob"))
+    while ("invite", "our offer") not in board.other.log:
+        await asyncio.sleep(0)
+    call.end()
+    with pytest.raises(SignalingError, match="the call is over: hung up"):
+        await soon(_line(waiting))
+    assert board.leg.closed and board.other.log[-1][0] == "hang_up"
+
+
+async def _line(task: asyncio.Task[Line | None]) -> Line | None:
+    return await task
 
 
 async def test_whoever_waited_is_gone() -> None:

@@ -42,7 +42,7 @@ def serve_calls(api: FastAPI, place: Callable[[Wanted], Awaitable[OutgoingCall]]
 
     @api.post("/api/v1/calls", status_code=status.HTTP_202_ACCEPTED)
     async def make_call(wanted: CallRequest, authorization: Annotated[str, Header()] = "") -> CallBegun:
-        _check(authorization, token)
+        check_token(authorization, token)
         try:
             call = await place(Wanted(wanted.target, wanted.trunk, wanted.persona, wanted.digits))
         except UnknownPersona as error:
@@ -56,7 +56,7 @@ def serve_calls(api: FastAPI, place: Callable[[Wanted], Awaitable[OutgoingCall]]
         return CallBegun(id=call.offer.id, target=wanted.target, trunk=call.offer.trunk)
 
 
-def _check(authorization: str, token: str) -> None:
+def check_token(authorization: str, token: str) -> None:
     """Whether that is the token. A call costs money: without a token to ask for, nobody may make one."""
     if not token:
         raise HTTPException(status.HTTP_403_FORBIDDEN, NO_TOKEN)

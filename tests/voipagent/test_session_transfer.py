@@ -1,0 +1,121 @@
+"""session.py: hold by us, and a caller who is put through, on fakes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from media.leg import LegError
+from signaling.call import CallEnded, SignalingError
+from tests.fakes import FakeCall, FakeLeg, offer
+from tests.voipagent.test_session import SPEECH, stage
+from tests.voipagent.test_transfer import Board, Refusing
+from voipagent.recording import Recorder
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def test_hold_and_resume(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path) as on:
+        await on.call.accepted.wait()
+        for held in (True, False):
+            await on.session.hold(held)
+        assert on.call.log[-2:] == [("propose", "our offer to hold"), ("propose", "our offer")]
+        assert on.leg.answers == ["answer to our offer to hold", "answer to our offer"]
+        on.call.end()
+        await on.over()
+
+
+async def test_a_hold_that_is_refused_or_comes_to_no_use(recorder: Recorder, tmp_path: Path) -> None:
+    class Stubborn(FakeCall):
+        async def propose(self, media: str) -> str:
+            raise SignalingError("488 Not Acceptable Here")
+
+    class Deaf(FakeLeg):
+        async def accepted(self, answer: str) -> None:
+            raise LegError("no codec in it")
+
+    async with stage(recorder, tmp_path, call=Stubborn()) as on:
+        with pytest.raises(SignalingError, match="not answered yet"):
+            await on.session.hold(True)
+        await on.call.accepted.wait()
+        with pytest.raises(SignalingError, match="488"):
+            await on.session.hold(True)
+        on.call.end()
+        await on.over()
+    async with stage(recorder, tmp_path / "other", leg=Deaf()) as on:
+        await on.call.accepted.wait()
+        with pytest.raises(SignalingError, match="the far end's answer cannot be used: no codec in it"):
+            await on.session.hold(True)
+        on.call.end()
+        await on.over()
+
+
+async def test_the_far_end_transfers_and_leaves(recorder: Recorder, tmp_path: Path) -> None:
+    board = Board()
+    async with stage(recorder, tmp_path) as on:
+        await on.call.accepted.wait()
+        assert await on.session.transfer(board.board, "+4930") == "transferred"
+        on.call.end()
+        await on.over()
+    (noted,) = on.record["transfers"]
+    assert (noted["to"], noted["how"], noted["why"]) == ("+4930", "transferred", "")
+
+
+async def test_a_refused_transfer_becomes_a_bridge(recorder: Recorder, tmp_path: Path) -> None:
+    """The model hears nothing any more, the two hear each other, the recording both; then the other hangs up."""
+    board = Board()
+    board.other.taken.set()
+    async with stage(recorder, tmp_path, call=Refusing()) as on:
+        on.leg.hear(SPEECH)
+        await on.leg.heard(1)
+        stepped = on.session.record.frames_stepped
+        assert await on.session.transfer(board.board, "+4930", "trunk") == "bridged"
+        with pytest.raises(SignalingError, match="put through already"):
+            await on.session.transfer(board.board, "+4931")
+        await board.leg.heard(0)  # the bridge has begun
+        on.leg.hear(SPEECH, SPEECH)
+        board.leg.hear(SPEECH)
+        said = len(on.leg.played)
+        await until(lambda: len(board.leg.played) >= 2 and len(on.leg.played) > said)
+        assert on.session.record.frames_stepped == stepped
+        board.other.end("callee", "hung up there")
+        assert await on.over() == CallEnded("agent", "hung up there")
+    assert board.leg.closed and on.leg.closed
+    assert on.record["transfers"][0]["how"] == "bridged"
+    assert on.record["duration_s"] >= 0.24
+
+
+async def test_the_caller_hangs_up_while_bridged(recorder: Recorder, tmp_path: Path) -> None:
+    board = Board()
+    board.other.taken.set()
+    async with stage(recorder, tmp_path, call=Refusing()) as on:
+        await on.call.accepted.wait()
+        await on.session.transfer(board.board, "+4930")
+        on.call.end()
+        assert (await on.over()).by == "caller"
+    assert board.leg.closed
+    assert board.other.log[-1] == ("hang_up", "the other party hung up")
+
+
+async def test_nobody_there_and_the_conversation_goes_on(recorder: Recorder, tmp_path: Path) -> None:
+    board = Board()
+    board.other.end("callee", "busy")
+    async with stage(recorder, tmp_path, call=Refusing(offer())) as on:
+        await on.call.accepted.wait()
+        with pytest.raises(SignalingError, match=r"\+4930 was not reached: busy"):
+            await on.session.transfer(board.board, "+4930")
+        on.leg.hear(SPEECH)
+        await until(lambda: on.session.record.frames_stepped == 1)
+        on.call.end()
+        await on.over()
+    assert on.record["transfers"][0] | {"at": 0.0} == {
+        **{"at": 0.0, "to": "+4930", "how": "failed", "why": "+4930 was not reached: busy"}
+    }
