@@ -151,7 +151,10 @@ def _check(message: Request | Response) -> None:
     try:
         if not split(headers.get("Via")):
             raise ValueError("the first Via is empty")
-        _ = message.via, message.from_, message.to
+        _ = message.via
+        for address in (message.from_, message.to):
+            if "tag" in address.parameters and not address.parameters["tag"]:
+                raise ValueError("a tag is empty")  # ours would be a second one beside it
     except ValueError as error:
         raise _Refused(400, str(error)) from None
     _check_cseq(message)
