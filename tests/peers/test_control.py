@@ -318,3 +318,55 @@ async def test_libre_is_transferred(there: bool) -> None:
                 assert said[0].startswith("488")
                 await line.hangup()
                 assert (await over).by == "caller"
+
+
+@contextlib.asynccontextmanager
+async def telephones(*names: str) -> AsyncIterator[list[Any]]:
+    """User agents of one libre: a process has no more than one."""
+    from baresip import Account, Config, Runtime, UserAgent
+
+    runtime = Runtime()
+    listen = "sip_listen 127.0.0.1:0\n"
+    many = Config(net_interface="127.0.0.1", native_log_level="error", extra_config_text=listen, max_concurrent_calls=8)
+    await runtime.start(many)
+    try:
+        accounts = [Account(name, "127.0.0.1", "", reg_interval=0, audio_codecs=("pcmu",)) for name in names]
+        yield [await UserAgent.create(runtime, account) for account in accounts]
+    finally:
+        await runtime.close()
+
+
+@pytest.mark.peer("baresip")
+async def test_two_libres_are_put_together() -> None:
+    """Attended: the first takes our place in the call with the second, which it names by Replaces."""
+    calls: list[Call] = []
+    ready = asyncio.Event()
+    said: list[str] = []
+
+    async def serve(call: Call) -> None:
+        calls.append(call)
+        await call.ring()
+        await call.accept(DESCRIBED)
+        if len(calls) == 1:
+            await ready.wait()
+            try:
+                await call.transfer(calls[1])
+            except SignalingError as error:
+                said.append(str(error))
+            else:
+                said.append("transferred")
+        await call.wait_ended()
+
+    accepting: list[asyncio.Future[Any]] = []
+    async with asyncio.timeout(30), desk(serve) as opened, telephones("first", "second") as phones:
+        phones[1].on_incoming(lambda line: accepting.append(asyncio.ensure_future(line.answer())))
+        for phone in phones:
+            line = await phone.dial(f"sip:agent@127.0.0.1:{opened.port}")
+            await line.wait_established(timeout=10)
+            line.on_transfer_request(
+                lambda request, line=line: accepting.append(asyncio.ensure_future(line.accept_transfer()))
+            )
+        ready.set()
+        while not said:
+            await asyncio.sleep(0.02)
+        assert said == ["transferred"]
