@@ -12,11 +12,12 @@ from dataclasses import replace
 from signaling.sip import dialog as dialogs
 from signaling.sip.alarms import Alarms
 from signaling.sip.dialog import Alarm, Dialog, Negotiation
+from signaling.sip.digest import DigestError
 from signaling.sip.early import Early
 from signaling.sip.events import Answered, Changed, Ended, Event, Invited, Pressed
 from signaling.sip.grammar import parse_address
 from signaling.sip.info import KINDS, read
-from signaling.sip.message import SDP, Request
+from signaling.sip.message import SDP, Request, Response
 from signaling.sip.offers import Offers
 from signaling.sip.reason import reason_field, reason_of
 from signaling.sip.replaces import refusal, replaces_of
@@ -342,9 +343,25 @@ class Calls:
         return True
 
     def _bye(self, dialog: Dialog, now: float) -> None:
-        request = dialog.request("BYE", self._token(), reason_field(dialog.farewell))
-        self._transactions.ask(request, self.way_to(dialog), now)
+        if dialog.authenticator is not None:
+            dialog.authenticator.begin()
+        self._send_bye(dialog, now)
+
+    def _send_bye(self, dialog: Dialog, now: float) -> None:
+        reason = reason_field(dialog.farewell)
+        self.ask(dialog, "BYE", now, reason, told=lambda response, at: self._bye_answered(dialog, response, at))
         dialog.alarms[Alarm.FORGET] = now + dialogs.LINGER_S
+
+    def _bye_answered(self, dialog: Dialog, response: Response | None, now: float) -> None:
+        """A proxy that asked for a password for the INVITE may do so again (section 22)."""
+        if response is None or response.code not in (401, 407) or dialog.authenticator is None:
+            return
+        try:
+            dialog.authenticator.learn(response)
+        except DigestError:
+            return
+        self._send_bye(dialog, now)
+        self._alarms.set(dialog, dialog.next_at)
 
     def way_to(self, dialog: Dialog) -> Flow:
         """Where our requests in it go."""

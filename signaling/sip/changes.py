@@ -183,6 +183,8 @@ class Changes:
 
     def _send(self, change: Change, now: float) -> None:
         dialog, change.tries = change.dialog, change.tries + 1
+        if change.tries == 1 and dialog.authenticator is not None:
+            dialog.authenticator.begin()
         update = not change.media and change.by_update and "UPDATE" in dialog.allowed
         media = "" if update else change.media or dialog.local_media  # unchanged, it is a refresh (RFC 4028, s. 7.4)
         fields = (("Contact", dialog.contact), ("Allow", ALLOW), *request_fields(dialog.timer, dialog.min_se))

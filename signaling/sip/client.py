@@ -76,7 +76,7 @@ class Client:
     # --- for whoever makes calls; none has an effect on a call that is past it ---
 
     def invite(self, invitation: Invitation, media: str | None, flow: Flow, now: float) -> Placed:
-        """Call somebody. Raises ValueError for text that would break out of its line."""
+        """Call somebody."""
         login = invitation.login
         authenticator = Authenticator(login, self._token) if login else None
         placed = Placed(invitation, media, flow, self._token(), self._token(), authenticator)
@@ -311,7 +311,6 @@ class Client:
             ("Allow", ALLOW),
             *reliable,
             *request_fields(timer, placed.min_se),
-            *invitation.extra,
             *(placed.authenticator.fields("INVITE", invitation.uri) if placed.authenticator else ()),
             *((("Content-Type", SDP),) if placed.media else ()),
         )

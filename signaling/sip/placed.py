@@ -111,8 +111,7 @@ PLACING: Table = {
 class Invitation:
     """Whom to call, and as whom. Raises ValueError for text that is no SIP URI.
 
-    `uri` is the Request-URI, `address` ours, `routes` name-addrs of proxies on the way. `extra` are header fields that
-    the INVITE carries besides.
+    `uri` is the Request-URI, `address` ours, `routes` name-addrs of proxies on the way.
     """
 
     uri: str
@@ -120,7 +119,6 @@ class Invitation:
     routes: tuple[str, ...] = ()
     login: Login | None = None
     ring_s: float = RING_S
-    extra: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for uri in (self.uri, self.address):

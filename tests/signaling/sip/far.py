@@ -68,7 +68,7 @@ class Far:
         lines = [
             f"{method} sip:agent@198.51.100.1 SIP/2.0",
             f"Via: SIP/2.0/UDP 192.0.2.7:5070;branch=z9hG4bK{method}{number}{tag}",
-            f"From: {self.invite.headers.get('To')};tag={tag}",
+            f"From: {self.invite.headers.get('To')}{f';tag={tag}' if tag else ''}",
             f"To: {self.invite.headers.get('From')}",
             f"Call-ID: {self.invite.call_id}",
             f"CSeq: {number} {method}",
