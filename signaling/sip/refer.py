@@ -155,6 +155,8 @@ class Referrals:
             why = "a transfer of this call is under way already"
         else:
             self._ours[dialog] = referral
+            if dialog.authenticator is not None:
+                dialog.authenticator.begin()
             referral.until = now + TRANSFER_S
             self._send(referral, now)
             return

@@ -8,6 +8,7 @@ import pytest
 
 from signaling.sip.dialog import Dialog
 from signaling.sip.dialog import State as CallState
+from signaling.sip.digest import Authenticator, Login
 from signaling.sip.events import Referred
 from signaling.sip.message import Request
 from signaling.sip.refer import LEAVE_S, REFERRAL, TRANSFER_S, Do, Input, Referral, State, target_uri
@@ -165,6 +166,23 @@ def test_a_peer_that_tells_nothing_by_agreement() -> None:
     transfer = Transfer()
     transfer.peer.answer(transfer.refer(), 202, "Refer-Sub: false")
     assert transfer.told() == ["settled: transferred"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_proxy_that_asks_for_a_password(again: bool) -> None:
+    transfer = Transfer()
+    transfer.dialog.authenticator = Authenticator(Login("ada", "secret"), lambda: "random")
+    challenge = 'Proxy-Authenticate: Digest realm="r", nonce="n", qop="auth"'
+    transfer.peer.answer(transfer.refer(), 407, challenge)
+    refer = transfer.bench.last_request()
+    assert (refer.method, refer.cseq[0]) == ("REFER", 2)
+    assert 'username="ada"' in refer.headers.get("Proxy-Authorization")
+    transfer.peer.answer(refer, *((407, challenge) if again else (202,)))
+    if again:
+        assert transfer.told() == ["settled: user name or password refused by 'r'"]
+    else:
+        transfer.notify("200 OK", event="refer;id=2")
+        assert transfer.told() == ["settled: 200 OK"]
 
 
 def test_nobody_answers_the_refer() -> None:
