@@ -12,6 +12,10 @@ from media.latch import Address
 from media.srtp import Protector, Unprotector
 from media.stream import Stream
 
+AGAIN_S = 0.1
+"""The first flight is repeated so often until something comes back: it is often there before our answer, by which the
+far end begins to listen, and OpenSSL would wait for a second."""
+
 MAX_FAILURES = 5
 """Handshakes that may fail before the leg is given up: anybody can write a datagram that ends one."""
 
@@ -26,6 +30,7 @@ class Security:
         self._unprotectors = (Unprotector(), Unprotector())
         self._handshakes: dict[bool, Handshake] = {}
         self._sources: dict[bool, Address] = {}
+        self._hellos: dict[bool, tuple[list[bytes], float]] = {}  # with the time of the next
         self._identity: Identity | None = None
         self._own_port = False  # reports have one, and a key of their own
 
@@ -45,6 +50,7 @@ class Security:
                 self._protectors[rtcp].wait()
                 self._unprotectors[rtcp].wait(now)
                 self._sources.pop(rtcp, None)
+                self._hellos.pop(rtcp, None)
 
     @property
     def suite(self) -> str:
@@ -89,8 +95,16 @@ class Security:
         due = []
         for rtcp, handshake in list(self._handshakes.items()):
             if not handshake.done:
-                due += [(data, rtcp, self._sources.get(rtcp)) for data in self._step(rtcp, None, now)]
+                flight = self._step(rtcp, None, now) or self._again(rtcp, now)
+                if flight and handshake.dtls.client and rtcp not in self._sources:
+                    self._hellos[rtcp] = flight, now + AGAIN_S
+                due += [(data, rtcp, self._sources.get(rtcp)) for data in flight]
         return due
+
+    def _again(self, rtcp: bool, now: float) -> list[bytes]:
+        """The same datagrams once more: who has read them already knows them by their numbers."""
+        hello, due = self._hellos.get(rtcp, ([], now))
+        return hello if rtcp not in self._sources and now >= due else []
 
     def receive(self, data: bytes, source: Address, rtcp: bool, now: float) -> list[bytes]:
         """Take a datagram of the far end's; what it asks for."""

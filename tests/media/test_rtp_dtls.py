@@ -198,6 +198,20 @@ async def test_another_party_shakes_hands_anew() -> None:
         first.close()
 
 
+async def test_who_listens_only_after_our_answer_has_missed_nothing() -> None:
+    phone = DtlsPhone()
+    async with Line(phone=phone) as line:
+        await line.connect()
+        pending = asyncio.ensure_future(line.leg.exchange())
+        await asyncio.sleep(0)
+        line.run(50)
+        hellos = drain(phone.rtp, 8)
+        assert len(set(hellos)) == 1 and len(hellos) <= 11
+        agree(line, phone)
+        await pending
+        assert [data for data in drain(phone.rtp) if data == hellos[0]] == []
+
+
 async def test_strangers_cannot_shake_hands() -> None:
     phone, stranger = DtlsPhone(), Phone(host="127.0.0.2")
     async with Line(phone=phone) as line:
