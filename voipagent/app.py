@@ -20,6 +20,7 @@ from media.answer import Legs
 from media.leg import AudioFormat, Leg
 from signaling.call import CallEnded, CallOffer, SignalingError
 from signaling.sip.endpoint import SipEndpoint
+from signaling.sip.grammar import host_port
 from signaling.sip.outbound import Outbound
 from signaling.sip.outgoing import SipDialer
 from signaling.sip.tls import Tls
@@ -126,7 +127,8 @@ async def _serve(settings: Settings) -> None:
                 _tell_of_pocket(settings.persona)
             if sip.flows.tls_port:
                 logger.info("- TLS on port %d", sip.flows.tls_port)
-            logger.info("- answering at sip:%s:%d, HTTP on port %d", settings.sip.host, sip.port, http_port)
+            place = host_port(settings.sip.host, sip.port)
+            logger.info("- answering at sip:%s, HTTP on port %d", place, http_port)
             with _reading_anew(sip):
                 await agent.run(sip)
 
