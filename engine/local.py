@@ -12,23 +12,18 @@ import heapq
 import logging
 import queue
 import threading
-import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.batch import KeyPrecision, RowStep
-from engine.device import Answer, Answers, Command, Free, Open, Prime, Rows, Step, Stop, Worker
-from engine.drawing import NOISE_WIDTH
+from engine.batch import KeyPrecision
+from engine.device import Answers, Command, Free, Open, Rows, Stop, Worker
 from engine.load import PREFIX_BYTES, Graphs, load_batch
-from engine.model.sampling import SEEDS
-from engine.model.text import Forced, TextReader, schedule
-from engine.model.voice import VoiceState, length_of, told
+from engine.localslot import LocalSlot, check_sampling
 from engine.model.weights import Wanted
 from engine.prefix import PrefixCounts
 from engine.slot import (
@@ -37,10 +32,6 @@ from engine.slot import (
     EngineError,
     EngineFull,
     EngineState,
-    Frame,
-    Prompt,
-    PromptError,
-    Reply,
     Sampling,
     Tokens,
 )
@@ -91,8 +82,20 @@ class LocalEngine:
     ) -> None:
         self.state = EngineState.LOADING
         self._model = model
-        self._load = load or (
-            lambda: load_batch(model, rows, device, prompt_style, ear, weights, kv, voices, limit_s, graphs)
+        self._load = load or partial(
+            load_batch,
+            model,
+            rows,
+            device,
+            prompt_style,
+            ear,
+            weights,
+            kv,
+            voices,
+            limit_s=limit_s,
+            graphs=graphs,
+            prefix_bytes=prefix_bytes,
+            deterministic=deterministic,
         )
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: set[asyncio.Future[Any]] = set()
@@ -177,13 +180,13 @@ class LocalEngine:
         """
         self.check_alive()
         log = self._check_log(replay)
-        _check_sampling(sampling)
+        check_sampling(sampling)
         if not self._free_rows:
             raise EngineFull(f"every one of the {self._rows.rows} rows is taken")
         self._check_in_time(1 + self._taken)
         row = heapq.heappop(self._free_rows)  # the lowest: rows that lie side by side are stepped without copies
         self._commands.put(Open(row, log, sampling))
-        slot = LocalSlot(self, self._rows, row, sampling)
+        slot = LocalSlot(self.ask, self._rows, row, sampling)
         try:
             yield slot
         finally:
@@ -286,123 +289,3 @@ class LocalEngine:
         error = EngineError(self._why)
         error.__cause__ = self._cause
         return error
-
-
-def _check_sampling(sampling: Sampling) -> None:
-    for name in ("text", "audio"):
-        temperature, top_k = getattr(sampling, f"{name}_temperature"), getattr(sampling, f"{name}_top_k")
-        if not 0 <= temperature < float("inf"):
-            raise ValueError(f"{name}_temperature is {temperature}; it must be 0 (greedy) or a number above it")
-        if not 1 <= top_k <= NOISE_WIDTH:
-            raise ValueError(f"{name}_top_k is {top_k}; it must be 1 to {NOISE_WIDTH}")
-    if not 0 <= sampling.seed < SEEDS:
-        raise ValueError(f"seed is {sampling.seed}; it must be 0 to {SEEDS - 1}")
-
-
-class LocalSlot:
-    """One row of a `LocalEngine`, until it is closed. What is to be said and how to draw is kept here, on the loop."""
-
-    def __init__(self, engine: LocalEngine, rows: Rows, row: int, sampling: Sampling) -> None:
-        self._engine, self._rows, self._row = engine, rows, row
-        self._sampling = sampling
-        self._reader, self._listener = TextReader(rows.tokenizer), TextReader(rows.tokenizer)
-        self._speech: deque[Forced] = deque()
-        self._stepping: asyncio.Future[Any] | None = None
-        self._priming: asyncio.Future[Any] | None = None
-        self._closed = False
-
-    @property
-    def window_frames(self) -> int:
-        """How many frames the row's context holds."""
-        return self._rows.window_frames
-
-    @property
-    def hearing_delay_frames(self) -> int:
-        """How far `Reply.heard` lies behind the sound; 0 without an ear."""
-        return self._rows.hearing_delay_frames
-
-    @property
-    def saying(self) -> bool:
-        """Whether forced text is still to come."""
-        return bool(self._speech)
-
-    def say(self, text: str) -> None:
-        """Force `text` into the text stream from the next step on, at a speakable pace."""
-        self._speech = schedule(self._rows.tokenizer, text)
-        self._reader = TextReader(self._rows.tokenizer)
-
-    def sample(self, sampling: Sampling) -> None:
-        """Use `sampling` from the next step on. Raises ValueError if it makes no sense."""
-        _check_sampling(sampling)
-        self._sampling = sampling
-
-    def prompt_frames(self, prompt: Prompt) -> int:
-        """How many frames of the window `prompt` takes. Raises PromptError if its voice is not there."""
-        frames, voice = self._frames(prompt)
-        return len(frames) + length_of(voice)
-
-    async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
-        """Run the prompt through the row, and its own last `keep_frames` columns. Raises PromptError, EngineError."""
-        frames, voice = self._lay_out(prompt, keep_frames)
-        self._check_free(self._priming)
-        self._priming = self._engine.ask(
-            lambda done: Prime(self._row, frames, voice, keep_frames, self._sampling, done)
-        )
-        await self._priming
-
-    def _lay_out(self, prompt: Prompt, keep_frames: int) -> tuple[NDArray[np.int64], VoiceState | None]:
-        rows = self._rows
-        if keep_frames < 0:
-            raise ValueError(f"keep_frames is {keep_frames}; it must not be negative")
-        frames, voice = self._frames(prompt)
-        length = len(frames) + length_of(voice)
-        holds, what = rows.window_frames, "the model's window holds"
-        if self._stepping is not None:
-            holds, what = rows.renewable_frames, "a call can be primed with while it is spoken"
-        if 1 + length + keep_frames > holds:
-            raise PromptError(
-                f"the prompt takes {length} frames and {keep_frames} are to be kept; together they must be fewer "
-                f"than the {holds} that {what}"
-            )
-        return frames, voice
-
-    def _frames(self, prompt: Prompt) -> tuple[NDArray[np.int64], VoiceState | None]:
-        rows = self._rows
-        if prompt.voice and prompt.voice not in rows.voices:
-            there = ", ".join(rows.voices) or "none"
-            raise PromptError(
-                f"no voice {prompt.voice!r} lies beside the weights; there are: {there} (a file of your own is named "
-                "by its path, .wav or .pt)"
-            )
-        spoken, state = told(rows.voices[prompt.voice] if prompt.voice else None, len(rows.layout.silence))
-        return rows.layout.frames(rows.tokenizer, prompt.text, spoken), state
-
-    async def step(self, frame: Frame) -> Reply:
-        """Hear one frame and say one. Raises EngineError; ValueError if that is no frame."""
-        if frame.shape != (FRAME_SAMPLES,) or frame.dtype != np.float32:
-            raise ValueError(f"a frame is float32 of shape ({FRAME_SAMPLES},), not {frame.dtype} {frame.shape}")
-        speech = self._speech
-        forced = speech[0] if speech else None
-        step = RowStep(self._row, frame, None if forced is None else forced.token, self._sampling)
-        self._check_free(self._stepping)
-        self._stepping = self._engine.ask(lambda done: Step(step, done, time.perf_counter()))
-        answer: Answer = await self._stepping
-        if forced is not None:
-            speech.popleft()  # not before it was said: a step that is given up says nothing
-        stepped = answer.stepped
-        text = self._reader.read(stepped.text) if forced is None else forced.text
-        heard = self._listener.read(stepped.heard)
-        return Reply(stepped.frame, text, heard, stepped.tokens, stepped.number, answer.waited_s, answer.step_s)
-
-    def _check_free(self, asked: asyncio.Future[Any] | None) -> None:
-        if self._closed:
-            raise EngineError("the slot is closed")
-        if asked is not None and not asked.done():
-            raise RuntimeError("a slot is asked for one step at a time, and for one prime")
-
-    def close(self) -> None:
-        """The row is given back; who still waits for it, in another task, gets EngineError."""
-        self._closed = True
-        for asked in (self._stepping, self._priming):
-            if asked is not None and not asked.done():
-                asked.set_exception(EngineError("the slot is closed"))

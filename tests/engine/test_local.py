@@ -15,11 +15,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from engine import local as local_module
 from engine.admission import Admission
 from engine.batch import RowStep, Stepped
 from engine.device import Answers, Command, Open, Prime, Step, Stop, Worker
 from engine.ear import Ear
-from engine.local import LocalEngine, LocalSlot
+from engine.local import LocalEngine
+from engine.localslot import LocalSlot
 from engine.model.checkpoint import load_checkpoint, load_ear
 from engine.model.prompt import PromptLayout
 from engine.model.text import TextReader, Tokenizer
@@ -619,6 +621,20 @@ async def test_a_text_that_is_said_while_a_step_is_under_way_begins_with_the_nex
         gate.open()
         await step
         assert await speak(slot, 2) == "four"
+
+
+async def test_everything_that_is_asked_for_is_loaded_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def load(*arguments: Any, **named: Any) -> FakeRows:
+        asked.append((arguments, named))
+        return FakeRows()
+
+    monkeypatch.setattr(local_module, "load_batch", load)
+    named = {"limit_s": 0.05, "graphs": "off", "prefix_bytes": 7, "deterministic": True}
+    arguments = ("m", 3, "cpu", "none", False, "int4", "int8", ["a.wav"])
+    async with LocalEngine(*arguments, **named):  # type: ignore[arg-type]  # a dictionary has no types of its own
+        assert asked == [(arguments, named)]
 
 
 # --- admission -----------------------------------------------------------------------------------------------------
