@@ -218,10 +218,11 @@ class Dialog:
         entry = CALL.get((self.state, what))
         if entry is None:
             return None
+        was_over = self.over
         self.state, actions = entry
         if self.state in (State.CONFIRMED, State.TERMINATED):
             self._silence(Alarm.REPEAT, Alarm.NO_ACK, Alarm.UNANSWERED, Alarm.PROVISIONAL)
-        if self.over:
+        if self.over and not was_over:
             self._silence(Alarm.EXPIRED, Alarm.REFRESH, Alarm.CHANGE, Alarm.OURS, Alarm.TRANSFER)
         return actions
 

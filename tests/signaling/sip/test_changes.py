@@ -263,6 +263,18 @@ def test_the_call_ends_while_ours_is_asked(answered: bool) -> None:
     assert is_empty(talk.bench)
 
 
+def test_a_refresh_that_nobody_answers_is_forgotten_with_the_call() -> None:
+    """Hung up before the ACK of another 2xx, the call is over long before its BYE."""
+    talk = Talk(*TIMER, ALLOW)
+    talk.bench.wait(50)
+    assert talk.asked().method == "UPDATE"
+    talk.peer.ask("INVITE", body=OFFER)
+    talk.bench.hang_up(talk.dialog)
+    talk.bench.wait(100)
+    assert talk.bench.heard()[-1] == "BYE"
+    assert is_empty(talk.bench)
+
+
 def test_a_call_that_is_not_answered_or_over_changes_nothing() -> None:
     bench = Bench()
     bench.peer().ask("INVITE", body=OFFER)
