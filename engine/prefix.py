@@ -23,7 +23,10 @@ LEAST_COLUMNS = 8
 
 @dataclass(frozen=True, slots=True)
 class PrefixCounts:
-    """Primes that found all of their prompt, a part, or nothing; prompts that were forgotten, and what is held."""
+    """Primes that found all of their prompt, a part, or nothing; prompts that were forgotten, and what is held.
+
+    Prompts too short to be remembered do not count.
+    """
 
     whole: int = 0
     part: int = 0
@@ -60,7 +63,7 @@ class Prefixes:
 
     def find(self, voice: VoiceState | None, columns: NDArray[np.int64], slots: int) -> Shared | None:
         """What is known of a voice and the columns [n, K] behind it, as far as a ring of `slots` holds it."""
-        if not self._most_bytes:
+        if not self._most_bytes or len(columns) < LEAST_COLUMNS:
             return None
         lengths = {key: _common(entry, voice, columns) for key, entry in self._entries.items()}
         best = max(lengths, key=lambda key: lengths[key], default=None)

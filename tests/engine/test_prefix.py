@@ -184,4 +184,4 @@ async def test_an_engine_counts_them(nano: Path) -> None:
             async with engine.open(Sampling(seed=seed)) as slot:
                 await slot.prime(Prompt(PERSONA))
         counts = engine.prefix_counts
-    assert (counts.whole, counts.held) == (2, 1) and counts.held_bytes > 0
+    assert (counts.whole, counts.none, counts.held) == (2, 1, 1) and counts.held_bytes > 0
