@@ -11,14 +11,13 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from engine.pocket.prompt import clean
 from engine.slot import Prompt, Sampling
 from signaling.call import CallOffer
 
 PLACEHOLDERS = ("caller", "called", "date")
 
-MOST_CHARACTERS = 40
-"""Of what a placeholder is filled with: it comes from the peer."""
+MOST_CHARACTERS = 32
+"""Of a number or a name that a placeholder is filled with: it comes from the peer."""
 
 
 class Persona(BaseModel):
@@ -57,10 +56,9 @@ class Persona(BaseModel):
         return Prompt(text=self.prompt, voice=self.voice)
 
     def filled(self, caller: str, called: str, now: datetime) -> Self:
-        """The same with its placeholders filled. What comes from the peer is cleaned and capped first."""
-        values = {"caller": caller, "called": called, "date": f"{now:%A, %d %B %Y}"}
-        clean_values = {name: clean(value, MOST_CHARACTERS) or "unknown" for name, value in values.items()}
-        return self.model_copy(update={name: getattr(self, name).format(**clean_values) for name in _FILLED})
+        """The same with its placeholders filled. What comes from the peer is one word of letters and digits."""
+        values = {"caller": _word(caller), "called": _word(called), "date": f"{now:%A, %d %B %Y}"}
+        return self.model_copy(update={name: getattr(self, name).format(**values) for name in _FILLED})
 
     def draw(self, weights: Sampling, seed: int) -> Sampling:
         """How the tokens of a call are drawn: as the weights are meant to be, but for what is set here."""
@@ -69,6 +67,11 @@ class Persona(BaseModel):
 
 
 _FILLED = ("prompt", "greeting")
+
+
+def _word(text: str) -> str:
+    """Nothing in it reads like a sentence that the model should mind."""
+    return re.sub(r"[^\w+.-]+", "", text)[:MOST_CHARACTERS] or "unknown"
 
 
 class NamedPersona(Persona):

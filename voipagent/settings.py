@@ -235,6 +235,16 @@ class Settings(Section):
     calls: CallsSettings = CallsSettings()
     log: LogSettings = LogSettings()
 
+    @field_validator("personas")
+    @classmethod
+    def _on_trunks(cls, personas: dict[str, NamedPersona], info: ValidationInfo) -> dict[str, NamedPersona]:
+        trunks = info.data.get("trunks")
+        for name, persona in personas.items():
+            if trunks is not None and (wrong := [trunk for trunk in persona.trunks if trunk not in trunks]):
+                there = f"there is {', '.join(trunks)}" if trunks else "there is none"
+                raise ValueError(f"persona {name!r}: there is no trunk {wrong[0]!r}; {there}")
+        return personas
+
     @property
     def signaling_trunks(self) -> tuple[Trunk, ...]:
         """What signaling knows of the trunks."""
