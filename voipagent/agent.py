@@ -18,6 +18,7 @@ from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recorder
 from voipagent.session import Session
 from voipagent.settings import CallsSettings
+from voipagent.transfer import answered
 from voipagent.trim import Memory
 from voipagent.watchdog import WatchdogSettings
 
@@ -44,6 +45,8 @@ class Agent:
         self._recorder, self._calls, self._seed = recorder, calls, seed
         self._memory, self._watchdog = memory, watchdog
         self.draining = False
+        self.dialer: Dialer | None = None
+        """How a call is made that a far end wants of us; without one, or the right to it, it is refused."""
         self.sessions: dict[str, Session] = {}
         """Those that run, by the id of their call."""
         self._group: asyncio.TaskGroup | None = None  # while running
@@ -104,6 +107,18 @@ class Agent:
         finally:
             begun.cancel()  # without effect once it is done
 
+    async def _referred(self, offer: CallOffer, persona: Persona, target: str) -> None:
+        """Call `target` because the far end of a call wants it, by the trunk and with the persona of that call.
+
+        Returns once they have answered. Raises SignalingError.
+        """
+        assert self.dialer is not None
+        try:
+            call = await self.place(self.dialer, Wanted(target, offer.trunk, persona.name))
+        except EngineError as error:
+            raise SignalingError(f"no call to {target}: {error}") from error
+        await answered(call, target)
+
     def _outgoing(self, call: OutgoingCall, persona: Persona, slot: Slot, seed: int, digits: str) -> OutgoingSession:
         offer = call.offer
         persona = persona.filled(offer.caller, offer.callee, datetime.now().astimezone())
@@ -116,7 +131,7 @@ class Agent:
     def _personas_by_name(self, name: str) -> Persona:
         """The persona of that name, the default one for "". Raises UnknownPersona."""
         default = self._personas.default
-        known = {default.name: default, **self._personas.named}
+        known = {each.name: each for each in self._personas} | {default.name: default, **self._personas.named}
         if name and name not in known:
             raise UnknownPersona(f"there is no persona {name!r}; known: {', '.join(known)}")
         return known[name] if name else default
@@ -137,6 +152,8 @@ class Agent:
         seed = secrets.randbelow(2**31) if self._seed is None else self._seed
         persona = self._personas.of(offer).filled(offer.caller, offer.callee, datetime.now().astimezone())
         sampling = persona.draw(self._engine.sampling, seed)
+        if self.dialer is not None:
+            call.referred = lambda target: self._referred(offer, persona, target)
         try:
             async with self._engine.open(sampling) as slot:
                 by = f" by trunk {offer.trunk}" if offer.trunk else ""

@@ -187,7 +187,7 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
                 settings.watchdog,
             )
             policy = Outbound(trunks, settings.outbound.limits, lines)
-            dialer = SipDialer(sip, policy, routes=sip.trunks.keeper.routes)
+            agent.dialer = dialer = SipDialer(sip, policy, routes=sip.trunks.keeper.routes)
             yield House(engine, sip, agent, dialer, Switchboard(dialer, open_leg, audio_format))
 
 

@@ -75,7 +75,7 @@ class Switchboard:
             call.answered = leg.accepted
             call.renegotiate = lambda offer: _renegotiate(leg, offer)
             await call.invite(await leg.offer())
-            await first_of(call.wait_answered(), _unanswered(call, target))
+            await answered(call, target)
         except BaseException as error:
             await line.close()
             if isinstance(error, LegError):
@@ -86,6 +86,11 @@ class Switchboard:
 
 async def _gone(call: Call) -> Line:
     raise SignalingError(f"the call is over: {(await call.wait_ended()).reason}")
+
+
+async def answered(call: OutgoingCall, target: str) -> None:
+    """Returns once they have answered. Raises SignalingError if nobody does."""
+    await first_of(call.wait_answered(), _unanswered(call, target))
 
 
 async def _unanswered(call: OutgoingCall, target: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from textwrap import indent
 from typing import Any, Self
 
-from signaling.call import Call, CallEnded, Rejection, SignalingError
+from signaling.call import Call, CallEnded, NotAllowed, Rejection, SignalingError
 from signaling.sip.admission import Refused
 from signaling.sip.dialog import CHANGE_S, Dialog
 from signaling.sip.events import (
@@ -329,6 +329,8 @@ class SipEndpoint:
                 async with asyncio.timeout(REFERRED_S):
                     await call.referred(event.target)
                 code = 200
+        except NotAllowed as error:
+            logger.warning("x %s transfer to %s: %s", call.offer.id, event.target, error)
         except (SignalingError, TimeoutError) as error:
             logger.warning("x %s transfer to %s: %s", call.offer.id, event.target, error or "too slow")
             code = 503
