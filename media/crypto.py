@@ -80,8 +80,9 @@ def _key(text: str, size: int, name: str) -> bytes:
     encoded, *extras = rest.split("|")
     if ";" in rest or len(extras) > 1 or (extras and not _LIFETIME.fullmatch(extras[0])):
         raise LegError(f"{name} has a master key identifier or several keys, which this agent does not speak")
+    padding = "=" * (-len(encoded) % 4)  # which rtpengine leaves out: section 6.1 can be read like that
     try:
-        key = base64.b64decode(encoded, validate=True)
+        key = base64.b64decode(encoded + padding, validate=True)
     except ValueError:
         raise LegError(f"{name} has a key that is not base64") from None
     if len(key) != size:

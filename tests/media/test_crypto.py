@@ -43,6 +43,16 @@ def test_the_method_may_be_in_capitals_and_there_may_be_more_spaces() -> None:
     assert Crypto.parse(f"7  {CM_80}   INLINE:{KEY}").tag == 7
 
 
+@pytest.mark.parametrize("suite", ["AEAD_AES_128_GCM", "AEAD_AES_256_GCM"])
+def test_a_key_need_not_be_padded(suite: str) -> None:
+    """As rtpengine writes it."""
+    key = bytes(range(SUITES[suite]))
+    padded = base64.b64encode(key).decode()
+    assert padded.endswith("=")
+    for text in (padded, padded.rstrip("="), f"{padded.rstrip('=')}|2^31"):
+        assert Crypto.parse(f"1 {suite} inline:{text}").key == key
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
@@ -60,7 +70,8 @@ def test_the_method_may_be_in_capitals_and_there_may_be_more_spaces() -> None:
         (f"2 {CM_80} inline:{KEY[:-4]}", "27 bytes, not 30"),
         (f"2 AEAD_AES_256_GCM inline:{KEY}", "30 bytes, not 44"),
         (f"2 {CM_80} inline:", "0 bytes, not 30"),
-        (f"2 {CM_80} inline:{KEY[:-1]}", "not base64"),
+        (f"2 {CM_80} inline:{KEY[:-1]}", "29 bytes, not 30"),
+        (f"2 {CM_80} inline:{KEY[:-3]}", "not base64"),
         (f"2 {CM_80} inline:{KEY[:-1]}!", "not base64"),
         (f"2 {CM_80} inline:{KEY[:-1]}\u00e9", "not base64"),
         (f"2 {CM_80} inline:{KEY} KDR=1", "asks for KDR, which"),
