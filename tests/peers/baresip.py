@@ -73,11 +73,17 @@ class Baresip:
 
 @asynccontextmanager
 async def baresip(
-    folder: Path, said: NDArray[np.float32], encryption: str = "", transport: str = "udp", codec: str = "pcmu"
+    folder: Path,
+    said: NDArray[np.float32],
+    encryption: str = "",
+    transport: str = "udp",
+    codec: str = "pcmu",
+    registrar: tuple[int, str, str] | None = None,
 ) -> AsyncIterator[Baresip]:
     """Start it with something to say, 48 kHz mono, in the `codec` that it offers.
 
-    `encryption` is its `mediaenc`, `transport` how its SIP goes.
+    `encryption` is its `mediaenc`, `transport` how its SIP goes. At a `registrar` (port, user, password) it keeps
+    registered, and takes each call.
     """
     sip_port, control_port = _free_ports()
     _write(folder / "said.wav", said)
@@ -85,7 +91,9 @@ async def baresip(
     modules = "".join(f"module {name}.so\n" for name in MODULES)
     (folder / "config").write_text(config + modules)
     enc = f";mediaenc={encryption}" if encryption else ""
-    account = f"<sip:phone@127.0.0.1:{sip_port};transport={transport}>;regint=0;ptime=20;audio_codecs={codec}{enc}"
+    at, user, password = registrar or (sip_port, "phone", "")
+    account = f"<sip:{user}@127.0.0.1:{at};transport={transport}>;ptime=20;audio_codecs={codec}{enc}"
+    account += f";regint=60;auth_pass={password};answermode=auto" if registrar else ";regint=0"
     (folder / "accounts").write_text(f"{account}\n")
     (folder / "contacts").write_text("")
     with open(folder / "log", "wb") as log:

@@ -44,7 +44,7 @@ request_route {{
   if (!mf_process_maxfwd_header("10")) {{ sl_send_reply("483", "Too Many Hops"); exit; }}
   if (is_method("CANCEL")) {{ if (t_check_trans()) t_relay(); exit; }}
   if (has_totag()) {{
-    if (loose_route()) {{ xlog("L_ALERT", "loose $rm $fU\\n"); t_relay(); exit; }}
+    if (loose_route()) {{ xlog("L_ALERT", "loose $rm $fU\\n"); route(MEDIA); t_relay(); exit; }}
     if (is_method("ACK") && t_check_trans()) {{ t_relay(); exit; }}
     sl_send_reply("404", "Not here"); exit;
   }}
@@ -62,9 +62,13 @@ request_route {{
   if (is_method("OPTIONS") && $rU == $null) {{ sl_send_reply("200", "Alive"); exit; }}
   record_route();
   if (!lookup("location")) {{ sl_send_reply("404", "Not registered"); exit; }}
+  route(MEDIA);
   t_relay();
 }}
 """
+
+DIRECT = "route[MEDIA] { return; }\n"
+"""What is done with session descriptions on their way: nothing."""
 
 
 TLS = """
@@ -97,8 +101,12 @@ class Kamailio:
 
 
 @asynccontextmanager
-async def kamailio(expires: int = 600, asks: bool = False, certificate: Path | None = None) -> AsyncIterator[Kamailio]:
+async def kamailio(
+    expires: int = 600, asks: bool = False, certificate: Path | None = None, media: str = DIRECT
+) -> AsyncIterator[Kamailio]:
     """Start it, and end it afterwards; `asks` has callers show their passwords, too.
+
+    `media` is a route[MEDIA], which each request of a call passes.
 
     With a certificate, and its key in the same file, it is there over TLS as well, of 1.2 or later, which is not what
     it speaks by itself. Where it keeps its sockets a path must be short.
@@ -109,7 +117,7 @@ async def kamailio(expires: int = 600, asks: bool = False, certificate: Path | N
         if certificate is not None:
             tls_port = _free_port()
             config += TLS.format(port=tls_port, certificate=certificate)
-        (folder / "kamailio.cfg").write_text(config)
+        (folder / "kamailio.cfg").write_text(config + media)
         with open(folder / "log", "wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *("kamailio", "-f", str(folder / "kamailio.cfg"), "-DD", "-E", "-m", "32", "-M", "4", "-Y", name),
