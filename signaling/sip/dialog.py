@@ -6,7 +6,8 @@ stand, the session timer. It sends nothing; the user agent asks it what comes ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -250,15 +251,19 @@ class Dialog:
         if timer is not None and timer.refresh_s is not None:
             self.alarms[Alarm.REFRESH] = now + timer.refresh_s
 
-    def due(self, now: float) -> list[Alarm]:
-        """What the time has come for, in order; the 2xx is repeated at longer and longer intervals, up to T2."""
-        due = sorted((alarm for alarm, at in self.alarms.items() if at <= now), key=lambda alarm: self.alarms[alarm])
-        for alarm in due:
+    def due(self, now: float) -> Iterator[Alarm]:
+        """What the time has come for, in order: what one of them does may take back the next.
+
+        The 2xx is repeated at longer and longer intervals, up to T2.
+        """
+        for alarm in sorted((alarm for alarm, at in self.alarms.items() if at <= now), key=self.alarms.__getitem__):
+            if self.alarms.get(alarm, math.inf) > now:
+                continue
             del self.alarms[alarm]
-        if Alarm.REPEAT in due:
-            self._interval = min(2 * self._interval, T2)
-            self.alarms[Alarm.REPEAT] = now + self._interval
-        return due
+            if alarm is Alarm.REPEAT:
+                self._interval = min(2 * self._interval, T2)
+                self.alarms[Alarm.REPEAT] = now + self._interval
+            yield alarm
 
     @property
     def over(self) -> bool:

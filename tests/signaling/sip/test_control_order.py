@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from signaling.sip.changes import Change
@@ -106,7 +106,12 @@ class Play:
             self.peer.ask("BYE")
 
 
+TWO_ALARMS_AT_ONCE = [("offer", 0), ("propose", 0), ("propose", 0), ("refer", 0), ("wait", 33), ("end", 0)]
+"""The first ends the call, and the second is no more."""
+
+
 @settings(max_examples=60, deadline=None)
+@example(TWO_ALARMS_AT_ONCE, False, True, False)
 @given(st.lists(STEP, max_size=25), st.booleans(), st.booleans(), st.booleans())
 def test_any_order(steps: list[tuple[str, int]], reliable: bool, timer: bool, update: bool) -> None:
     play = Play(reliable, timer, update)
