@@ -129,12 +129,13 @@ class Agent:
         return session
 
     def _personas_by_name(self, name: str) -> Persona:
-        """The persona of that name, the default one for "". Raises UnknownPersona."""
-        default = self._personas.default
-        known = {each.name: each for each in self._personas} | {default.name: default, **self._personas.named}
-        if name and name not in known:
+        """The persona of that section or name, the default one for "". Raises UnknownPersona."""
+        default, named = self._personas.default, self._personas.named
+        known: dict[str, Persona] = {default.name: default, **named}
+        found = known.get(name or default.name) or next((each for each in named.values() if each.name == name), None)
+        if found is None:
             raise UnknownPersona(f"there is no persona {name!r}; known: {', '.join(known)}")
-        return known[name] if name else default
+        return found
 
     async def _serve(self, call: Call) -> None:
         """One call, whatever becomes of it: a failed one never takes the others down."""

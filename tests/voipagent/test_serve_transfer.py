@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.peers.folders import read
 from tests.signaling.sip.answering import ANSWER, desk, leave
 from tests.signaling.sip.peer import udp_peer
 from voipagent.lab.serving import serving_agent
@@ -50,7 +49,8 @@ async def test_a_refused_transfer_is_bridged(tmp_path: Path) -> None:
         assert bye.headers.get("Reason") == 'SIP;text="enough"'
         caller.answer(bye)
         assert await agent.stop() == 0
-    (left,) = read(tmp_path / "calls")
-    (noted,) = left.record["transfers"]
+    (file,) = (tmp_path / "calls").glob("*/call.json")
+    record = json.loads(file.read_text())
+    (noted,) = record["transfers"]
     assert (noted["to"], noted["how"]) == (f"sip:bob@127.0.0.1:{bob.port}", "bridged")
-    assert (left.record["ended_by"], left.record["reason"]) == ("agent", "enough")
+    assert (record["ended_by"], record["reason"]) == ("agent", "enough")

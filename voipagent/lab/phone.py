@@ -13,7 +13,7 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -86,8 +86,11 @@ class Phone:
         self._remote: tuple[str, int] | None = None
         self._transport: asyncio.DatagramTransport | None = None
 
-    async def send(self, payloads: Sequence[bytes]) -> list[float]:
-        """One payload each 20 ms; the times at which each left, or would have left had it not been dropped."""
+    async def send(self, payloads: Iterable[bytes]) -> list[float]:
+        """One payload each 20 ms, asked for when it is due.
+
+        Returns the times at which each left, or would have left had it not been dropped.
+        """
         loop, times = asyncio.get_running_loop(), []
         ssrc, sequence, timestamp = secrets.randbits(32), secrets.randbits(16), secrets.randbits(32)
         began = loop.time()
