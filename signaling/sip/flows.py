@@ -58,7 +58,7 @@ class Flows:
     ) -> None:
         self.port, self.tls_port = port, 0
         """The ports that are bound, once entered; `tls_port` is 0 while we cannot be called over TLS."""
-        self.connections = Connections(self._admit, self._message, in_use, self._local)
+        self.connections = Connections(self._may_connect, self._message, in_use, self._local)
         self._host, self._gate, self._received, self._tls, self._v6_only = host, gate, received, tls, v6_only
         self._advertised = tuple(advertised)
         self._addresses = Addresses((), "")
@@ -215,6 +215,10 @@ class Flows:
     def _admit(self, host: str) -> bool:
         return self._gate.admit(host, asyncio.get_running_loop().time())
 
+    def _may_connect(self, host: str) -> bool:
+        """Whom we called may go on by a connection of its own: it has our Contact, and need not use ours."""
+        return self._gate.expects(host, asyncio.get_running_loop().time()) or self._admit(host)
+
     def _local(self, protocol: str, remote: str, port: int) -> tuple[str, int]:
         """Our address as that peer reaches it. Where we do not listen for TLS, a connection's own port leads to us."""
         return self._addresses.towards(remote), (self.tls_port or port) if protocol == "TLS" else self.port
@@ -248,7 +252,7 @@ class Flows:
                 await asyncio.sleep(PAUSE_S)
                 continue
             host = plain_host(host)
-            if self._server is None or not self._admit(host):
+            if self._server is None or not self._may_connect(host):
                 sock.close()
             elif not self.connections.may_shake(host):
                 logger.debug("x %s has too many connections", host)

@@ -496,6 +496,20 @@ async def test_whom_we_called_may_answer_and_go_on_but_begin_nothing() -> None:
     assert goes_on(answer) and goes_on(bye) and not goes_on(OPTIONS) and not goes_on(b"junk")
 
 
+@pytest.mark.parametrize("protocol", ["TCP", "TLS"])
+async def test_whom_we_called_may_go_on_by_a_connection_of_its_own(protocol: str, authority: Authority) -> None:
+    """libre hangs up like that, where we have called it over TCP."""
+    bye = OPTIONS.replace(b"OPTIONS", b"BYE").replace(b"To: <sip:a@a>", b"To: <sip:a@a>;tag=2")
+    nobody = (ip_network("192.0.2.0/24"),)
+    async with house(tls=tls(authority, "far")) as far, house(tls=tls(authority, "near"), allow=nobody) as near:
+        await near.flows.connect(far.target(protocol, "far"))
+        back = await far.flows.connect(near.target(protocol, "near"))
+        for data in (OPTIONS, bye):
+            far.flows.send(data, back)
+        assert (await near.hear())[0] == bye
+        assert near.heard.empty()
+
+
 def test_only_so_many_are_expected_and_not_for_ever() -> None:
     gate = Gate(())
     for number in range(MAX_EXPECTED + 1):
