@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 RATE = 48_000
 """Of the file that it talks from. It refuses any other, and then never answers."""
 
-MODULES = ("g711", "opus", "aufile", "sndfile", "srtp", "dtls_srtp", "account", "menu", "ctrl_tcp")
+MODULES = ("g711", "g722", "opus", "aufile", "sndfile", "srtp", "dtls_srtp", "account", "menu", "ctrl_tcp")
 
 CONFIG = """
 poll_method epoll
@@ -44,6 +44,7 @@ class Baresip:
     """One that runs. `log` is what it printed once it has ended."""
 
     folder: Path
+    sip_port: int
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
@@ -82,8 +83,8 @@ async def baresip(
 ) -> AsyncIterator[Baresip]:
     """Start it with something to say, 48 kHz mono, in the `codec` that it offers.
 
-    `encryption` is its `mediaenc`, `transport` how its SIP goes. At a `registrar` (port, user, password) it keeps
-    registered, and takes each call.
+    `encryption` is its `mediaenc`, `transport` how its SIP goes. It is `phone`, or a user that keeps
+    registered at a `registrar` (port, user, password), and takes each call.
     """
     sip_port, control_port = _free_ports()
     _write(folder / "said.wav", said)
@@ -93,7 +94,7 @@ async def baresip(
     enc = f";mediaenc={encryption}" if encryption else ""
     at, user, password = registrar or (sip_port, "phone", "")
     account = f"<sip:{user}@127.0.0.1:{at};transport={transport}>;ptime=20;audio_codecs={codec}{enc}"
-    account += f";regint=60;auth_pass={password};answermode=auto" if registrar else ";regint=0"
+    account += f";answermode=auto;auth_pass={password};regint={60 if registrar else 0}"
     (folder / "accounts").write_text(f"{account}\n")
     (folder / "contacts").write_text("")
     with open(folder / "log", "wb") as log:
@@ -102,7 +103,7 @@ async def baresip(
         )
         try:
             reader, writer = await _connect(control_port, process)
-            yield Baresip(folder, reader, writer)
+            yield Baresip(folder, sip_port, reader, writer)
             writer.close()
         finally:
             with contextlib.suppress(ProcessLookupError):

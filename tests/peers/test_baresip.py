@@ -1,16 +1,22 @@
-"""Encrypted calls from baresip, in all ways that it has: keys in the description, offered or demanded, and by DTLS."""
+"""Calls with baresip 1.0.0: encrypted in all ways that it has, in the clear, over TCP, made to it, and transferred."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from media.leg import Leg
+from signaling.call import Call
 from tests.peers.baresip import RATE, baresip
 from tests.peers.folders import read
+from tests.peers.test_control import DESCRIBED, echoing
+from tests.signaling.sip.answering import desk, leave
 from voipagent.lab.bursts import find, make_bursts
 from voipagent.lab.serving import serving_agent
 
@@ -96,3 +102,74 @@ async def test_a_phone_that_does_not_fit_the_policy_is_told_488(encryption: str,
         assert "488" in closed["param"]
         assert await agent.stop() == 0
         assert any("no media: the offer's audio is " in line for line in agent.log)
+
+
+@pytest.mark.parametrize(("codec", "transport"), [("pcma", "tcp"), ("g722/16000/1", "udp")])
+async def test_a_whole_call_in_the_clear(codec: str, transport: str, tmp_path: Path) -> None:
+    """Sound both ways, digits, hold and resume. After a hold it decodes no more, whatever comes."""
+    (tmp_path / "phone").mkdir()
+    async with asyncio.timeout(60), serving_agent(environ(tmp_path, "accept")) as agent:
+        async with baresip(tmp_path / "phone", said(), transport=transport, codec=codec) as phone:
+            await phone.tell("dial", f"{agent.target};transport={transport}")
+            await phone.event("CALL_ESTABLISHED")
+            await asyncio.sleep(4.5)  # all bursts
+            await phone.tell("sndcode", "15#")
+            await asyncio.sleep(1)
+            for command in ("hold", "resume", "hangup"):
+                await phone.tell(command)
+                await asyncio.sleep(0.5)
+        assert await agent.stop() == 0
+    (left,) = read(tmp_path / "calls")
+    assert (left.record["ended_by"], left.record["media"]["codec"].lower()) == ("caller", codec.partition("/")[0])
+    assert left.digits == "15#"
+    assert len(left.record["holds"]) == 1
+    assert found(left.caller[::3]) >= 3
+    assert found(phone.heard()) >= 3
+
+
+async def test_we_call_it_with_a_key_and_press_digits(tmp_path: Path) -> None:
+    """Our offer with its four keys is too large for a datagram: it goes over TCP. It hangs up by another connection."""
+    (tmp_path / "phone").mkdir()
+    ours = {"VOIPAGENT_SIP__HOST": "127.0.0.1", "VOIPAGENT_SIP__PORT": "0", "VOIPAGENT_OUTBOUND__DIRECT": "phone@*"}
+    async with asyncio.timeout(60), baresip(tmp_path / "phone", said(), "srtp") as phone:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "voipagent", "dial", f"sip:phone@127.0.0.1:{phone.sip_port}", "--digits", "15#"),
+            env={**os.environ, **environ(tmp_path, "demand"), **ours},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            await phone.event("CALL_ESTABLISHED")
+            await asyncio.sleep(4.5)
+            await phone.tell("hangup")
+            printed, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    assert (process.returncode, printed) == (0, b"over: hung up\n")
+    (left,) = read(tmp_path / "calls")
+    assert (left.record["direction"], left.record["ended_by"]) == ("out", "callee")
+    assert left.record["media"]["encryption"] == ["AEAD_AES_256_GCM"]
+    assert found(left.caller[::3]) >= 3
+    assert found(phone.heard()) >= 3
+    log = (tmp_path / "phone" / "log").read_text(errors="replace")
+    assert [key for key in "15#" if f"received event: '{key}' (end=1)" in log] == ["1", "5", "#"]
+
+
+async def test_it_is_transferred(tmp_path: Path) -> None:
+    done: list[str] = []
+    async with asyncio.timeout(60), desk(leave) as bob:
+
+        async def transfer(call: Call, leg: Leg) -> None:
+            await call.transfer(f"sip:bob@127.0.0.1:{bob.port}")
+            done.append("transferred")
+
+        async with echoing(transfer) as (opened, over), baresip(tmp_path, said()) as phone:
+            await phone.tell("dial", f"sip:agent@127.0.0.1:{opened.port}")
+            other = await bob.next_call()
+            assert other.offer.callee == "bob"
+            await other.ring()
+            await other.accept(DESCRIBED)
+            assert (await over).by in ("caller", "agent")
+            assert done == ["transferred"]
+            await other.hang_up()
