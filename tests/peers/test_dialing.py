@@ -171,7 +171,7 @@ async def answering_telephone() -> AsyncIterator[tuple[str, asyncio.Queue[Any]]]
 
 @libre_peer
 async def test_a_conversation_with_a_telephone(tmp_path: Path) -> None:
-    """`voipagent dial` rings it; it hears its own voice back; it hangs up."""
+    """`voipagent dial` rings it; it takes our digits, hears its own voice back, and hangs up."""
     (burst,) = make_bursts(1, 8_000, seed=11, first_s=0.0)
     environ = {
         **os.environ,
@@ -180,14 +180,18 @@ async def test_a_conversation_with_a_telephone(tmp_path: Path) -> None:
     }
     async with asyncio.timeout(90), answering_telephone() as (uri, calls):
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "voipagent", "dial", uri), env=environ, stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-m", "voipagent", "dial", uri, "--digits", "15#"),
+            env=environ,
+            stdout=asyncio.subprocess.PIPE,
         )
         try:
-            line = await calls.get()
+            line, pressed = await calls.get(), list[str]()
+            line.on_dtmf(lambda event: pressed.append(event.digit))
             await line.answer()
             await line.wait_established(timeout=10)
             await talk(line, burst.noise[:0], 8_000, 1.0)
             assert await hears_itself(line, burst, 8_000)
+            assert pressed == ["1", "5", "#"]
             await line.hangup()
             printed, _ = await process.communicate()
         finally:

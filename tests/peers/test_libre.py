@@ -19,20 +19,26 @@ from voipagent.lab.serving import serving_agent
 
 pytestmark = pytest.mark.peer("baresip")
 
-CODECS = [("pcmu", 8_000, "PCMU"), ("pcma", 8_000, "PCMA"), ("g722/16000/1", 16_000, "G722"), ("opus/48000/2", 48_000, "opus")]
+CODECS = [
+    ("pcmu", 8_000, "PCMU"),
+    ("pcma", 8_000, "PCMA"),
+    ("g722/16000/1", 16_000, "G722"),
+    ("opus/48000/2", 48_000, "opus"),
+]
 GREETING = "Hello, this is Ada."
 
 
 @contextlib.asynccontextmanager
-async def telephone(codec: str, transport: str = "udp") -> AsyncIterator[Any]:
-    """A user agent of libre that offers one codec."""
+async def telephone(codec: str, transport: str = "udp", encryption: str = "") -> AsyncIterator[Any]:
+    """A user agent of libre that offers one codec; `encryption` is its `mediaenc`."""
     from baresip import Account, Config, Runtime, UserAgent
 
     runtime = Runtime()
     listen = "sip_listen 127.0.0.1:0\n"
     await runtime.start(Config(net_interface="127.0.0.1", native_log_level="error", extra_config_text=listen))
     try:
-        account = Account("libre", "127.0.0.1", "", reg_interval=0, audio_codecs=(codec,), transport=transport)  # type: ignore[arg-type,unused-ignore]  # typed only where the wheel is installed
+        more: dict[str, Any] = {"transport": transport, "extra_params": (f"mediaenc={encryption}",) * bool(encryption)}
+        account = Account("libre", "127.0.0.1", "", reg_interval=0, audio_codecs=(codec,), **more)
         yield await UserAgent.create(runtime, account)
     finally:
         await runtime.close()
@@ -107,3 +113,21 @@ async def test_a_call_over_tcp(tmp_path: Path) -> None:
         assert await hears_itself(line, burst, 8_000)
         await line.hangup()
         assert await agent.stop() == 0
+
+
+@pytest.mark.parametrize("encryption", ["srtp-mand", "dtls_srtp"])
+async def test_an_encrypted_call(encryption: str, tmp_path: Path) -> None:
+    environ = {"VOIPAGENT_ENGINE__MODEL": "echo", "VOIPAGENT_CALLS__DIR": str(tmp_path / "calls")}
+    environ |= {"VOIPAGENT_SIP__SRTP": "demand"}
+    (burst,) = make_bursts(1, 8_000, seed=10, first_s=0.0)
+    async with asyncio.timeout(60), serving_agent(environ) as agent, telephone("pcmu", encryption=encryption) as caller:
+        line = await caller.dial(agent.target)
+        await line.wait_established(timeout=10)
+        await talk(line, np.zeros(0, np.float32), 8_000, 1.0)
+        assert await hears_itself(line, burst, 8_000)
+        await line.hangup()
+        assert await agent.stop() == 0
+    (left,) = read(tmp_path / "calls")
+    by_dtls = "DTLS " if encryption == "dtls_srtp" else ""
+    assert left.record["media"]["encryption"] == [f"{by_dtls}AES_CM_128_HMAC_SHA1_80"]
+    assert np.abs(left.caller).max() > 0.2
