@@ -51,8 +51,8 @@ def the_call(folder: Path) -> Left:
 
 
 async def call_2000(agent: ServingAgent) -> None:
-    """Over the API."""
-    body = json.dumps({"target": "2000"})
+    """Over the API, with digits to press."""
+    body = json.dumps({"target": "2000", "digits": "15#"})
     head = (
         *("POST /api/v1/calls HTTP/1.1", "Host: x", "Connection: close", "Content-Type: application/json"),
         *("Authorization: Bearer s3cret", f"Content-Length: {len(body)}"),
@@ -96,6 +96,12 @@ async def test_a_plain_telephone_calls_and_we_are_spoken_to_by_dtls(by: str, tmp
         await talk(line, np.zeros(0, np.float32), 8_000, 1.0)
         assert await hears_itself(line, burst, 8_000)
         if by == "caller":
+            await line.send_dtmf("15#")
+            await line.hold()
+            await talk(line, np.zeros(0, np.float32), 8_000, 0.5)
+            await line.resume()
+            await talk(line, np.zeros(0, np.float32), 8_000, 1.0)
+            assert await hears_itself(line, burst, 8_000)
             await line.hangup()
             await proxy.said("loose BYE libre")
         else:
@@ -103,6 +109,7 @@ async def test_a_plain_telephone_calls_and_we_are_spoken_to_by_dtls(by: str, tmp
             await proxy.said("loose BYE 1000")
     left = the_call(tmp_path)
     assert (left.record["ended_by"], left.record["media"]["encryption"]) == (by, [BEST])
+    assert (left.digits, len(left.record["holds"])) == (("15#", 1) if by == "caller" else ("", 0))
     assert np.abs(left.caller).max() > 0.2
 
 
@@ -150,11 +157,13 @@ async def test_we_call_with_a_key_and_the_telephone_is_spoken_to_plainly(tmp_pat
     (burst,) = make_bursts(1, 8_000, seed=14, first_s=0.0)
     async with between(tmp_path, SDES, PLAIN, "demand") as (proxy, agent), registered_telephone(proxy) as calls:
         await call_2000(agent)
-        line = await calls.get()
+        line, pressed = await calls.get(), list[str]()
+        line.on_dtmf(lambda event: pressed.append(event.digit))
         await line.answer()
         await line.wait_established(timeout=10)
         await talk(line, np.zeros(0, np.float32), 8_000, 1.0)
         assert await hears_itself(line, burst, 8_000)
+        assert pressed == ["1", "5", "#"]
         await line.hangup()
         await proxy.said("loose BYE 2000")
     left = the_call(tmp_path)
