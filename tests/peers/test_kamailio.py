@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from signaling.sip.trunk import Lines, Trunk
 from tests.peers.folders import read
 from tests.peers.kamailio import PASSWORD, Kamailio, kamailio
 from tests.peers.test_libre import hears_itself, talk, telephone
-from tests.signaling.sip.answering import ANSWER, desk
+from tests.signaling.sip.answering import ANSWER, desk, leave
 from tests.signaling.sip.peer import OFFER
+from tests.voipagent.test_serve_transfer import post
 from voipagent.lab.bursts import make_bursts
 from voipagent.lab.serving import ServingAgent, serving_agent
 
@@ -102,6 +104,30 @@ async def test_the_agent_hangs_up_along_the_route_that_was_recorded(tmp_path: Pa
             assert await agent.stop() == 0
     (left,) = read(tmp_path / "calls")
     assert (left.record["ended_by"], left.record["reason"]) == ("agent", "on hold for more than 0.5 s")
+
+
+async def test_a_caller_is_transferred_along_that_route(tmp_path: Path) -> None:
+    """Our REFER and its NOTIFYs pass the proxy; to whom it is put through, it need not go that way."""
+    more = {"VOIPAGENT_HTTP__TOKEN": "s3cret", "VOIPAGENT_OUTBOUND__DIRECT": "bob@127.0.0.1:*"}
+    accepting: list[asyncio.Future[Any]] = []
+    async with asyncio.timeout(90), kamailio() as proxy, desk(leave) as bob:
+        trunk = proxy.trunk("1000")
+        async with serving_agent(environ(tmp_path, **trunk, **more)) as agent, telephone("pcmu") as phone:
+            await registered(agent, "house")
+            line = await call(proxy, "1000", phone)
+            line.on_transfer_request(lambda request: accepting.append(asyncio.ensure_future(line.accept_transfer())))
+            (number,) = (match[1] for told in agent.log if (match := re.search(r"< (\w+) call to 1000", told)))
+            target = {"target": f"sip:bob@127.0.0.1:{bob.port}"}
+            posting = asyncio.create_task(post(agent.http_port, f"{number}/transfer", target))
+            other = await bob.next_call()
+            await other.accept(ANSWER)
+            assert await posting == (200, {"how": "transferred"})
+            await proxy.said("loose REFER 1000")
+            await proxy.said("loose NOTIFY libre")
+            await other.hang_up()
+            assert await agent.stop() == 0
+    (record,) = (tmp_path / "calls").glob("*/call.json")  # it may be too short for a recording
+    assert [noted["how"] for noted in json.loads(record.read_text())["transfers"]] == ["transferred"]
 
 
 async def test_several_accounts_are_told_apart_and_one_is_wrong(tmp_path: Path) -> None:
