@@ -26,6 +26,9 @@ NARROW = 8_000
 CALL_S = 6.5
 """All bursts, and its first report, which is after 5 s."""
 
+SOUND_S = 4.5
+"""The bursts alone."""
+
 BURSTS = make_bursts(4, NARROW, seed=5, first_s=1.0)
 
 
@@ -104,15 +107,14 @@ async def test_a_phone_that_does_not_fit_the_policy_is_told_488(encryption: str,
         assert any("no media: the offer's audio is " in line for line in agent.log)
 
 
-@pytest.mark.parametrize(("codec", "transport"), [("pcma", "tcp"), ("g722/16000/1", "udp")])
-async def test_a_whole_call_in_the_clear(codec: str, transport: str, tmp_path: Path) -> None:
+async def test_a_whole_call_in_the_clear(tmp_path: Path) -> None:
     """Sound both ways, digits, hold and resume. After a hold it decodes no more, whatever comes."""
     (tmp_path / "phone").mkdir()
     async with asyncio.timeout(60), serving_agent(environ(tmp_path, "accept")) as agent:
-        async with baresip(tmp_path / "phone", said(), transport=transport, codec=codec) as phone:
-            await phone.tell("dial", f"{agent.target};transport={transport}")
+        async with baresip(tmp_path / "phone", said(), transport="tcp", codec="pcma") as phone:
+            await phone.tell("dial", f"{agent.target};transport=tcp")
             await phone.event("CALL_ESTABLISHED")
-            await asyncio.sleep(4.5)  # all bursts
+            await asyncio.sleep(SOUND_S)
             await phone.tell("sndcode", "15#")
             await asyncio.sleep(1)
             for command in ("hold", "resume", "hangup"):
@@ -120,7 +122,7 @@ async def test_a_whole_call_in_the_clear(codec: str, transport: str, tmp_path: P
                 await asyncio.sleep(0.5)
         assert await agent.stop() == 0
     (left,) = read(tmp_path / "calls")
-    assert (left.record["ended_by"], left.record["media"]["codec"].lower()) == ("caller", codec.partition("/")[0])
+    assert (left.record["ended_by"], left.record["media"]["codec"]) == ("caller", "PCMA")
     assert left.digits == "15#"
     assert len(left.record["holds"]) == 1
     assert found(left.caller[::3]) >= 3
@@ -131,7 +133,7 @@ async def test_we_call_it_with_a_key_and_press_digits(tmp_path: Path) -> None:
     """Our offer with its four keys is too large for a datagram: it goes over TCP. It hangs up by another connection."""
     (tmp_path / "phone").mkdir()
     ours = {"VOIPAGENT_SIP__HOST": "127.0.0.1", "VOIPAGENT_SIP__PORT": "0", "VOIPAGENT_OUTBOUND__DIRECT": "phone@*"}
-    async with asyncio.timeout(60), baresip(tmp_path / "phone", said(), "srtp") as phone:
+    async with asyncio.timeout(60), baresip(tmp_path / "phone", said(), "srtp", codec="g722/16000/1") as phone:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "voipagent", "dial", f"sip:phone@127.0.0.1:{phone.sip_port}", "--digits", "15#"),
             env={**os.environ, **environ(tmp_path, "demand"), **ours},
@@ -139,7 +141,7 @@ async def test_we_call_it_with_a_key_and_press_digits(tmp_path: Path) -> None:
         )
         try:
             await phone.event("CALL_ESTABLISHED")
-            await asyncio.sleep(4.5)
+            await asyncio.sleep(SOUND_S)
             await phone.tell("hangup")
             printed, _ = await process.communicate()
         finally:
@@ -149,7 +151,7 @@ async def test_we_call_it_with_a_key_and_press_digits(tmp_path: Path) -> None:
     assert (process.returncode, printed) == (0, b"over: hung up\n")
     (left,) = read(tmp_path / "calls")
     assert (left.record["direction"], left.record["ended_by"]) == ("out", "callee")
-    assert left.record["media"]["encryption"] == ["AEAD_AES_256_GCM"]
+    assert (left.record["media"]["codec"], left.record["media"]["encryption"]) == ("G722", ["AEAD_AES_256_GCM"])
     assert found(left.caller[::3]) >= 3
     assert found(phone.heard()) >= 3
     log = (tmp_path / "phone" / "log").read_text(errors="replace")
