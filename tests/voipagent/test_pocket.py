@@ -16,7 +16,7 @@ from voipagent.lab.demo import read_sentence
 from voipagent.lab.phone import Codec, Phone, Target, call
 from voipagent.lab.serving import serving_agent
 
-GREETING = "Hello, this is the front desk How can I help?"
+GREETING = "Hello, this is the front desk. How can I help?"
 RATE = 8_000
 
 

@@ -38,14 +38,14 @@ EAR: dict[str, Any] = {
     "dim": 160,
     "num_layers": 4,
     "num_heads": 4,
-    "context": 250,
+    "context": 100,
     "n_q": 8,
     "dep_q": 0,
     "card": 512,
     "text_card": PIECES,
     "delays": [0] * 9,
 }
-"""The ear's. It hears 20 s back."""
+"""The ear's. It hears 8 s back: less than the windows that it is trained on, or it would be lost in a longer call."""
 
 CODE_SIZE = 1.0
 """Of an embedded semantic code, standard deviation."""

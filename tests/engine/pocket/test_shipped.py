@@ -27,7 +27,7 @@ from engine.slot import FRAME_SAMPLES, Frame, Tokens
 from tests.engine.rows import no_log
 from voipagent.lab.demo import read_sentence
 
-GREETING = "Hello, this is the front desk How can I help?"
+GREETING = "Hello, this is the front desk. How can I help?"
 GREETED = 60
 """Frames for the greeting."""
 
