@@ -146,6 +146,11 @@ class Recording:
         return self.samples / self._sample_rate
 
     @property
+    def of_caller(self) -> bool:
+        """Whether anything that the caller says may be kept."""
+        return self._channels == "both"
+
+    @property
     def name(self) -> str:
         """The file's, "" where there is none: nothing was to be recorded, or the disk refused."""
         return self.path.name if self._file or (self._behind and not self.error) else ""

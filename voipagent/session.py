@@ -16,6 +16,7 @@ from engine.slot import EngineError, EngineFull, Reply, Slot
 from media.leg import Exchange, Leg, LegError, NoPort
 from signaling.call import Call, CallEnded, CallOffer, Rejection, SignalingError
 from voipagent.bargein import BargeIn, is_speech
+from voipagent.context import Line as Said
 from voipagent.context import Transcript
 from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
@@ -55,7 +56,7 @@ class Session:
         self._max_hold_s = max_hold_s
         self._held_s = 0.0
         self._step_s = 0.0
-        self._transcript = Transcript(folder.write_line, slot.hearing_delay_frames)
+        self._transcript = Transcript(self._keep, slot.hearing_delay_frames)
         self._barge_in: BargeIn | None = None
         self._memory = memory
         self._watchdog = Watchdog(watchdog or WatchdogSettings())
@@ -218,6 +219,11 @@ class Session:
             if trouble is not None:
                 self._trimmer.renew(trouble.value, keep=trouble is Trouble.DEAD_AIR)
 
+    def _keep(self, line: Said) -> None:
+        """Write a line down, but not what the caller said where their voice is not to be kept."""
+        if line.role == "agent" or self.recording.of_caller:
+            self.folder.write_line(line)
+
     async def _hold(self, started: float) -> None:
         """The far end holds: nothing is heard, no context is spent, and there is a limit. The record has the time."""
         if self._held_s == 0.0:
@@ -285,9 +291,12 @@ class Session:
         self._transcript.close()
         await self.recording.close()
         record.media = asdict(leg.stats)
-        record.summary = str(extract(self._transcript.lines))
         if self._trimmer is not None:
             record.trims = [asdict(trim) for trim in self._trimmer.trims]
+        if self.recording.of_caller:
+            record.summary = str(extract(self._transcript.lines))
+        else:
+            record.trims = [trim | {"summary": ""} for trim in record.trims]
         record.duration_s = round(self.recording.seconds, 3)
         record.step_s_mean = self._step_s / max(1, record.frames_stepped)
         record.recording = self.recording.name

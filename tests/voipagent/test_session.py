@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -68,11 +68,12 @@ async def stage(
     greeting: str = "",
     max_hold_s: float = 600,
     memory: Memory | None = None,
+    record_whom: Literal["both", "agent", "none"] = "both",
 ) -> AsyncIterator[Stage]:
     call, leg = call or FakeCall(), leg or FakeLeg()
     folder = CallFolder(recorder, tmp_path, utc_now(), "id")
     record = CallRecord("id", "sip", "alice", "agent", "192.0.2.7:5060", "now")
-    recording = recorder.record(folder.path / "recording.wav", 24_000, "both")
+    recording = recorder.record(folder.path / "recording.wav", 24_000, record_whom)
     persona = Persona(prompt="You are Ada.", greeting=greeting)
     async with engine or EchoEngine(rows=1) as opened, opened.open(Sampling()) as slot:
         session = Session(call, lambda _offer: leg, slot, persona, record, folder, recording, max_hold_s, memory)
@@ -160,6 +161,22 @@ async def test_a_model_that_does_not_answer_is_primed_anew_and_the_record_tells(
     assert on.record["troubles"] == [{"at": pytest.approx(12.8, abs=0.2), "trouble": "dead air"}]
     assert [trim["why"] for trim in on.record["trims"]] == ["dead air"]
     assert primed == [0, 750]
+
+
+@pytest.mark.parametrize("whom", ["agent", "none"])
+async def test_where_callers_are_not_recorded_their_words_are_not_kept(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whom: Literal["agent", "none"]
+) -> None:
+    words = {number: " secret" for number in range(3, 12)}
+    monkeypatch.setattr("engine.echo.EchoSlot", listening(words))
+    async with stage(recorder, tmp_path, greeting="Good day.", memory=Memory(), record_whom=whom) as on:
+        on.leg.hear(*[SILENCE] * 200)
+        await on.leg.heard(200)
+        on.call.end()
+        await on.over()
+    assert [line.text for line in on.lines] == ["Good day."]
+    assert len(on.record["trims"]) == 1
+    assert "secret" not in json.dumps(on.record)
 
 
 async def test_while_held_nothing_is_heard_and_times_are_those_of_the_frames(
