@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest acceptance format clean
+.PHONY: help demo test lint types pytest computing calling acceptance format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,16 @@ types: $(READY) ## mypy, strict
 	$(BIN)/mypy
 
 pytest: $(READY) ## the tests, without those that take hours or need a GPU
-	$(BIN)/pytest -m 'not acceptance and not gpu'
+	+$(MAKE) --no-print-directory --jobs=2 --output-sync=target computing calling
+
+# Two halves side by side: the one computes, the other mostly waits for real telephones.
+CALLING := tests/media tests/peers tests/voipagent
+
+computing: $(READY)
+	$(BIN)/pytest -q -m 'not acceptance and not gpu' $(CALLING:%=--ignore=%)
+
+calling: $(READY)
+	$(BIN)/pytest -q -m 'not acceptance and not gpu' -o cache_dir=.pytest_cache/calling $(CALLING)
 
 acceptance: $(READY) ## the long tests
 	$(BIN)/pytest -m acceptance
