@@ -46,18 +46,18 @@ def seconds(text: str) -> float:
     return time.process_time() - started
 
 
-def check_cost(count: int, seed: int) -> None:
+def check_cost(count: int, seed: int, budget_s: float) -> None:
     dice, whole = random.Random(seed), guided.seeds("sdp")
     for _ in range(count):
         text = stretch(dice.choice(whole), 65_535, dice).decode(errors="replace")
-        if seconds(text) > BUDGET_S:
-            assert min(seconds(text) for _ in range(7)) < BUDGET_S, text[:200]
+        if seconds(text) > budget_s:
+            assert min(seconds(text) for _ in range(7)) < budget_s, text[:200]
 
 
 def test_any_64_kib_of_description_cost_little_in_ci() -> None:
-    check_cost(150, seed=7)
+    check_cost(150, seed=7, budget_s=3 * BUDGET_S)
 
 
 @pytest.mark.acceptance
 def test_any_64_kib_of_description_cost_little() -> None:
-    check_cost(20_000, seed=8)
+    check_cost(20_000, seed=8, budget_s=BUDGET_S)

@@ -101,23 +101,23 @@ def seconds(data: bytes) -> float:
     return time.process_time() - started
 
 
-def check_cost(count: int, seed: int) -> float:
+def check_cost(count: int, seed: int, budget_s: float) -> float:
     """The worst of them; one that seems dear is measured again, for a machine with other work has bad moments."""
     dice, whole, worst = random.Random(seed), messages(), 0.0
     for _ in range(count):
         data = stretch(mutate(dice.choice(whole), dice) or b"x", dice.choice((4_000, 16_000, 65_535)), dice)[:65_535]
         spent = seconds(data)
-        if spent > BUDGET_S:
+        if spent > budget_s:
             spent = min(seconds(data) for _ in range(7))
-        assert spent < BUDGET_S, data[:200]
+        assert spent < budget_s, data[:200]
         worst = max(worst, spent)
     return worst
 
 
 def test_any_64_kib_cost_little_in_ci() -> None:
-    check_cost(300, seed=3)
+    check_cost(300, seed=3, budget_s=3 * BUDGET_S)
 
 
 @pytest.mark.acceptance
 def test_any_64_kib_cost_little() -> None:
-    check_cost(20_000, seed=4)
+    check_cost(20_000, seed=4, budget_s=BUDGET_S)
