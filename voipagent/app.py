@@ -1,4 +1,4 @@
-"""Builds the concrete parts from the settings and runs them: the only file that names them all."""
+"""Builds the concrete parts from the settings and runs them: the only file that names them all, but for the engines."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from engine.echo import EchoEngine
 from engine.slot import Engine, PromptError
 from media.answer import Legs
 from media.leg import AudioFormat, Leg
@@ -28,6 +26,7 @@ from signaling.sip.transport import bind
 from signaling.sip.trunk import Lines, Trunk
 from voipagent.agent import Agent
 from voipagent.context import Line
+from voipagent.engines import open_engine
 from voipagent.memory import open_memory
 from voipagent.outbound import Wanted
 from voipagent.persona import Persona
@@ -285,66 +284,3 @@ async def talk(settings: Settings, source: Path, target: Path, transcript: Path 
         async with open_engine(alone, [settings.persona.voice]) as engine:
             persona = settings.persona.filled("a file", "agent", datetime.now().astimezone())
             await talk_through(engine, persona, persona.draw(engine.sampling, seed), source, target, write)
-
-
-# --- engines -------------------------------------------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def open_engine(settings: EngineSettings, voices: Sequence[str] = ()) -> AsyncIterator[Engine]:
-    """The engine that the settings name, READY, with the voices that calls will ask for.
-
-    Raises CheckpointError or EngineError with what is wrong.
-    """
-    async with _engine(settings, voices) as engine:
-        yield engine
-
-
-def _engine(settings: EngineSettings, voices: Sequence[str]) -> AbstractAsyncContextManager[Engine]:
-    if settings.model == "echo":
-        return EchoEngine(rows=settings.rows or 64)
-    from engine.local import LocalEngine  # torch takes seconds to import; echo does without
-
-    return LocalEngine(
-        str(_folder(settings.model) or settings.model),
-        rows=settings.rows,
-        device=settings.device,
-        prompt_style=settings.prompt_style,
-        ear=settings.ear == "auto",
-        weights=settings.weights,
-        kv=settings.kv,
-        voices=voices,
-        limit_s="auto" if settings.longest_wait is None else settings.longest_wait / 1000 or None,
-        graphs=settings.graphs,
-        prefix_bytes=settings.prompt_memory << 20,
-        deterministic=settings.deterministic,
-    )
-
-
-def _folder(model: str) -> Path | None:
-    """Where the checkpoints with names of their own lie."""
-    match model:
-        case "pocket":
-            from engine.pocket import FOLDER
-
-            return FOLDER
-        case "nano":
-            return _nano_folder()
-        case _:
-            return None
-
-
-def write_nano_checkpoint(folder: Path, seed: int) -> None:
-    """Write a small random checkpoint. Raises EngineError where it cannot be written."""
-    from engine.nano import write_nano
-
-    write_nano(folder, seed)
-
-
-def _nano_folder() -> Path:
-    """Where the nano checkpoint lies; made at the first start."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "voipagent" / "nano"
-    if not (folder / "config.json").exists():
-        write_nano_checkpoint(folder, seed=0)
-    return folder

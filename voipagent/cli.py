@@ -16,9 +16,10 @@ from rich.console import Console
 from engine.slot import EngineError
 from media.leg import LegError
 from signaling.call import NotAllowed, SignalingError
+from voipagent.environment import SettingsError, effective
 from voipagent.outbound import UnknownPersona
 from voipagent.record import FolderError
-from voipagent.settings import Settings, SettingsError, effective, example
+from voipagent.settings import Settings, example
 from voipagent.talk import AudioFileError
 from voipagent.web.api import HttpError
 
@@ -122,7 +123,7 @@ def nano(
     seed: Annotated[int, typer.Option(help="the same seed gives the same weights")] = 0,
 ) -> None:
     """Write a complete small random checkpoint in the published format."""
-    from voipagent.app import write_nano_checkpoint
+    from voipagent.engines import write_nano_checkpoint
 
     write_nano_checkpoint(folder, seed)
     print(f"wrote {folder}; run it with VOIPAGENT_ENGINE__MODEL={folder}")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from media.dtmf import check_digits
 from media.leg import Leg, LegError
 from signaling.call import NotAllowed, OutgoingCall, SignalingError
+from voipagent.environment import NEST, PREFIX
 from voipagent.record import utc_now
 from voipagent.session import Session
-from voipagent.settings import NEST, PREFIX
 
 logger = logging.getLogger(__name__)
 

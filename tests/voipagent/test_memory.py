@@ -13,12 +13,13 @@ from engine.local import LocalEngine
 from engine.slot import PromptError, Sampling
 from tests.fakes import SILENCE, FakeCall, FakeLeg
 from voipagent.app import check_persona
+from voipagent.environment import SettingsError
 from voipagent.memory import ContextSettings, SummarySettings, open_memory
 from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recorder
 from voipagent.session import Session
-from voipagent.settings import Settings, SettingsError
+from voipagent.settings import Settings
 from voipagent.story import tell_all
 from voipagent.summary import Endpoint, Extractive
 from voipagent.trim import Memory

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from engine.slot import Sampling
 from signaling.call import CallOffer
+from voipagent.environment import SettingsError
 from voipagent.persona import MOST_CHARACTERS, NamedPersona, Persona, Personas
-from voipagent.settings import Settings, SettingsError
+from voipagent.settings import Settings
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from voipagent.environment import SettingsError, effective, nest, schema
 from voipagent.kinds import PortRange, Section
-from voipagent.settings import Settings, SettingsError, effective, example, nest, schema
+from voipagent.settings import Settings, example
 
 
 class Trunk(Section):

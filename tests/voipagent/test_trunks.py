@@ -9,7 +9,8 @@ import pytest
 
 from signaling.sip.outbound import Denied, Limits, Outbound
 from signaling.sip.trunk import Trunk
-from voipagent.settings import Settings, SettingsError, effective, schema, variable
+from voipagent.environment import SettingsError, effective, schema, variable
+from voipagent.settings import Settings
 
 ACME = {"HOST": "sip.acme.example", "USER": "1000", "PASSWORD": "wonderland"}
 
