@@ -12,6 +12,7 @@ from typing import TypeVar
 from engine.slot import Engine, EngineError, EngineFull, EngineState, Slot
 from media.leg import Leg
 from signaling.call import Call, CallOffer, CallSource, Dialer, OutgoingCall, Rejection, SignalingError
+from voipagent.events import Observer
 from voipagent.outbound import OutgoingSession, UnknownPersona, Wanted
 from voipagent.persona import Persona, Personas
 from voipagent.record import CallFolder, CallRecord, utc_now
@@ -47,6 +48,8 @@ class Agent:
         self.draining = False
         self.dialer: Dialer | None = None
         """How a call is made that a far end wants of us; without one, or the right to it, it is refused."""
+        self.observers: list[Observer] = []
+        """Told what becomes of each call that begins from now on."""
         self.sessions: dict[str, Session] = {}
         """Those that run, by the id of their call."""
         self._group: asyncio.TaskGroup | None = None  # while running
@@ -206,4 +209,5 @@ class Agent:
             max_hold_s=self._calls.max_hold,
             memory=self._memory,
             watchdog=self._watchdog,
+            observers=tuple(self.observers),
         )

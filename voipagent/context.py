@@ -73,8 +73,12 @@ class Transcript:
     @property
     def so_far(self) -> list[Line]:
         """All lines, and both sides' as far as they have come."""
-        begun = [line for line in (self._agent.line, self._caller.line) if line is not None]
-        return [*self.lines, *sorted([*self._finished, *begun], key=lambda each: each.start)]
+        return [*self.lines, *sorted([*self._finished, *self.growing], key=lambda each: each.start)]
+
+    @property
+    def growing(self) -> list[Line]:
+        """Both sides' lines as far as they have come."""
+        return [line for line in (self._agent.line, self._caller.line) if line is not None]
 
     def close(self) -> None:
         """Finish both sides' lines, and write what is left."""

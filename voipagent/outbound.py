@@ -63,7 +63,7 @@ class OutgoingSession(Session):
         await self._prime()
         self._greet()
         await call.wait_answered()
-        self.record.answered = utc_now().isoformat()
+        self._note_answered()
         logger.info("- %s answered", self.record.id)
 
     async def _note_ringing(self) -> None:

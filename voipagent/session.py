@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import asdict
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict, replace
 
 from engine.slot import EngineError, EngineFull, Reply, Slot
 from media.leg import Exchange, Leg, LegError, NoPort
@@ -18,6 +18,7 @@ from signaling.call import Call, CallEnded, CallOffer, Rejection, SignalingError
 from voipagent.bargein import BargeIn, is_speech
 from voipagent.context import Line as Said
 from voipagent.context import Transcript
+from voipagent.events import Answered, Began, Ended, Measured, Observer, Spoke, Stepped, Telling, Troubled
 from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recording
@@ -32,6 +33,9 @@ PRIME_S = 8.0
 """Seconds a row may be primed while it rings; longer is OVERLOADED: a trunk gives up on a call that only rings."""
 
 FRAME_S = 0.08
+
+MEASURED_FRAMES = 12
+"""Between two times that observers are told what the leg has counted: about a second."""
 
 
 class Session:
@@ -49,13 +53,16 @@ class Session:
         max_hold_s: float,
         memory: Memory | None = None,
         watchdog: WatchdogSettings | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.call, self.slot, self.persona = call, slot, persona
         self.record, self.folder, self.recording = record, folder, recording
         self._open_leg = open_leg
+        self._tell = Telling(record.id, observers)
         self._max_hold_s = max_hold_s
         self._held_s = 0.0
         self._step_s = 0.0
+        self._exchanges = 0
         self._transcript = Transcript(self._keep, slot.hearing_delay_frames)
         self._barge_in: BargeIn | None = None
         self._memory = memory
@@ -67,7 +74,9 @@ class Session:
 
     async def run(self) -> CallEnded:
         """The whole conversation. Peer, disk and engine may fail: the call ends with a reason, its record closed."""
-        leg = self._leg = self._open_leg(self.call.offer)
+        record, leg = self.record, self._open_leg(self.call.offer)
+        self._leg = leg
+        self._tell(Began(record.kind, record.direction, record.trunk, record.persona))
         try:
             await self._live(leg)
         except asyncio.CancelledError:
@@ -159,7 +168,11 @@ class Session:
         await self._prime()
         self._greet()
         await call.accept(description)
+        self._note_answered()
+
+    def _note_answered(self) -> None:
         self.record.answered = utc_now().isoformat()
+        self._tell(Answered(self.record.prime_s or 0.0))
 
     def _greet(self) -> None:
         if self.persona.greeting:
@@ -182,6 +195,7 @@ class Session:
                 self.persona.engine_prompt(),
                 lambda: self._transcript.so_far,
                 lambda: self.recording.seconds,
+                self._tell,
             )
 
     async def _converse(self, leg: Leg) -> None:
@@ -190,6 +204,7 @@ class Session:
             exchange = await leg.exchange()
             started = self.recording.seconds
             self.recording.write(exchange)
+            self._measure(leg)
             if exchange.held:
                 await self._hold(started)
                 continue
@@ -202,6 +217,9 @@ class Session:
             self._transcript.hear(
                 reply.text, started, self.recording.seconds, heard=reply.heard, saying=self.slot.saying
             )
+            if reply.text or reply.heard:
+                for line in self._transcript.growing:
+                    self._tell(Spoke(line, final=False))
             if forced and not self.slot.saying:
                 self._transcript.end_line()
             self._watch_over(exchange, reply)
@@ -213,7 +231,9 @@ class Session:
         trouble = self._watchdog.stepped(reply.text, spoke=spoke, saying=saying)
         if trouble is not None:
             logger.warning("x %s %s: the row is primed anew", self.record.id, trouble.value)
-            self.record.troubles.append({"at": round(self.recording.seconds, 3), "trouble": trouble.value})
+            at = round(self.recording.seconds, 3)
+            self.record.troubles.append({"at": at, "trouble": trouble.value})
+            self._tell(Troubled(at, trouble.value))
         if self._trimmer is not None:
             self._trimmer.stepped(reply, saying=saying)
             if trouble is not None:
@@ -221,8 +241,15 @@ class Session:
 
     def _keep(self, line: Said) -> None:
         """Write a line down, but not what the caller said where their voice is not to be kept."""
+        self._tell(Spoke(line, final=True))
         if line.role == "agent" or self.recording.of_caller:
             self.folder.write_line(line)
+
+    def _measure(self, leg: Leg) -> None:
+        """Tell what the leg has counted, about once a second."""
+        self._exchanges += 1
+        if self._exchanges % MEASURED_FRAMES == 0:
+            self._tell(Measured(round(self.recording.seconds, 3), replace(leg.stats)))
 
     async def _hold(self, started: float) -> None:
         """The far end holds: nothing is heard, no context is spent, and there is a limit. The record has the time."""
@@ -247,7 +274,9 @@ class Session:
 
     def _count(self, reply: Reply) -> None:
         self.record.frames_stepped += 1
-        self.record.frames_late += reply.waited_s + reply.step_s > FRAME_S
+        late = reply.waited_s + reply.step_s > FRAME_S
+        self._tell(Stepped(reply.waited_s, reply.step_s, late))
+        self.record.frames_late += late
         self._step_s += reply.step_s
         self.record.step_s_max = max(self.record.step_s_max, reply.step_s)
 
@@ -289,6 +318,8 @@ class Session:
         """Finish transcript and recording, and write the record."""
         record = self.record
         self._transcript.close()
+        self._tell(Measured(round(self.recording.seconds, 3), replace(leg.stats)))
+        self._tell(Ended(ended))
         await self.recording.close()
         record.media = asdict(leg.stats)
         if self._trimmer is not None:

@@ -11,6 +11,7 @@ from typing import Never
 
 from engine.slot import EngineFull, Prompt, PromptError, Reply, Slot
 from voipagent.context import Line
+from voipagent.events import Trimmed
 from voipagent.story import Story, Telling, extract, tell_all
 from voipagent.summary import Extractive, Summarizer, SummaryError
 from voipagent.window import ContextWindow, Shares
@@ -45,7 +46,7 @@ class Trimmer:
     """Runs beside a conversation; the conversation tells it of each step.
 
     `prompt` is what the row was primed with, `lines` gives what has been said so far, `seconds` the time of the call.
-    `trims` fills with what was done, for the record.
+    `tell` hears of each trim; `trims` fills with what was done, for the record.
     """
 
     slot: Slot
@@ -53,6 +54,7 @@ class Trimmer:
     prompt: Prompt
     lines: Callable[[], Sequence[Line]]
     seconds: Callable[[], float]
+    tell: Callable[[Trimmed], None] = lambda _: None
     trims: list[Trim] = field(default_factory=list)
     story: Story = field(default_factory=Story)
 
@@ -129,6 +131,7 @@ class Trimmer:
             self.window.primed(frames + keep)
         took = round(time.monotonic() - began, 4)
         self.trims.append(Trim(round(at, 3), why, took, keep, frames, str(self.story), error))
+        self.tell(Trimmed(round(at, 3), why, error))
 
     def _fit(self, story: Story) -> tuple[Prompt, int]:
         """The prompt that tells the most of `story` within its share of the window, and its frames."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from media.leg import Digit, NoPort, Pcm
 from signaling.call import CallEnded, Rejection
 from tests.fakes import SILENCE, FakeCall, FakeLeg, offer
 from voipagent.context import Line
+from voipagent.events import Observer
 from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recorder
@@ -69,6 +70,7 @@ async def stage(
     max_hold_s: float = 600,
     memory: Memory | None = None,
     record_whom: Literal["both", "agent", "none"] = "both",
+    observers: Sequence[Observer] = (),
 ) -> AsyncIterator[Stage]:
     call, leg = call or FakeCall(), leg or FakeLeg()
     folder = CallFolder(recorder, tmp_path, utc_now(), "id")
@@ -76,7 +78,18 @@ async def stage(
     recording = recorder.record(folder.path / "recording.wav", 24_000, record_whom)
     persona = Persona(prompt="You are Ada.", greeting=greeting)
     async with engine or EchoEngine(rows=1) as opened, opened.open(Sampling()) as slot:
-        session = Session(call, lambda _offer: leg, slot, persona, record, folder, recording, max_hold_s, memory)
+        session = Session(
+            call,
+            lambda _offer: leg,
+            slot,
+            persona,
+            record,
+            folder,
+            recording,
+            max_hold_s,
+            memory,
+            observers=observers,
+        )
         task = asyncio.create_task(session.run())
         try:
             yield Stage(call, leg, folder, task, session)
