@@ -31,12 +31,17 @@ class Unreachable(SignalingError):
     """A target takes no connection, or is not who it should be."""
 
 
+class Untrusted(Unreachable):
+    """It is there, but its certificate is not good, or not for it."""
+
+
 class _Attempt:
     """What those share who want the same connection at the same time: they wait for one, and fail together."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.waiting, self.failed = 0, ""
+        self.waiting = 0
+        self.failed: Unreachable | None = None
 
 
 class Connections:
@@ -149,12 +154,12 @@ class Connections:
         flow = next((c.flow for c in self._open.values() if c.flow and c.leads_to(target)), None)
         if flow is not None:
             return flow
-        if attempt.failed:
-            raise Unreachable(attempt.failed)
+        if attempt.failed is not None:
+            raise type(attempt.failed)(str(attempt.failed))
         try:
             return await self._dial(target)
         except Unreachable as error:
-            attempt.failed = str(error)
+            attempt.failed = error
             raise
 
     async def _dial(self, target: Target) -> Flow:
@@ -172,9 +177,11 @@ class Connections:
                     ssl_shutdown_timeout=DIAL_S if secure else None,
                 )
         except OSError as error:  # a TimeoutError is one, and so is an SSLError
-            raise Unreachable(f"{target} cannot be reached: {tls.why(error)}") from None
+            kind = Untrusted if isinstance(error, ssl.SSLCertVerificationError) else Unreachable
+            raise kind(f"{target} cannot be reached: {tls.why(error)}") from None
         if made.flow is None:
-            raise Unreachable(f"{target} cannot be reached: {made.unwanted}")
+            kind = Untrusted if made.misnamed else Unreachable
+            raise kind(f"{target} cannot be reached: {made.unwanted}")
         return made.flow
 
     # --- which are kept ---

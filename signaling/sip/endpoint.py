@@ -6,15 +6,14 @@ import asyncio
 import contextlib
 import logging
 import random
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
-from textwrap import indent
 from typing import Any, Self
 
 from signaling.call import Call, CallEnded, NotAllowed, Rejection, SignalingError
 from signaling.sip.admission import Refused
+from signaling.sip.counts import Counts
 from signaling.sip.dialog import CHANGE_S, Dialog
 from signaling.sip.events import (
     Changed,
@@ -38,6 +37,7 @@ from signaling.sip.registrar import Registrar
 from signaling.sip.resolve import Names, Resolver
 from signaling.sip.sipcall import REJECTIONS, PlacedCall, SipCall, offer_of
 from signaling.sip.tls import Tls
+from signaling.sip.trace import trace
 from signaling.sip.transaction import Flow
 from signaling.sip.transport import Gate, Network
 from signaling.sip.trunk import Kept, Lines, Trunk
@@ -65,11 +65,6 @@ ASKED_FOR = ("MD5",)
 """And the digest that they are asked for. baresip 1.0.0 gives up where SHA-256 is offered, though MD5 is beside it in
 either order; every phone knows MD5, and a password that can be guessed from one can be guessed from the other.
 """
-
-_KEY = re.compile(rb"(inline:[ \t]*)[^|\s;]+", re.IGNORECASE)  # RFC 4568, section 9.1: a line may have several
-_DIGEST = re.compile(rb'(\bresponse ?= ?"?)[0-9A-Fa-f]{32,64}')
-"""Passwords can be guessed from it at leisure."""
-_CONTROL = re.compile(r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class SipEndpoint:
@@ -113,11 +108,13 @@ class SipEndpoint:
         self.trunks = Trunks(trunks, lines or Lines())
         challenge = challenge if users else ()  # with no user, nobody there could show who they are
         self._gate = Gate(allow, challenge, self.trunks.admission.knows)
+        registrar = _registrar(users) if users else None
+        self._guard = registrar.guard if registrar is not None else None
         self._agent = UserAgent(
             available=lambda: self.available(),
             trusted=self._gate.allows,
             may_refer=self._may_refer,
-            registrar=_registrar(users) if users else None,
+            registrar=registrar,
             keeper=self.trunks.keeper,
             rate=rate,
             burst=burst,
@@ -141,6 +138,19 @@ class SipEndpoint:
     def port(self) -> int:
         """The port that is bound, once entered."""
         return self.flows.port
+
+    @property
+    def counts(self) -> Counts:
+        """What was counted so far."""
+        trunks, guard = self.trunks, self._guard
+        return Counts(
+            self._agent.dropped.copy(),
+            self._gate.turned_away,
+            guard.failures.total() if guard is not None else 0,
+            guard.bans if guard is not None else 0,
+            trunks.failures.copy(),
+            trunks.refusals.copy(),
+        )
 
     def _may_refer(self, dialog: Dialog) -> bool:
         """Whether a peer may have us call others: where its trunk or host may, and there is a session that would."""
@@ -200,7 +210,7 @@ class SipEndpoint:
             do(self._agent, now)
         finally:  # whatever is wrong with one call, the others have their messages and their timers
             for data, flow in self._agent.take_outgoing():
-                _trace(">", data, flow)
+                trace(logger, ">", data, flow)
                 self.flows.send(data, flow)
             for event in self._agent.take_events():
                 self._deal(event, now)
@@ -225,7 +235,7 @@ class SipEndpoint:
         self.act(lambda agent, now: agent.fire(now))
 
     def _received(self, data: bytes, flow: Flow) -> None:
-        _trace("<", data, flow)
+        trace(logger, "<", data, flow)
         self.act(lambda agent, now: agent.receive(data, flow, now))
 
     # --- calls of ours ---
@@ -298,6 +308,7 @@ class SipEndpoint:
         self._calls[event.dialog] = call
         if isinstance(trunk, Refused):
             code, why = trunk.code, trunk.why
+            self.trunks.refusals[trunk.trunk.name, code] += 1
             self._gate.log(offer.source[0], now, "x %s: call from trunk %s refused, %s", trunk.trunk.name, why)
             self.act(lambda agent, now: agent.calls.reject(event.dialog, code, why, now))
             return
@@ -355,14 +366,3 @@ class SipEndpoint:
 def _registrar(users: Mapping[str, str]) -> Registrar:
     """With nonces that no other run of ours takes."""
     return Registrar(Guard(REALM, users, secrets.token_bytes(32), lambda: secrets.token_hex(8), ASKED_FOR))
-
-
-def _trace(direction: str, data: bytes, flow: Flow) -> None:
-    """A message in the log, the keys in its SDP masked, and what was made with a password.
-
-    What a peer says can neither look like a line of ours nor steer a terminal.
-    """
-    if logger.isEnabledFor(logging.DEBUG):
-        text = _DIGEST.sub(rb"\1***", _KEY.sub(rb"\1***", data)).decode(errors="replace")
-        text = indent(_CONTROL.sub("?", text), "  ")
-        logger.debug("%s %s %s:%d\n%s", direction, flow.protocol, *flow.remote, text)

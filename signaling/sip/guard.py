@@ -85,6 +85,8 @@ class Guard:
             Login(name, password)  # raises ValueError
         self.failures: Counter[str] = Counter()
         """Wrong answers for each user that there is; those for others count as ""."""
+        self.bans = 0
+        """How often a source was banned."""
         self._realm, self._users, self._key, self._token = realm, users, key, token
         self._algorithms = algorithms
         self._counts: dict[str, _Counts] = {}
@@ -192,6 +194,7 @@ class Guard:
         if len(times) == FAILURES and now - times[0] <= FAILURES_S:
             del self._failures[source]
             self._banned[source] = now + BAN_S
+            self.bans += 1
         for table in (self._failures, self._banned):
             if len(table) > MAX_SOURCES:
                 del table[next(iter(table))]

@@ -62,6 +62,8 @@ class Stream(asyncio.Protocol):
         """The port where connections to that peer would go."""
         self.unwanted = "there are too many connections already"
         """Why it has no flow."""
+        self.misnamed = False
+        """Whether that is its certificate, which is for somebody else."""
         self._owner = owner
         self._framer = Framer()
         self._transport: asyncio.Transport | None = None
@@ -80,6 +82,7 @@ class Stream(asyncio.Protocol):
         target = self.target
         if target is not None and self.protocol == "TLS" and not tls.is_for(self.certificate, target.name):
             named = ", ".join(tls.identities(self.certificate)) or "nobody"
+            self.misnamed = True
             self.unwanted = f"its certificate is for {named}, not for {target.name}"
         else:
             own = transport.get_extra_info("sockname") or ("", 0)

@@ -10,12 +10,15 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from signaling.call import SignalingError
 from signaling.sip.admission import Admission
+from signaling.sip.connections import Untrusted
+from signaling.sip.counts import CERTIFICATE, kind_of
 from signaling.sip.keeper import Keeper
 from signaling.sip.registration import BACK_OFF_S, MAX_BACK_OFF_S
 from signaling.sip.resolve import Resolver, Target
@@ -56,6 +59,8 @@ class _Way:
     flow: Flow | None = None
     tried: set[Target] = field(default_factory=set)
     failures: int = 0
+    untrusted: bool = False
+    """Whether it could not be reached for its certificate."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -74,6 +79,10 @@ class Trunks:
         self.admission = Admission(trunks, lines)
         self._lines = lines
         self._tasks: list[asyncio.Task[None]] = []
+        self.failures: Counter[tuple[str, str]] = Counter()
+        """What came to nothing, by trunk and kind of failure."""
+        self.refusals: Counter[tuple[str, int]] = Counter()
+        """Calls that a trunk was not allowed to make, by trunk and response code."""
 
     @property
     def states(self) -> tuple[tuple[TrunkState, int], ...]:
@@ -101,6 +110,7 @@ class Trunks:
         """A trunk's state changed, or a request to it came to nothing."""
         state, way = event.state, self._ways[event.state.name]
         if event.failed:
+            self.failures[state.name, CERTIFICATE if way.untrusted else kind_of(event.failed)] += 1
             again = f"; again in {event.retry_s:.0f} s" if event.retry_s else ""
             logger.warning("x trunk %s %s%s", state.name, state, again)
         else:
@@ -136,6 +146,7 @@ class Trunks:
         except SignalingError as error:
             if way.flow is None:
                 wait_s = self._back_off(way)
+                way.untrusted = isinstance(error, Untrusted)
                 self._unreachable(way, str(error), wait_s)
                 return wait_s
             logger.debug("- trunk %s goes on as it is: %s", way.trunk.name, error)
@@ -172,7 +183,7 @@ class Trunks:
 
     def _take(self, way: _Way, target: Target, flow: Flow) -> None:
         """From now on it is reached by that flow, which others may share."""
-        left, way.target, way.flow = way.flow, target, flow
+        left, way.target, way.flow, way.untrusted = way.flow, target, flow, False
         if left is not None and not self._by(left):
             self._flows.let_go(left)
         kept = self._flows.keep(flow, lambda why: self._lost(flow, why))

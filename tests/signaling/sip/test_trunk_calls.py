@@ -138,6 +138,7 @@ async def test_a_wrong_password_is_told_and_the_others_go_on(caplog: pytest.LogC
             await answered
             await until(agent, True, 1)
             assert failed.why == "cannot register: user name or password refused by 'house'"
+            assert agent.sip.counts.trunk_failures == {("house", "login"): 1}
             leave_ = asyncio.create_task(other.register())
         await leave_
     lines = [record.getMessage() for record in caplog.records if "trunk house" in record.getMessage()]
@@ -155,6 +156,7 @@ async def test_a_registrar_that_is_dead_is_told_and_calls_go_on(caplog: pytest.L
                 await asyncio.sleep(0)
         agent.pass_time(33)
         assert (await until(agent, False)).why == "cannot register: nobody answered"
+        assert agent.sip.counts.trunk_failures == {("house", "no answer"): 1}
         await phone.call()
         await phone.hang_up()
     assert "x trunk house not registered at 127.0.0.1: cannot register: nobody answered; again in " in caplog.text
@@ -166,6 +168,7 @@ async def test_a_registrar_that_takes_no_connection_is_told_at_once(caplog: pyte
         trunk = Trunk("house", "127.0.0.1", closed.getsockname()[1], "tcp", "1000", PASSWORD, register=True)
         async with desk(allow=NOBODY, trunks=[trunk]) as agent:
             told = await until(agent, False)
+            assert agent.sip.counts.trunk_failures == {("house", "unreachable"): 1}
     assert f"127.0.0.1:{trunk.port} over TCP cannot be reached" in told.why
     assert "x trunk house not registered at 127.0.0.1: " in caplog.text
 
@@ -180,6 +183,7 @@ async def test_over_tls_with_one_of_us_whose_certificate_is_looked_at(days: int,
         async with desk(allow=NOBODY, trunks=[trunk], tls=Tls(authorities=authority.path)) as agent:
             told = await until(agent, days > 0)
             assert ("expired" in told.why) == (days < 0)
+            assert agent.sip.counts.trunk_failures == ({} if days > 0 else {("house", "certificate"): 1})
 
 
 async def test_a_peer_is_asked_whether_it_lives() -> None:
@@ -259,6 +263,7 @@ async def test_numbers_and_rates(caplog: pytest.LogCaptureFixture) -> None:
             async with udp_peer(agent.port) as peer:
                 peer.ask("INVITE", body=OFFER, uri=uri)
                 assert (await peer.response(code, skip=() if code == 100 else (100,))).code == code
+        assert agent.sip.counts.trunk_refusals == {("carrier", 404): 1, ("carrier", 486): 1}
     assert "x 127.0.0.1: call from trunk carrier refused, 112 is none of its numbers" in caplog.text
 
 
