@@ -20,12 +20,13 @@ Role: TypeAlias = Literal["agent", "caller"]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One stretch of speech; times are seconds from the answer."""
+    """One stretch of speech; times are seconds from the answer. `interrupted`: the other side made it end early."""
 
     role: Role
     text: str
     start: float
     end: float
+    interrupted: bool = False
 
     def __str__(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
