@@ -12,13 +12,13 @@ from typing import TypeVar
 from engine.slot import Engine, EngineError, EngineFull, EngineState, Slot
 from media.leg import Leg
 from signaling.call import Call, CallOffer, CallSource, Dialer, OutgoingCall, Rejection, SignalingError
+from voipagent.calls import CallsSettings
 from voipagent.events import Observer
 from voipagent.outbound import OutgoingSession, UnknownPersona, Wanted
 from voipagent.persona import Persona, Personas
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recorder
 from voipagent.session import Session
-from voipagent.settings import CallsSettings
 from voipagent.transfer import answered
 from voipagent.trim import Memory
 from voipagent.watchdog import WatchdogSettings

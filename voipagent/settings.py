@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from signaling.sip.trunk import Trunk
+from voipagent.calls import CallsSettings
 from voipagent.environment import FILE, Setting, SettingsError, effective, fault_line, nest, schema, text_of
 from voipagent.kinds import Network, Port, PortRange, Section, version_of
 from voipagent.memory import ContextSettings, SummarySettings
@@ -183,15 +184,6 @@ class EngineSettings(Section):
     deterministic: bool = Field(
         default=False, description="the same call gives the same tokens whatever else is on; slower"
     )
-
-
-class CallsSettings(Section):
-    """What is kept of a call."""
-
-    dir: Path = Field(default=Path("calls"), description="one folder a call is made here")
-    record: Literal["both", "agent", "none"] = Field(default="both", description="whose voice is recorded")
-    format: Literal["wav", "ogg"] = Field(default="wav", description="ogg is Opus, a tenth of the size")
-    max_hold: float = Field(default=600, gt=0, description="seconds a caller may hold before we hang up")
 
 
 class LogSettings(Section):

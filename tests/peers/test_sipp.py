@@ -23,11 +23,12 @@ from tests.peers.capture import Datagram, loopback
 from tests.peers.folders import read
 from tests.signaling.sip.answering import desk, leave
 from voipagent.agent import Agent
+from voipagent.calls import CallsSettings
 from voipagent.lab.bursts import find, make_bursts, render
 from voipagent.lab.serving import serving_agent
 from voipagent.persona import Personas
 from voipagent.recording import Recorder
-from voipagent.settings import CallsSettings, SipSettings
+from voipagent.settings import SipSettings
 
 pytestmark = pytest.mark.peer("sipp")
 

@@ -18,9 +18,9 @@ from media.leg import Leg, Pcm
 from signaling.call import CallEnded, CallOffer, Rejection
 from tests.fakes import SILENCE, FakeCall, FakeLeg, FakeSource, offer
 from voipagent.agent import Agent
+from voipagent.calls import CallsSettings
 from voipagent.persona import Personas
 from voipagent.recording import Recorder
-from voipagent.settings import CallsSettings
 
 
 class BuggyLeg(FakeLeg):

@@ -19,10 +19,11 @@ from media.leg import AudioFormat
 from signaling.sip.endpoint import SipEndpoint
 from tests.voipagent.test_api import get
 from voipagent.agent import Agent
+from voipagent.calls import CallsSettings
 from voipagent.lab.phone import Codec, PhoneError, Target, call
 from voipagent.persona import Personas
 from voipagent.recording import Recorder
-from voipagent.settings import CallsSettings, SipSettings
+from voipagent.settings import SipSettings
 from voipagent.web.api import create_api, serve_http
 
 PCMU = Codec(0, "PCMU")

@@ -18,10 +18,10 @@ from signaling.call import CallOffer, NotAllowed, Outcome, SignalingError
 from tests.fakes import SILENCE, FakeLeg, FakeSource
 from tests.voipagent.outgoing import FakeDialer
 from voipagent.agent import Agent
+from voipagent.calls import CallsSettings
 from voipagent.outbound import UnknownPersona, Wanted, explained
 from voipagent.persona import NamedPersona, Persona, Personas
 from voipagent.recording import Recorder
-from voipagent.settings import CallsSettings
 
 ADA = Persona(prompt="You are Ada.", greeting="Hello, this is Ada.")
 PERSONAS = Personas(ADA, {"bob": NamedPersona(name="Bob", prompt="You call {called} for {caller}.")})

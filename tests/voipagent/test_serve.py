@@ -19,12 +19,13 @@ import pytest
 from engine.slot import PromptError
 from tests.peers.folders import read
 from voipagent.app import serve
+from voipagent.calls import CallsSettings
 from voipagent.lab.demo import SENTENCES
 from voipagent.lab.latency import Echo, Report, measure_call
 from voipagent.lab.phone import Codec, PhoneError, Target, call
 from voipagent.lab.serving import serving_agent
 from voipagent.persona import Persona
-from voipagent.settings import CallsSettings, EngineSettings, HttpSettings, Settings, SipSettings
+from voipagent.settings import EngineSettings, HttpSettings, Settings, SipSettings
 
 ECHO = {"VOIPAGENT_ENGINE__MODEL": "echo"}
 PCMU = Codec(0, "PCMU")
