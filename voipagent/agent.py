@@ -13,7 +13,7 @@ from engine.slot import Engine, EngineError, EngineFull, EngineState, Slot
 from media.leg import Leg
 from signaling.call import Call, CallOffer, CallSource, Dialer, OutgoingCall, Rejection, SignalingError
 from voipagent.calls import CallsSettings
-from voipagent.events import Observer
+from voipagent.events import Observer, Refused, Telling
 from voipagent.outbound import OutgoingSession, UnknownPersona, Wanted
 from voipagent.persona import Persona, Personas
 from voipagent.record import CallFolder, CallRecord, utc_now
@@ -177,7 +177,9 @@ class Agent:
             del self.sessions[session.record.id]
 
     async def _refuse(self, call: Call, rejection: Rejection, why: str) -> None:
-        logger.warning("x %s refused, %s: %s", call.offer.id, rejection.value, why)
+        offer = call.offer
+        logger.warning("x %s refused, %s: %s", offer.id, rejection.value, why)
+        Telling(offer.id, self.observers)(Refused(offer.kind, offer.trunk, rejection.value))
         await call.reject(rejection)
 
     def _session(self, call: Call, persona: Persona, slot: Slot, seed: int, kind: type[S]) -> S:

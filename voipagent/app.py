@@ -36,11 +36,13 @@ from voipagent.settings import EngineSettings, Settings, SipSettings
 from voipagent.story import Telling, tell_all, tell_facts
 from voipagent.talk import check_distinct, writing
 from voipagent.talk import talk as talk_through
+from voipagent.telemetry import Telemetry
 from voipagent.transfer import Switchboard
 from voipagent.trim import Memory
 from voipagent.web.api import create_api, serve_http
 from voipagent.web.calls import serve_calls
 from voipagent.web.control import serve_control
+from voipagent.web.metrics import serve_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +122,7 @@ async def _serve(settings: Settings) -> None:
         token = settings.http.token.get_secret_value()
         serve_calls(api, lambda wanted: agent.place(dialer, wanted), token)
         serve_control(api, agent.sessions, house.board, token)
+        serve_metrics(api, _watched(house).exposition, settings.metrics.token.get_secret_value())
         async with serve_http(api, settings.http.host, settings.http.port) as http_port:
             logger.info("- model %s, %d rows", house.engine.revision, house.engine.free)
             if settings.engine.model == "pocket":
@@ -130,6 +133,14 @@ async def _serve(settings: Settings) -> None:
             logger.info("- answering at sip:%s, HTTP on port %d", place, http_port)
             with _reading_anew(sip):
                 await agent.run(sip)
+
+
+def _watched(house: House) -> Telemetry:
+    """What there is to tell of all parts."""
+    agent, engine, sip, telemetry = house.agent, house.engine, house.sip, Telemetry()
+    agent.observers.append(telemetry)
+    telemetry.watch(lambda: (engine.free, agent.ready), lambda: sip.trunks.states, lambda: sip.counts)
+    return telemetry
 
 
 @dataclass(frozen=True)

@@ -74,13 +74,22 @@ class Trimmed:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A call that came is not taken, and why, as a `Rejection` has it. Where no row was reserved it is all there is."""
+
+    kind: str
+    trunk: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The last of a call's events."""
 
     ended: CallEnded
 
 
-Event: TypeAlias = Began | Answered | Spoke | Stepped | Measured | Troubled | Trimmed | Ended
+Event: TypeAlias = Began | Answered | Spoke | Stepped | Measured | Troubled | Trimmed | Refused | Ended
 
 
 class Observer(Protocol):

@@ -18,7 +18,7 @@ from signaling.call import Call, CallEnded, CallOffer, Rejection, SignalingError
 from voipagent.bargein import BargeIn, is_speech
 from voipagent.context import Line as Said
 from voipagent.context import Transcript
-from voipagent.events import Answered, Began, Ended, Measured, Observer, Spoke, Stepped, Telling, Troubled
+from voipagent.events import Answered, Began, Ended, Measured, Observer, Refused, Spoke, Stepped, Telling, Troubled
 from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recording
@@ -96,13 +96,18 @@ class Session:
         except* LegError as errors:
             fault = _first(errors)
             logger.warning("x %s no media: %s", self.record.id, fault)
-            await self.call.reject(Rejection.BUSY if isinstance(fault, NoPort) else Rejection.NOT_ACCEPTABLE)
+            await self._refuse(Rejection.BUSY if isinstance(fault, NoPort) else Rejection.NOT_ACCEPTABLE)
             await self.call.hang_up(str(fault))
         except* EngineError as errors:
             error = _first(errors)
             logger.error("x %s engine: %s", self.record.id, error)
-            await self.call.reject(Rejection.BUSY if isinstance(error, EngineFull) else Rejection.OVERLOADED)
+            await self._refuse(Rejection.BUSY if isinstance(error, EngineFull) else Rejection.OVERLOADED)
             await self.call.hang_up("the engine failed")
+
+    async def _refuse(self, rejection: Rejection) -> None:
+        """Not to be taken; without effect once it is."""
+        self._tell(Refused(self.record.kind, self.record.trunk, rejection.value))
+        await self.call.reject(rejection)
 
     async def _talk(self, leg: Leg) -> None:
         """From ringing to the last frame."""

@@ -27,6 +27,7 @@ from voipagent.environment import FILE, Setting, SettingsError, effective, fault
 from voipagent.kinds import Network, Port, PortRange, Section, version_of
 from voipagent.memory import ContextSettings, SummarySettings
 from voipagent.persona import NamedPersona, Persona, Personas, name_each
+from voipagent.telemetry import MetricsSettings
 from voipagent.trunks import Codec, OutboundSettings, TrunkSettings, check_names
 from voipagent.watchdog import WatchdogSettings
 
@@ -202,6 +203,7 @@ class Settings(Section):
     outbound: OutboundSettings = OutboundSettings()
     rtp: RtpSettings = RtpSettings()
     http: HttpSettings = HttpSettings()
+    metrics: MetricsSettings = MetricsSettings()
     engine: EngineSettings = EngineSettings()
     persona: Persona = Persona()
     personas: Annotated[dict[str, NamedPersona], AfterValidator(name_each)] = {}
