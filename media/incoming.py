@@ -12,8 +12,9 @@ from media.outgoing import Sent
 from media.pcm import BLOCKS_PER_S, Resampler, SampleQueue
 from media.playout import Heard
 
-MAX_WAITING = 3
-"""Exchanges that wait for a reader. Full: the oldest is dropped, and its samples are counted as skipped in the next."""
+MAX_WAITING_S = 0.24
+"""Seconds that wait for a reader: three of the model's frames. Full: the oldest exchange is dropped, and its samples
+are counted as skipped in the next."""
 
 
 class Incoming:
@@ -30,6 +31,7 @@ class Incoming:
         if fraction or audio_format.frame_samples % block_samples:
             raise ValueError(f"a frame must be a multiple of 20 ms, not {1e3 * audio_format.frame_s:g} ms")
         self._blocks_a_frame = audio_format.frame_samples // block_samples
+        self._max_waiting = max(1, round(MAX_WAITING_S / audio_format.frame_s))
         self._waiting: deque[Exchange] = deque()
         self._skipped = 0
         self._resampler = Resampler(sample_rate, audio_format.sample_rate)
@@ -49,12 +51,19 @@ class Incoming:
             self._resample()
             self._resampler = Resampler(sample_rate, self._format.sample_rate)
 
-    def put(self, heard: Heard, sent: Sent, held: bool = False) -> None:
-        """One tick: the block that was heard, and the block that left. The last tick of a frame says if it is held."""
+    def put(self, heard: Heard, sent: Sent, held: bool = False, speakers: tuple[str, ...] = ()) -> None:
+        """One tick: the block that was heard, and the block that left.
+
+        The last tick of a frame says if it is held, and who speaks.
+        """
         self._blocks.append(heard)
         self._sent.append(sent)
         if len(self._sent) == self._blocks_a_frame:
-            self._complete(held)
+            self._complete(held, speakers)
+
+    def skip(self, samples: int) -> None:
+        """So many samples of the user's time are over, and were never put in."""
+        self._skipped += samples
 
     def take(self) -> Exchange | None:
         """The oldest exchange, or None when its time is not over yet."""
@@ -66,19 +75,20 @@ class Incoming:
             self._skipped = 0
         return exchange
 
-    def _complete(self, held: bool) -> None:
+    def _complete(self, held: bool, speakers: tuple[str, ...]) -> None:
         self._resample()
         exchange = Exchange(
             heard=self._heard.take(self._format.frame_samples),
             played=np.concatenate([sent.played for sent in self._sent]),
             held=held,
+            speakers=speakers,
             concealed=self._concealed,
             padded=sum(sent.padded for sent in self._sent),
             cut=sum(sent.cut for sent in self._sent),
         )
         self._sent.clear()
         self._concealed = 0
-        if len(self._waiting) == MAX_WAITING:
+        if len(self._waiting) == self._max_waiting:
             self._drop_oldest()
         self._waiting.append(exchange)
 

@@ -46,7 +46,7 @@ PURE = {
     *("media/dtmf.py", "media/tones.py", "media/latch.py", "media/rtcp.py"),
     *("media/sender.py", "media/receiver.py", "media/delay.py", "media/crypto.py", "media/srtp.py", "media/secure.py"),
     *("media/pcm.py", "media/codec.py", "media/opus.py", "media/dtls.py", "media/concealment.py"),
-    *("media/playout.py", "media/incoming.py", "media/outgoing.py"),
+    *("media/playout.py", "media/incoming.py", "media/outgoing.py", "media/mixer.py"),
     *("engine/scheduler.py", "engine/admission.py", "voipagent/context.py", "voipagent/bargein.py"),
 }
 CONCRETE = {"signaling.sip.endpoint", "signaling.whip", "media.answer", "engine.local", "engine.echo", "engine.remote"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from media.leg import AudioFormat, Exchange, Leg, LegError
-from media.room import Bridge, Side
+from media.bridge import Bridge, Side
 from signaling.call import Call, CallOffer, Dialer, OutgoingCall, Rejection, SignalingError
 
 logger = logging.getLogger(__name__)

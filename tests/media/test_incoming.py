@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from media.incoming import MAX_WAITING, Incoming
+from media.incoming import MAX_WAITING_S, Incoming
 from media.leg import AudioFormat, Pcm
 from media.outgoing import Sent
 from media.playout import Heard
@@ -87,7 +87,7 @@ def test_three_wait_and_the_oldest_is_skipped_but_its_counts_are_not() -> None:
     for _ in range(4):
         incoming.put(heard(8_000, 0.1, concealed=160), sent(0.1, padded=480, cut=3))
     put_frames(incoming, [0.2, 0.3, 0.4, 0.5])
-    assert incoming.waiting == MAX_WAITING == 3
+    assert incoming.waiting == round(MAX_WAITING_S / MOSHI.frame_s) == 3
     exchange = incoming.take()
     assert exchange is not None
     assert exchange.played[0] == pytest.approx(0.3) and exchange.skipped == 2 * 1_920
@@ -137,3 +137,29 @@ def test_other_frames_than_80_ms() -> None:
     assert exchange is not None and exchange.heard.shape == exchange.played.shape == (640,)
     with pytest.raises(ValueError, match="multiple of 20 ms, not 30 ms"):
         Incoming(AudioFormat(24_000, 720), 8_000)
+
+
+def test_short_frames_wait_as_long_as_long_ones() -> None:
+    incoming = Incoming(AudioFormat(24_000, 480), 24_000)
+    for _ in range(20):
+        incoming.put(heard(24_000), sent())
+    exchange = incoming.take()
+    assert exchange is not None and exchange.skipped == 8 * 480
+    assert incoming.waiting == round(MAX_WAITING_S / 0.02) - 1 == 11
+
+
+def test_time_that_was_never_put_in_is_skipped() -> None:
+    incoming = Incoming(MOSHI, 8_000)
+    incoming.skip(960)
+    put_frames(incoming, [0.1, 0.2])
+    exchanges = [incoming.take(), incoming.take()]
+    assert [each.skipped for each in exchanges if each] == [960, 0]
+
+
+def test_the_last_tick_of_a_frame_says_who_speaks() -> None:
+    incoming = Incoming(MOSHI, 8_000)
+    for speakers in ((), ("ada",), ("bob", "ada"), ("bob",)):
+        incoming.put(heard(8_000), sent(), speakers=speakers)
+    put_frames(incoming, [0.1])
+    exchanges = [incoming.take(), incoming.take()]
+    assert [each.speakers for each in exchanges if each] == [("bob",), ()]

@@ -1,4 +1,4 @@
-"""room.py: two fake legs, then two real ones with a phone at either end, under a made-up clock."""
+"""bridge.py: two fake legs, then two real ones with a phone at either end, under a made-up clock."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from media.bridge import Bridge, Side
 from media.codec import G722, PCMU, Codec
 from media.leg import AudioFormat, Digit, Exchange, LegError, Pcm
-from media.room import Bridge, Side
 from media.rtp import RtpLeg
 from tests.fakes import FakeLeg
 from tests.media.line import FORMAT, Line, loudness, tone

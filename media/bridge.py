@@ -1,4 +1,4 @@
-"""Several legs as one: for now a bridge of two, where each hears the other, as a transfer that the far end refuses.
+"""A bridge of two legs, where each hears the other, as for a transfer that the far end refuses.
 
 A mix of two without one's own voice is the other's voice. The legs turn on one wheel, so no drift is between them;
 what comes in late or not at all is each leg's own affair, and it hands on silence. Each leg has its own rate.
