@@ -12,7 +12,7 @@ from aiortc.rtp import (
 
 from media import rtcp
 from media.codec import CODECS, PCMU, Codec
-from media.incoming import MAX_WAITING
+from media.incoming import MAX_WAITING_S
 from media.leg import Exchange, Leg, LegError
 from media.receiver import FIRST_PACKET_S, SILENT_S, WORRY_S
 from tests.media.line import FORMAT, FRAME_S, Line, Phone, loudness, tone
@@ -102,7 +102,7 @@ async def test_a_late_reader_finds_the_newest_frames_and_a_count_of_the_others()
         await line.frame()
         line.run(4 * 10)
         async with asyncio.timeout(5):
-            exchanges = [await line.leg.exchange() for _ in range(MAX_WAITING)]
+            exchanges = [await line.leg.exchange() for _ in range(round(MAX_WAITING_S / FRAME_S))]
         assert [exchange.skipped for exchange in exchanges] == [7 * FORMAT.frame_samples, 0, 0]
         assert (await line.frame()).skipped == 0
         assert line.leg.stats.frames_skipped == 7
