@@ -12,7 +12,7 @@ from media import rtcp
 from media.codec import G722, OPUS, PCMA, PCMU, Codec
 from media.leg import LegError
 from media.receiver import FIRST_PACKET_S, UNCONFIRMED_S
-from media.rtp import KEEP_ALIVE_S
+from media.streamleg import KEEP_ALIVE_S
 from tests.media.line import FORMAT, FRAME_S, Line, Phone, loudness, tone
 from tests.media.waiting import audio
 

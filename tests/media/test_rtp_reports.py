@@ -17,7 +17,7 @@ from aiortc.rtp import (
 from media import rtcp
 from media.codec import OPUS, PCMU
 from media.opus import OpusEncoder
-from media.rtp import KEEP_ALIVE_S
+from media.streamleg import KEEP_ALIVE_S
 from tests.media.line import Line, Phone, drain, loudness
 
 

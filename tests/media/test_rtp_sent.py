@@ -12,7 +12,7 @@ import pytest
 from media.clock import CATCH_UP_TICKS
 from media.codec import CODECS, PCMU, Codec
 from media.leg import Pcm
-from media.rtp import MAX_MISSED_TICKS
+from media.streamleg import MAX_MISSED_TICKS
 from tests.media.line import FORMAT, FRAME_S, Line, loudness, tone
 
 
