@@ -3,6 +3,9 @@
 It is written from `Exchange`, so both channels have the same length by construction. The disk has a thread of its own,
 one for all that is kept of all calls: a slow disk must not make anybody's frame late. A recording whose disk fails, or
 falls behind by MAX_BEHIND_S, stops and says so; the call goes on.
+
+At any moment the file plays up to the last second: who kills the agent loses what was said in that. Nothing is synced to
+the disk on purpose, so a power cut costs what the kernel had not written yet, 30 s by Linux's default.
 """
 
 from __future__ import annotations
@@ -27,8 +30,11 @@ from media.leg import Exchange
 
 logger = logging.getLogger(__name__)
 
-BLOCK_S = 1.0
+BLOCK_S = 0.4
 """Audio is handed to the disk in blocks of this many seconds."""
+
+PAGE_S = 0.2
+"""Of Ogg: the last page but one is what a file that is being written ends with."""
 
 MAX_BEHIND_S = 30
 """Seconds of audio that may wait for the disk before the recording is given up."""
@@ -69,6 +75,7 @@ class WavFile:
             self._file.writeframes(samples.astype("<i2").tobytes())
         except struct.error:
             raise OSError("a WAV file ends at 4 GiB") from None
+        self._handle.flush()
 
     def close(self) -> None:
         """Finish the file."""
@@ -83,7 +90,8 @@ class OggFile:
 
     def __init__(self, path: Path, sample_rate: int) -> None:
         self._handle = open_private(path)
-        self._container = av.open(self._handle, "w", format="ogg")
+        pages = {"page_duration": str(round(PAGE_S * 1_000_000))}
+        self._container = av.open(self._handle, "w", format="ogg", options=pages)
         self._stream = self._container.add_stream("libopus", rate=sample_rate, layout="stereo", bit_rate=48_000)
         self._sample_rate = sample_rate
         self._samples = 0
@@ -95,6 +103,7 @@ class OggFile:
         frame.pts = self._samples
         self._samples += len(samples)
         self._container.mux(self._stream.encode(frame))
+        self._handle.flush()
 
     def close(self) -> None:
         """Finish the file."""
