@@ -22,7 +22,8 @@ from engine.admission import Admission, chunk_size, row_counts
 from engine.drawing import NOISE_WIDTH, PRIME_NUMBER, Draws, Settings, numbers, sampling_rows, settings
 from engine.ear import Ear
 from engine.graphs import Gave, StaticStep, Told, Widths, check_equal
-from engine.model.checkpoint import Checkpoint, EarCheckpoint
+from engine.model.checkpoint import Checkpoint
+from engine.model.listening import EarCheckpoint
 from engine.model.moshi import UNGENERATED, MoshiState
 from engine.model.rows import Rows
 from engine.model.text import PAD
@@ -109,7 +110,7 @@ class Batch:
         self.renewable_frames = self._primer.renewable_frames
         self._device = self._state.kv.position.device
         self._audio = next(self._mimi.parameters()).dtype
-        self._ear = Ear(ear.moshi, rows) if ear else None
+        self._ear = Ear(ear, rows) if ear else None
         self.hearing_delay_frames = ear.delay_frames if ear else 0
         self._logs = [self._fresh_row() for _ in range(rows)]
         self.admission = Admission(rows, limit_s)
@@ -225,7 +226,7 @@ class Batch:
         said = self._mimi.decode(emitted[:, 1:, None], codec, speaks).clamp(-1, 1)
         if speaks is not None:
             said = said.masked_fill(~speaks[:, None, None], 0)
-        heard = self._ear.hear(codes, rows, mask) if self._ear else codes.new_full((len(codes),), PAD)
+        heard = self._ear.hear(codes, rows, mask)[0] if self._ear else codes.new_full((len(codes),), PAD)
         column = torch.cat((state.ahead()[:, 0, :made], caller, heard[:, None]), 1)
         self._codec.merge(rows, codec)
         self._state.merge(rows, state)

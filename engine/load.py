@@ -10,7 +10,8 @@ import torch
 
 from engine.admission import LIMIT_S, row_counts
 from engine.batch import CHUNK_SIZES, Batch, KeyPrecision, has_cuda
-from engine.model.checkpoint import load_checkpoint, load_ear
+from engine.model.checkpoint import load_checkpoint
+from engine.model.listening import load_ear
 from engine.model.moshi_config import MoshiConfig
 from engine.model.weights import Wanted, precision
 from engine.prefix import Prefixes

@@ -35,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 
-EAR_CONFIG = "ear.json"
-"""Beside config.json where the checkpoint has an ear: a second model, over the same codec and tokenizer."""
-
 NAMES = {
     "moshi_name": "model.safetensors",
     "mimi_name": "tokenizer-e351c8d8-checkpoint125.safetensors",
@@ -50,12 +47,6 @@ OTHERS = {"model_type", "model_id", "version", "stt_config", "tts_config"}
 
 LORA = {"lora": None, "lora_rank": 128, "lora_scaling": 2.0}
 """Keys of config.json on adapters, and the reference's defaults."""
-
-SHARED = {"mimi_name", "mimi_config_name", "tokenizer_name", "prompt_config", "lm_gen_config"}
-"""Keys of ear.json that are not the ear's: what the talking model has already, how it is told, and how one draws."""
-
-MOST_DELAY_S = 10.0
-"""Of an ear's text. Kyutai's models have 0.5 and 2.5 s; what is far more is not in seconds."""
 
 STEADY_FRAMES = 13
 """A second of silence, or of a tone: from then on its codes do not change."""
@@ -79,14 +70,6 @@ class Checkpoint:
     sampling: Sampling
 
 
-@dataclass(frozen=True)
-class EarCheckpoint:
-    """A model that writes down what the caller says, its text `delay_frames` behind the sound."""
-
-    moshi: Moshi
-    delay_frames: int
-
-
 def load_checkpoint(
     model: str,
     device: torch.device | str = "cpu",
@@ -105,20 +88,20 @@ def load_checkpoint(
     Raises CheckpointError.
     """
     source = open_source(model)
-    config = _read_json(source.find(config_name))
-    quantised = _quantised(config)
+    config = read_json(source.find(config_name))
+    quantised = is_quantised(config)
     lora_path, lora = _lora(config, source, quantised)
     prompt_config = config.pop("prompt_config", None)
     sampling = _sampling(config.pop("lm_gen_config", None))
-    codec_name = _name(config, "mimi_config_name") if "mimi_config_name" in config else None
-    moshi_path, mimi_path, tokenizer_path = (source.get(_name(config, key, name)) for key, name in NAMES.items())
+    codec_name = file_name(config, "mimi_config_name") if "mimi_config_name" in config else None
+    moshi_path, mimi_path, tokenizer_path = (source.get(file_name(config, key, name)) for key, name in NAMES.items())
     stored = Stored(moshi_path, quantised)
     try:
-        sizes = _moshi_config(config, stored)
-        codec = _mimi_config(source.get(codec_name) if codec_name else None, sizes)
+        sizes = moshi_config(config, stored)
+        codec = mimi_config(source.get(codec_name) if codec_name else None, sizes)
     except (TypeError, ValueError) as error:  # the values are anyone's, of any type
         raise CheckpointError(f"{CONFIG}: {error}") from None
-    tokenizer = _tokenizer(tokenizer_path, sizes.text_card)
+    tokenizer = open_tokenizer(tokenizer_path, sizes.text_card)
     mimi = fill(lambda: Mimi(codec, codec.quantizer.n_q), Stored(mimi_path), device, torch.float32)
     moshi = fill(lambda: Moshi(sizes), stored, device, dtype, packing, lora)
     beside = _voices(source)
@@ -131,34 +114,10 @@ def load_checkpoint(
     return Checkpoint(mimi, moshi, tokenizer, layout, spoken, source.revision(files), sampling)
 
 
-def load_ear(
-    model: str, checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> EarCheckpoint | None:
-    """Load the ear that lies beside `checkpoint`, which was loaded from `model`; None where there is none.
-
-    It uses the codec and the tokenizer of `checkpoint`. Raises CheckpointError if it does not fit them.
-    """
-    source = open_source(model)
-    if isinstance(source, Repository):
-        source = open_source(checkpoint.revision)  # which names the commit that the talking model is of
-    path = _find_ear(source)
-    if path is None:
-        return None
-    config = _read_json(path)
-    stored = Stored(source.get(_name(config, "moshi_name", file=EAR_CONFIG)), _quantised(config, EAR_CONFIG))
-    try:
-        delay_frames = _delay_frames(config.get("stt_config"))
-        sizes = _moshi_config({key: value for key, value in config.items() if key not in SHARED}, stored)
-        _check_ear(sizes, checkpoint)
-    except (TypeError, ValueError) as error:  # the values are anyone's, of any type
-        raise CheckpointError(f"{EAR_CONFIG}: {error}") from None
-    return EarCheckpoint(fill(lambda: Moshi(sizes), stored, device, dtype), delay_frames)
-
-
 # --- config.json ---------------------------------------------------------------------------------------------------
 
 
-def _read_json(path: Path | None) -> dict[str, Any]:
+def read_json(path: Path | None) -> dict[str, Any]:
     """The object in a file; an empty one where there is no file. Raises CheckpointError."""
     if path is None:
         return {}
@@ -171,7 +130,7 @@ def _read_json(path: Path | None) -> dict[str, Any]:
     return config
 
 
-def _name(config: dict[str, Any], key: str, default: str = "", file: str = CONFIG) -> str:
+def file_name(config: dict[str, Any], key: str, default: str = "", file: str = CONFIG) -> str:
     """Take a file's name out of `config`. Raises CheckpointError if it leads out of the checkpoint."""
     name = config.pop(key, default)
     if not isinstance(name, str) or not name:
@@ -181,7 +140,7 @@ def _name(config: dict[str, Any], key: str, default: str = "", file: str = CONFI
     return name
 
 
-def _quantised(config: dict[str, Any], file: str = CONFIG) -> bool:
+def is_quantised(config: dict[str, Any], file: str = CONFIG) -> bool:
     """Take out whether the large linear maps are stored in 8 bits. Raises CheckpointError."""
     value = config.pop("quantize", False)
     if not isinstance(value, bool):
@@ -197,7 +156,7 @@ def _lora(config: dict[str, Any], source: Source, quantised: bool) -> tuple[Path
         if wanted:
             raise CheckpointError(f"{CONFIG}: lora is {wanted!r}, but no file of adapters is named (lora_name)")
         return None, None
-    name = _name(config, "lora_name")
+    name = file_name(config, "lora_name")
     if wanted is False:
         raise CheckpointError(f"{CONFIG}: lora_name is {name!r}, but lora is false; keep one of the two")
     if quantised:
@@ -235,7 +194,7 @@ def _sampling(config: object) -> Sampling:
     return Sampling(**given)
 
 
-def _moshi_config(config: dict[str, Any], stored: Stored) -> MoshiConfig:
+def moshi_config(config: dict[str, Any], stored: Stored) -> MoshiConfig:
     """Where the arguments are silent on the depth steps and extra heads, the tensors show them. Raises ValueError."""
     arguments = {key: value for key, value in config.items() if key not in OTHERS}
     arguments.setdefault("dep_q", stored.depth_steps)
@@ -245,9 +204,9 @@ def _moshi_config(config: dict[str, Any], stored: Stored) -> MoshiConfig:
     return MoshiConfig.from_kwargs(arguments, synthesis=config.get("model_type") == "tts" or "tts_config" in config)
 
 
-def _mimi_config(path: Path | None, moshi: MoshiConfig) -> MimiConfig:
+def mimi_config(path: Path | None, moshi: MoshiConfig) -> MimiConfig:
     """The codec with as many codebooks as the model reads. Raises CheckpointError, ValueError."""
-    config = MimiConfig.from_dict(_read_json(path))
+    config = MimiConfig.from_dict(read_json(path))
     if (config.sample_rate, config.frame_samples) != (SAMPLE_RATE, FRAME_SAMPLES):
         raise ValueError(
             f"the codec has frames of {config.frame_samples} samples at {config.sample_rate} Hz; "
@@ -259,7 +218,7 @@ def _mimi_config(path: Path | None, moshi: MoshiConfig) -> MimiConfig:
     return replace(config, quantizer=replace(config.quantizer, n_q=used))
 
 
-def _tokenizer(path: Path, text_card: int) -> Tokenizer:
+def open_tokenizer(path: Path, text_card: int) -> Tokenizer:
     try:
         tokenizer = Tokenizer(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -267,38 +226,6 @@ def _tokenizer(path: Path, text_card: int) -> Tokenizer:
     if len(tokenizer) > text_card:
         raise CheckpointError(f"{str(path)!r} has {len(tokenizer)} pieces, but the model's text_card is {text_card}")
     return tokenizer
-
-
-# --- ear.json ------------------------------------------------------------------------------------------------------
-
-
-def _find_ear(source: Source) -> Path | None:
-    try:
-        return source.find(EAR_CONFIG)
-    except CheckpointError as error:  # all else was in the cache: who works without the Hub can go on without an ear
-        logger.warning("x the caller's words are not written down: %s", error)
-        return None
-
-
-def _delay_frames(config: object) -> int:
-    """As stt_config says. Raises ValueError."""
-    seconds = config.get("audio_delay_seconds") if isinstance(config, dict) else None
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds <= MOST_DELAY_S:
-        raise ValueError(f"stt_config.audio_delay_seconds is {seconds!r}; it must be seconds, 0 to {MOST_DELAY_S:g}")
-    return round(seconds * SAMPLE_RATE / FRAME_SAMPLES)
-
-
-def _check_ear(ear: MoshiConfig, checkpoint: Checkpoint) -> None:
-    """Raises ValueError unless it only listens, to this codec, and writes with this tokenizer."""
-    codebooks, bins = checkpoint.mimi.codebooks, checkpoint.mimi.config.quantizer.bins
-    if ear.dep_q:
-        raise ValueError(f"dep_q is {ear.dep_q}; an ear makes no codes, so it must be 0")
-    if not 1 <= ear.n_q <= codebooks:
-        raise ValueError(f"n_q is {ear.n_q}; it must be 1 to {codebooks}, as many codebooks as the codec gives here")
-    if ear.card != bins:
-        raise ValueError(f"card is {ear.card}, but the codec's codebooks hold {bins} codes")
-    if ear.text_card < len(checkpoint.tokenizer):
-        raise ValueError(f"text_card is {ear.text_card}, but the tokenizer has {len(checkpoint.tokenizer)} pieces")
 
 
 # --- prompt layout -------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from engine import drawing as drawing_module
 from engine.batch import Batch, RowStep, Stepped
 from engine.ear import Ear
 from engine.load import load_batch
-from engine.model.checkpoint import load_checkpoint, load_ear
+from engine.model.checkpoint import load_checkpoint
+from engine.model.listening import load_ear
 from engine.model.mimi import MimiState
 from engine.model.moshi import Step
 from engine.model.text import PAD
@@ -307,9 +308,9 @@ def written(batch: Batch, stepped: list[Stepped], eared: Path) -> list[int]:
     """What a fresh ear of one row makes of the caller's codes in a log."""
     checkpoint = load_ear(str(eared), load_checkpoint(str(eared)))
     assert checkpoint is not None
-    ear = Ear(checkpoint.moshi, 1)
+    ear = Ear(checkpoint, 1)
     codes = torch.from_numpy(tokens(stepped)[:, batch._config.made :].astype(np.int64))
-    return [int(ear.hear(frame[None], None)) for frame in codes]
+    return [int(ear.hear(frame[None], None)[0]) for frame in codes]
 
 
 def test_the_ear_writes_what_it_makes_of_the_callers_codes(listening: Batch, eared: Path) -> None:

@@ -20,7 +20,8 @@ from engine.admission import row_counts
 from engine.batch import Batch, KeyPrecision, RowStep, Stepped
 from engine.graphs import StaticStep, Widths, check_equal
 from engine.load import load_batch
-from engine.model.checkpoint import load_checkpoint, load_ear
+from engine.model.checkpoint import load_checkpoint
+from engine.model.listening import load_ear
 from engine.slot import Sampling
 from tests.engine.rows import fingerprint, no_log, noise, prime, same, tensors
 

@@ -22,7 +22,8 @@ from engine.device import Answers, Command, Open, Prime, Step, Stop, Worker
 from engine.ear import Ear
 from engine.local import LocalEngine
 from engine.localslot import LocalSlot
-from engine.model.checkpoint import load_checkpoint, load_ear
+from engine.model.checkpoint import load_checkpoint
+from engine.model.listening import load_ear
 from engine.model.prompt import PromptLayout
 from engine.model.text import TextReader, Tokenizer
 from engine.model.voice import Voices, VoiceState
@@ -191,11 +192,11 @@ async def test_what_the_caller_says_is_in_the_reply(eared: Path) -> None:
     checkpoint = load_checkpoint(str(eared))
     ear = load_ear(str(eared), checkpoint)
     assert ear is not None
-    listener, reader, text = Ear(ear.moshi, 1), TextReader(checkpoint.tokenizer), ""
+    listener, reader, text = Ear(ear, 1), TextReader(checkpoint.tokenizer), ""
     state = checkpoint.mimi.initial_state(1)
     for frame in noise(30):
         codes = checkpoint.mimi.encode(torch.from_numpy(frame)[None, None], state, None)[:, :, 0]
-        text += reader.read(int(listener.hear(codes, None)))
+        text += reader.read(int(listener.hear(codes, None)[0]))
     assert heard == text
     assert len(heard) > 20
 

@@ -23,7 +23,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.model.checkpoint import EAR_CONFIG, load_checkpoint, load_ear
+from engine.model.checkpoint import load_checkpoint
+from engine.model.listening import EAR_CONFIG, load_ear
 from engine.pocket.recipe.encode import Voice, read_voice
 from engine.pocket.recipe.export_codec import CONFIG as CODEC_CONFIG
 from engine.pocket.recipe.export_codec import WEIGHTS as CODEC_WEIGHTS

@@ -10,7 +10,8 @@ import torch
 
 from engine.batch import Batch, RowStep
 from engine.ear import Ear
-from engine.model.checkpoint import Checkpoint, EarCheckpoint
+from engine.model.checkpoint import Checkpoint
+from engine.model.listening import EarCheckpoint
 from engine.model.text import TextReader
 from engine.pocket.recipe.formats import Audio, whole_frames
 from engine.slot import FRAME_SAMPLES, Sampling
@@ -34,11 +35,11 @@ def write_down(checkpoint: Checkpoint, sounds: Sequence[Audio]) -> list[str]:
         audio = np.zeros((len(some), 1, frames * FRAME_SAMPLES), np.float32)
         for row, sound in enumerate(some):
             audio[row, 0, : len(sound)] = sound
-        ear, state = Ear(checkpoint.moshi, len(some)), checkpoint.mimi.initial_state(len(some))
+        ear, state = Ear(_beside(checkpoint, checkpoint), len(some)), checkpoint.mimi.initial_state(len(some))
         readers = [TextReader(checkpoint.tokenizer) for _ in some]
         texts = [""] * len(some)
         for frame in torch.split(torch.from_numpy(audio), FRAME_SAMPLES, 2):
-            tokens = ear.hear(checkpoint.mimi.encode(frame, state, None)[:, :, 0], None).tolist()
+            tokens = ear.hear(checkpoint.mimi.encode(frame, state, None)[:, :, 0], None)[0].tolist()
             texts = [text + reader.read(token) for text, reader, token in zip(texts, readers, tokens, strict=True)]
         written += [" ".join(text.split()) for text in texts]
     return written
@@ -48,7 +49,7 @@ def write_down(checkpoint: Checkpoint, sounds: Sequence[Audio]) -> list[str]:
 def frame_times_ms(checkpoint: Checkpoint, ear: Checkpoint | None, frames: int) -> list[tuple[float, float]]:
     """What each frame of one call takes, talking and, if there is an ear, writing down: of this thread's processor,
     and by the clock, which other work on the machine makes longer."""
-    batch = Batch(checkpoint, 1, EarCheckpoint(ear.moshi, 0) if ear else None)
+    batch = Batch(checkpoint, 1, _beside(ear, checkpoint) if ear else None)
     sampling, random = Sampling(0.0, 25, 0.0, 25), np.random.default_rng(0)
     batch.open(0, np.zeros((0, batch.streams), np.uint16))
     for chunk in batch.plan(0, batch.layout.frames(batch.tokenizer, "You are Emma."), 0, sampling):
@@ -60,3 +61,8 @@ def frame_times_ms(checkpoint: Checkpoint, ear: Checkpoint | None, frames: int) 
         batch.step([RowStep(0, frame, None, sampling)])
         times.append((1000 * (time.thread_time() - began[0]), 1000 * (time.perf_counter() - began[1])))
     return times[WARM_FRAMES:]
+
+
+def _beside(ear: Checkpoint, talking: Checkpoint) -> EarCheckpoint:
+    """An ear that was loaded as a checkpoint of its own, over the codec of another."""
+    return EarCheckpoint(ear.moshi, ear.tokenizer, talking.mimi, 0, ear.revision)

@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from engine.model.checkpoint import Checkpoint, default_layout, load_checkpoint, load_ear, measured_layout
+from engine.model.checkpoint import Checkpoint, default_layout, load_checkpoint, measured_layout
+from engine.model.listening import load_ear
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import MoshiConfig
 from engine.model.prompt import SILENCE, SINE

@@ -13,7 +13,8 @@ import pytest
 from huggingface_hub import errors
 
 from engine.model import source as source_module
-from engine.model.checkpoint import load_checkpoint, load_ear
+from engine.model.checkpoint import load_checkpoint
+from engine.model.listening import load_ear
 from engine.model.source import Folder, _commit, open_source
 from engine.slot import CheckpointError
 from tests.engine.ears import write_ear

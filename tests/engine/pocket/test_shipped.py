@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from engine.batch import Batch, KeyPrecision, RowStep
-from engine.model.checkpoint import load_checkpoint, load_ear
+from engine.model.checkpoint import load_checkpoint
+from engine.model.listening import load_ear
 from engine.model.text import TextReader
 from engine.model.weights import Packing
 from engine.pocket import FOLDER
