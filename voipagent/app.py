@@ -39,8 +39,9 @@ from voipagent.talk import talk as talk_through
 from voipagent.telemetry import Telemetry
 from voipagent.transfer import Switchboard
 from voipagent.trim import Memory
-from voipagent.web.api import create_api, serve_http
+from voipagent.web.api import HttpError, create_api, serve_http
 from voipagent.web.calls import serve_calls
+from voipagent.web.certificate import Https, open_https
 from voipagent.web.control import serve_control
 from voipagent.web.metrics import serve_metrics
 
@@ -123,7 +124,9 @@ async def _serve(settings: Settings) -> None:
         serve_calls(api, lambda wanted: agent.place(dialer, wanted), token)
         serve_control(api, agent.sessions, house.board, token)
         serve_metrics(api, _watched(house).exposition, settings.metrics.token.get_secret_value())
-        async with serve_http(api, settings.http.host, settings.http.port) as http_port:
+        https = open_https(settings.http, settings.sip.advertised)
+        tls = https.context if https else None
+        async with serve_http(api, settings.http.host, settings.http.port, tls) as http_port:
             logger.info("- model %s, %d rows", house.engine.revision, house.engine.free)
             if settings.engine.model == "pocket":
                 _tell_of_pocket(settings.persona)
@@ -131,7 +134,7 @@ async def _serve(settings: Settings) -> None:
                 logger.info("- TLS on port %d", sip.flows.tls_port)
             place = host_port(settings.sip.host, sip.port)
             logger.info("- answering at sip:%s, HTTP on port %d", place, http_port)
-            with _reading_anew(sip):
+            with _reading_anew(sip, https):
                 await agent.run(sip)
 
 
@@ -202,19 +205,21 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
 
 
 @contextlib.contextmanager
-def _reading_anew(sip: SipEndpoint) -> Iterator[None]:
+def _reading_anew(sip: SipEndpoint, https: Https | None) -> Iterator[None]:
     """Read the certificates again on SIGHUP; where we have none, it ends us as it does others."""
     loop = asyncio.get_running_loop()
 
     def read() -> None:
         try:
             sip.flows.reload()
-        except SignalingError as error:
+            if https is not None:
+                https.reload()
+        except (SignalingError, HttpError) as error:
             logger.error("x SIGHUP: %s; the certificates of before stay", error)
         else:
             logger.info("- SIGHUP: certificates were read again")
 
-    if sip.flows.tls_port:
+    if sip.flows.tls_port or https is not None:
         loop.add_signal_handler(signal.SIGHUP, read)
     try:
         yield

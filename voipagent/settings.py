@@ -24,6 +24,7 @@ from pydantic import (
 from signaling.sip.trunk import Trunk
 from voipagent.calls import CallsSettings
 from voipagent.environment import FILE, Setting, SettingsError, effective, fault_line, nest, schema, text_of
+from voipagent.http import HttpSettings
 from voipagent.kinds import Network, Port, PortRange, Section, version_of
 from voipagent.memory import ContextSettings, SummarySettings
 from voipagent.persona import NamedPersona, Persona, Personas, name_each
@@ -129,16 +130,6 @@ class RtpSettings(Section):
 
     ports: Annotated[PortRange, BeforeValidator(PortRange.parse)] = Field(
         default=PortRange(first=16384, last=17383), description="UDP ports for RTP and RTCP, two to a call"
-    )
-
-
-class HttpSettings(Section):
-    """Health, and later the page and the API."""
-
-    host: str = Field(default="127.0.0.1", description="address to listen on for HTTP")
-    port: Port = Field(default=8998, description="port for HTTP: /healthz and /readyz")
-    token: SecretStr = Field(
-        default=SecretStr(""), description="bearer token for making calls by POST /api/v1/calls; empty: nobody can"
     )
 
 

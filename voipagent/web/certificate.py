@@ -8,6 +8,7 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -17,6 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from voipagent.http import HttpSettings
+from voipagent.web.api import HttpError
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +33,32 @@ RENEWED = timedelta(days=30)
 FILE = "self-signed.pem"
 
 
-class CertificateError(Exception):
+class CertificateError(HttpError):
     """There can be no https; the message names the file or the folder, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Https:
+    """A certificate in use. `reload` has connections from now on use the files as they are then."""
+
+    context: ssl.SSLContext
+    certificate: Path
+    key: Path | None = None
+
+    def reload(self) -> None:
+        """Raises CertificateError; the certificate of before then stays."""
+        load(self.context, self.certificate, self.key)
+
+
+def open_https(http: HttpSettings, advertised: Iterable[str] = ()) -> Https | None:
+    """What the settings have, None for plain HTTP. Raises CertificateError."""
+    if not http.is_https:
+        return None
+    if http.tls_cert is not None:
+        return Https(server_context(http.tls_cert, http.tls_key), http.tls_cert, http.tls_key)
+    path = self_signed(http.tls_dir, names_of(http.host, advertised))
+    logger.info("- our own certificate has the SHA-256 fingerprint %s", fingerprint(path))
+    return Https(server_context(path), path)
 
 
 def server_context(certificate: Path, key: Path | None = None) -> ssl.SSLContext:
