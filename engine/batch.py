@@ -170,10 +170,11 @@ class Batch:
         keep_frames: int,
         sampling: Sampling,
         voice: VoiceState | None = None,
+        wait: Callable[[], bool] = lambda: False,
     ) -> Generator[bool, None, None]:
         """Prime `row` beside its steps: `Primer.renew`. Raises EngineFull, and the row is as it was; ValueError."""
         held = self._logs[row]
-        return self._primer.renew(row, frames, lambda: (held.log, held.number), keep_frames, sampling, voice)
+        return self._primer.renew(row, frames, lambda: (held.log, held.number), keep_frames, sampling, voice, wait)
 
     @torch.inference_mode()
     def step(self, steps: Sequence[RowStep]) -> list[Stepped]:

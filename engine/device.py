@@ -14,6 +14,7 @@ import queue
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -22,12 +23,12 @@ from numpy.typing import NDArray
 from engine.admission import Admission
 from engine.batch import RowStep, Stepped
 from engine.model.prompt import PromptLayout
-from engine.model.text import Tokenizer
+from engine.model.text import SILENT, Tokenizer
 from engine.model.voice import Voices, VoiceState
 from engine.prefix import Prefixes
 from engine.prime import SHADOWS, PrimeChunk
 from engine.scheduler import Chunk, RowState, Scheduler, Tick
-from engine.slot import EngineError, EngineFull, Sampling, Tokens
+from engine.slot import EngineError, EngineFull, Pause, Sampling, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +75,12 @@ class Rows(Protocol):
         keep_frames: int,
         sampling: Sampling,
         voice: VoiceState | None = None,
+        wait: Callable[[], bool] = lambda: False,
     ) -> Generator[bool, None, None]:
-        """Prime `row` beside its steps; each item is a chunk, the last one True. Raises EngineFull, and it goes on."""
+        """Prime `row` beside its steps; each item is a chunk, the last one True. Raises EngineFull, and it goes on.
+
+        `wait` is asked whether the last is to wait, once there is nothing else to run.
+        """
 
     def step(self, steps: Sequence[RowStep]) -> list[Stepped]:
         """One masked step of these rows."""
@@ -95,7 +100,8 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Prime:
-    """Run a prompt's frames through `row`, behind a voice that is a state, then its own last columns."""
+    """Run a prompt's frames through `row`, behind a voice that is a state, then its own last columns; a live row is
+    that from a `pause` on."""
 
     row: int
     frames: NDArray[np.int64]
@@ -103,6 +109,7 @@ class Prime:
     keep_frames: int
     sampling: Sampling
     done: asyncio.Future[None]
+    pause: Pause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +154,7 @@ class _Priming:
 
     chunks: Generator[bool, None, None]
     done: asyncio.Future[None] | None
+    pause: Pause | None = None
 
 
 class Worker:
@@ -165,6 +173,7 @@ class Worker:
         self._rows, self._commands, self._post = rows, commands, post
         self._scheduler: Scheduler[Step, _Priming] = Scheduler(rows.rows, SHADOWS)
         self._failed: dict[int, EngineError] = {}
+        self._quiet = [0] * rows.rows  # frames since each row's last word
 
     def serve(self) -> None:
         """Until it is told to stop."""
@@ -174,6 +183,7 @@ class Worker:
                 if isinstance(command, Stop):
                     return
                 self._obey(command)
+            self._resume()
             work = self._scheduler.next()
             if isinstance(work, Tick):
                 self._tick(work.steps)
@@ -190,6 +200,7 @@ class Worker:
     def _obey(self, command: Command) -> None:
         match command:
             case Open(row, log, sampling):
+                self._quiet[row] = 0
                 try:
                     self._rows.open(row, log)
                 except EngineFull as error:
@@ -198,10 +209,13 @@ class Worker:
                     self._prime(row, _Priming(self._in_place(row, self._no_frames(), len(log), sampling, None), None))
             case Prime(row, done=done) | Step(RowStep(row), done=done) if row in self._failed:
                 self._post([(done, self._failed[row])])
-            case Prime(row, frames, voice, keep_frames, sampling, done):
-                live = self._scheduler.state(row) in (RowState.LIVE, RowState.RENEWING)
-                prime = self._rows.renew if live else self._in_place
-                self._prime(row, _Priming(prime(row, frames, keep_frames, sampling, voice), done))
+            case Prime(row, frames, voice, keep_frames, sampling, done, pause):
+                if self._scheduler.state(row) in (RowState.LIVE, RowState.RENEWING):
+                    wait = partial(self._waits, row, pause)
+                    chunks = self._rows.renew(row, frames, keep_frames, sampling, voice, wait)
+                else:
+                    chunks = self._in_place(row, frames, keep_frames, sampling, voice)
+                self._prime(row, _Priming(chunks, done, pause))
             case Step(step):
                 self._scheduler.step(step.row, command)  # one that still waited was given up by its conversation
             case Free(row):
@@ -209,7 +223,24 @@ class Worker:
                 self._failed.pop(row, None)
 
     def _prime(self, row: int, priming: _Priming) -> None:
-        _close(self._scheduler.prime(row, priming))  # one that was under way was given up by its conversation
+        left = priming.pause.latest_frames if priming.pause else 0
+        _close(self._scheduler.prime(row, priming, left))  # one that was under way was given up by its conversation
+
+    def _is_to_wait(self, row: int, pause: Pause | None) -> bool:
+        """Whether `row` may not become yet what is primed beside it."""
+        return bool(pause and self._quiet[row] < pause.quiet_frames and not self._scheduler.must_end(row))
+
+    def _waits(self, row: int, pause: Pause | None) -> bool:
+        """The same; and if so, nothing runs for it until that changes."""
+        if waits := self._is_to_wait(row, pause):
+            self._scheduler.hold(row)
+        return waits
+
+    def _resume(self) -> None:
+        """Those whose pause, or time, has come."""
+        for row in self._scheduler.held:
+            if not self._is_to_wait(row, self._scheduler.under_way(row).pause):
+                self._scheduler.resume(row)
 
     def _in_place(
         self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling, voice: VoiceState | None
@@ -256,6 +287,9 @@ class Worker:
         stepped = self._rows.step([step.step for step in wanted])
         took = time.perf_counter() - began
         self._rows.admission.ticks.saw(len(wanted), took)
+        for step, one in zip(wanted, stepped, strict=True):
+            silent = step.step.forced is None and one.text in SILENT
+            self._quiet[step.step.row] = self._quiet[step.step.row] + 1 if silent else 0
         whole = [(step, one) for step, one in zip(wanted, stepped, strict=True) if not one.broken]
         self._post([(step.done, Answer(one, began - step.asked, took)) for step, one in whole])
         for step, one in zip(wanted, stepped, strict=True):

@@ -18,6 +18,7 @@ from engine.slot import (
     EngineFull,
     EngineState,
     Frame,
+    Pause,
     Prompt,
     Reply,
     Sampling,
@@ -51,7 +52,7 @@ class EchoSlot:
         """A frame a word."""
         return len(prompt.text.split())
 
-    async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
+    async def prime(self, prompt: Prompt, keep_frames: int = 0, pause: Pause | None = None) -> None:
         """Nothing to tell it."""
 
     async def step(self, frame: Frame) -> Reply:

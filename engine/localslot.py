@@ -17,7 +17,7 @@ from engine.drawing import NOISE_WIDTH
 from engine.model.sampling import SEEDS
 from engine.model.text import Forced, TextReader, schedule
 from engine.model.voice import VoiceState, length_of, told
-from engine.slot import FRAME_SAMPLES, EngineError, Frame, Prompt, PromptError, Reply, Sampling
+from engine.slot import FRAME_SAMPLES, EngineError, Frame, Pause, Prompt, PromptError, Reply, Sampling
 
 Ask: TypeAlias = Callable[[Callable[[asyncio.Future[Any]], Command]], asyncio.Future[Any]]
 """Takes what makes a command of a future, and gives that future."""
@@ -80,11 +80,15 @@ class LocalSlot:
         frames, voice = self._frames(prompt)
         return len(frames) + length_of(voice)
 
-    async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
-        """Run the prompt through the row, and its own last `keep_frames` columns. Raises PromptError, EngineError."""
+    async def prime(self, prompt: Prompt, keep_frames: int = 0, pause: Pause | None = None) -> None:
+        """Run the prompt through the row, and its own last `keep_frames` columns; a live row is that from a `pause` on.
+
+        Raises PromptError, EngineError.
+        """
         frames, voice = self._lay_out(prompt, keep_frames)
         self._check_free(self._priming)
-        self._priming = self._ask(lambda done: Prime(self._row, frames, voice, keep_frames, self._sampling, done))
+        sampling = self._sampling
+        self._priming = self._ask(lambda done: Prime(self._row, frames, voice, keep_frames, sampling, done, pause))
         await self._priming
 
     def _lay_out(self, prompt: Prompt, keep_frames: int) -> tuple[NDArray[np.int64], VoiceState | None]:

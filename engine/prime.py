@@ -21,6 +21,7 @@ from engine.model.moshi import UNGENERATED, Moshi, MoshiState
 from engine.model.text import PAD
 from engine.model.voice import VoiceState, length_of
 from engine.prefix import Prefixes, Shared
+from engine.scheduler import CATCH_UP_FRAMES
 from engine.slot import EngineFull, Sampling, Tokens
 
 CHUNK_COLUMNS = 64
@@ -156,6 +157,7 @@ class Primer:
         keep_frames: int,
         sampling: Sampling,
         voice: VoiceState | None = None,
+        wait: Callable[[], bool] = lambda: False,
     ) -> Generator[bool, None, None]:
         """Prime `row` with `frames` (T, K) and its last columns while it is stepped; at most SHADOWS rows at once.
 
@@ -163,6 +165,9 @@ class Primer:
         in a shadow. Before the last, which alone is True, the columns of the steps since the first were caught up with,
         and the shadow has become what the model remembers of the row; all else of the row is untouched. `keep_frames`
         are counted back from the first item. Close it to give the shadow back early.
+
+        Once all is caught up with, `wait` is asked whether the last item is to wait; then the next catches up anew. It
+        is not asked where the shadow has no room for the steps until then, CATCH_UP_FRAMES and a few.
 
         Raises EngineFull, and the row is as it was; ValueError if frames and what was stepped outgrow the shadow.
         """
@@ -173,11 +178,12 @@ class Primer:
             for chunk in self.plan(row, frames, columns, keep_frames, sampling, voice, shadow.kv.slots):
                 self._prefill(chunk, shadow)
                 yield False
-            while behind := (now := log())[1] - caught_up:
-                self._prefill(self._chunks(row, self.past(now[0], behind))[0], shadow)
-                caught_up += min(behind, self.chunk_columns)
-                positions += min(behind, self.chunk_columns)
-                if behind <= self.chunk_columns:
+            while True:
+                columns, number = log()
+                if behind := min(number - caught_up, self.chunk_columns):
+                    self._prefill(self._chunks(row, self.past(columns, number - caught_up))[0], shadow)
+                caught_up, positions = caught_up + behind, positions + behind
+                if caught_up == number and not (self._has_room(shadow, positions) and wait()):
                     break
                 yield False
             if positions > shadow.kv.slots < self._config.context:
@@ -187,6 +193,10 @@ class Primer:
             yield True
         finally:
             self.shadows.append(shadow)
+
+    def _has_room(self, shadow: MoshiState, positions: int) -> bool:
+        slots = shadow.kv.slots
+        return slots == self._config.context or slots - positions >= 2 * CATCH_UP_FRAMES
 
     @torch.inference_mode()
     def _prefill(self, chunk: PrimeChunk, state: MoshiState) -> None:

@@ -65,6 +65,15 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """When a live row may become what was primed beside it: once it has made no word for `quiet_frames`, or given text;
+    and anywhere once it has been stepped for `latest_frames` since the prime was asked for."""
+
+    quiet_frames: int
+    latest_frames: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are drawn (Moshi paper, section 3.4; the defaults are the reference's).
 
@@ -117,12 +126,13 @@ class Slot(Protocol):
     def prompt_frames(self, prompt: Prompt) -> int:
         """How many frames of the window `prompt` takes. Raises PromptError if its voice is not there."""
 
-    async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
+    async def prime(self, prompt: Prompt, keep_frames: int = 0, pause: Pause | None = None) -> None:
         """Run the prompt through the row, followed by the row's own last `keep_frames` columns. One at a time.
 
         A row that was never stepped waits for it. One that was is stepped on meanwhile, by another task, as if nothing
-        were; this returns once what it remembers has been replaced, by the same and what was said since. A prime that
-        is given up still comes about, unless the next replaces it.
+        were; this returns once what it remembers has been replaced, by the same and what was said since: as soon as can
+        be, or in a `pause`. (Sooner where room runs short, or another row, whose time is up, waits to be primed.) A
+        prime that is given up still comes about, unless the next replaces it.
 
         Raises EngineError if the engine died meanwhile, EngineFull if the device's memory does not hold the row,
         PromptError if the prompt does not fit the window.

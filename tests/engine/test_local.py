@@ -37,6 +37,7 @@ from engine.slot import (
     EngineFull,
     EngineState,
     Frame,
+    Pause,
     Prompt,
     PromptError,
     Reply,
@@ -68,6 +69,7 @@ class FakeRows:
         self.numbers = [0] * rows
         self.seeds: list[int] = []
         self.broken: set[int] = set()
+        self.says: Callable[[int], int] = lambda row: 3
 
     def _act(self, act: str) -> None:
         self.before(act)
@@ -97,11 +99,18 @@ class FakeRows:
         keep_frames: int,
         sampling: Sampling,
         voice: VoiceState | None = None,
+        wait: Callable[[], bool] = lambda: False,
     ) -> Generator[bool, None, None]:
         try:
-            for part in range(3):
+            for _ in range(2):
                 self._act(f"renew {row}")
-                yield part == 2
+                yield False
+            while True:
+                self._act(f"renew {row}")
+                if not wait():
+                    break
+                yield False
+            yield True
         finally:
             self.acts.append(f"renewed {row}")
 
@@ -111,7 +120,7 @@ class FakeRows:
 
     def _one(self, step: RowStep) -> Stepped:
         self.seeds.append(step.sampling.seed)
-        token = 3 if step.forced is None else step.forced
+        token = self.says(step.row) if step.forced is None else step.forced
         self.numbers[step.row] += 1
         heard, broken = self.heard.pop(0) if self.heard else 3, step.row in self.broken
         return Stepped(step.frame, token, np.full(17, token, np.uint16), self.numbers[step.row] - 1, heard, broken)
@@ -489,6 +498,87 @@ async def test_a_call_that_is_primed_anew_is_stepped_on_with_a_chunk_a_tick_at_m
     Worker(rows, commands, post).serve()
     spoken = rows.acts[rows.acts.index("step 0 1") :]
     assert spoken == ["step 0 1", *["renew 0", "step 0 1"] * 2, "renew 0", "renewed 0"]
+
+
+async def serve(rows: FakeRows, ticks: int, pauses: Sequence[Pause | None], forced: Sequence[int] = ()) -> list[str]:
+    """What ran in so many ticks after each row was asked to be primed anew, with a pause each; no thread, no clock.
+
+    The rows' next frames are there as soon as the last are answered. In those `forced`, a given silence is said.
+    """
+    commands, future = SimpleQueue[Command](), asyncio.get_running_loop().create_future
+    opened: set[asyncio.Future[Any]] = set()
+    asked: dict[asyncio.Future[Any], int] = {}
+    began = 0
+
+    def prime(row: int, done: asyncio.Future[Any], pause: Pause | None = None) -> None:
+        commands.put(Prime(row, np.zeros((4, 17), np.int64), None, 2, Sampling(), done, pause))
+
+    def step(row: int) -> None:
+        asked[done := future()] = row
+        commands.put(Step(RowStep(row, SILENCE, 3 if row in forced else None, Sampling()), done, 0.0))
+
+    def post(answers: Answers) -> None:
+        nonlocal began
+        done = {each for each, _ in answers}
+        if done & opened:
+            opened.difference_update(done)
+            for row in () if opened else range(rows.rows):
+                step(row)
+        if done & asked.keys():
+            if not began:
+                began = len(rows.acts)
+                for row, pause in enumerate(pauses):
+                    prime(row, future(), pause)
+            if rows.numbers[0] > ticks:
+                commands.put(Stop())
+            for each in done & asked.keys():
+                step(asked[each])
+
+    for row in range(rows.rows):
+        commands.put(Open(row, np.zeros((0, 17), np.uint16), Sampling()))
+        opened.add(done := future())
+        prime(row, done)
+    Worker(rows, commands, post).serve()
+    return rows.acts[began:]
+
+
+def stepped_until(acts: Sequence[str], act: str) -> int:
+    """How many ticks there were before it."""
+    return sum(each.startswith("step") for each in acts[: acts.index(act)])
+
+
+@pytest.mark.parametrize(
+    ("words", "pause", "swapped"),
+    [
+        (range(0), None, 2),
+        (range(0), Pause(4, 50), 3),
+        (range(11), Pause(4, 50), 15),
+        ([*range(6), 8], Pause(4, 50), 13),
+        (range(100), Pause(4, 20), 20),
+        (range(100), Pause(4, 0), 2),
+    ],
+    ids=["at once", "quiet already", "in the first pause", "a short silence is none", "the hard limit", "past it"],
+)
+async def test_a_row_is_replaced_in_a_pause_between_two_ticks(
+    words: Sequence[int], pause: Pause | None, swapped: int
+) -> None:
+    """Its shadow is ready after two ticks; `words` are the frames, from the prime on, in which there is one."""
+    rows = FakeRows(rows=1)
+    rows.says = lambda row: 100 if rows.numbers[row] - 1 in words else 3
+    acts = await serve(rows, 60, [pause])
+    assert stepped_until(acts, "renewed 0") == swapped
+
+
+async def test_a_given_silence_is_no_pause() -> None:
+    """Between the words of a greeting there are frames without one."""
+    assert stepped_until(await serve(FakeRows(rows=1), 60, [Pause(4, 30)], forced=[0]), "renewed 0") == 30
+
+
+async def test_a_row_whose_time_is_up_is_primed_though_no_other_has_paused() -> None:
+    rows = FakeRows(rows=3)
+    rows.says = lambda row: 100
+    acts = await serve(rows, 60, [Pause(4, 50), Pause(4, 40), Pause(4, 10)])
+    assert [stepped_until(acts, f"renewed {row}") for row in (1, 2, 0)] == [10, 14, 50]
 
 
 async def test_a_call_is_put_through_again_in_its_row_until_it_is_stepped() -> None:

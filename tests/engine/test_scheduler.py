@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.scheduler import STEPPABLE, TABLE, Chunk, Event, RowState, Scheduler, Tick
+from engine.scheduler import CATCH_UP_FRAMES, STEPPABLE, TABLE, Chunk, Event, RowState, Scheduler, Tick
 
 
 def scheduler(rows: int = 4, live: int = 0, shadows: int = 2) -> Scheduler[str, str]:
@@ -175,6 +175,75 @@ def test_two_rows_are_renewed_at_once_and_a_third_waits_for_one_of_them() -> Non
     for row, prime in enumerate(["a 3", "b 2", "c 2", "d 1"]):
         made.prime(row, prime)
     assert chunks(made, 20) == ["a 3", "b 2", "a 3", "b 2", "a 3", "c 2", "d 1", "c 2"]
+
+
+def ticks(scheduler: Scheduler[str, str], row: int, count: int) -> None:
+    """So many steps of `row`, and no more chunks than there are."""
+    for _ in range(count):
+        scheduler.step(row, "frame")
+        while not isinstance(scheduler.next(), Tick):
+            pass
+
+
+def test_of_those_who_wait_for_a_shadow_who_must_be_done_the_soonest_is_the_next() -> None:
+    made = scheduler(live=4, shadows=1)
+    for row, (prime, left) in enumerate([("a 1", 9), ("b 1", 8), ("c 1", 3), ("d 1", 5)]):
+        made.prime(row, prime, left)
+    assert chunks(made, 20) == ["a 1", "c 1", "d 1", "b 1"]
+
+
+def test_of_a_renewal_that_is_held_nothing_runs_until_it_is_resumed_and_then_it_is_the_next() -> None:
+    made = scheduler(rows=8, live=2)
+    made.prime(0, "held", 100)
+    assert made.next() == Chunk(0, "held")
+    made.hold(0)
+    assert (made.next(), made.held) == (None, [0])
+    ticks(made, 0, 3)
+    assert made.next() is None
+    made.prime(1, "b 9")
+    made.prime(2, "new 9")
+    assert sorted(chunks(made, 2)) == ["b 9", "new 9"]
+    made.resume(0)
+    assert (made.next(), made.held) == (Chunk(0, "held"), [])
+    made.primed(0)
+    assert made.state(0) is RowState.LIVE
+    assert sorted(chunks(made, 2)) == ["b 9", "new 9"]
+
+
+def test_a_renewal_that_is_held_catches_up_now_and_then() -> None:
+    made = scheduler(live=1)
+    made.prime(0, "held", 100)
+    made.next()
+    made.hold(0)
+    ticks(made, 0, CATCH_UP_FRAMES - 1)
+    assert made.next() is None
+    ticks(made, 0, 1)
+    assert made.next() == Chunk(0, "held")
+    made.hold(0)
+    assert made.next() is None
+
+
+def test_a_row_whose_time_is_up_waits_for_no_pause_of_those_who_have_the_shadows() -> None:
+    """Three rows: two have shadows, and wait for pauses that do not come; the third must be done before them."""
+    made = scheduler(live=3)
+    for row, left in enumerate([20, 9, 5]):
+        made.prime(row, f"{row}", left)
+    for _ in range(2):
+        work = made.next()
+        assert isinstance(work, Chunk)
+        made.hold(work.row)
+    assert made.held == [1, 0]  # who must be done the soonest is the first
+    ticks(made, 2, 4)
+    assert not made.must_end(0) and not made.must_end(1)
+    ticks(made, 2, 1)
+    assert made.must_end(1) and not made.must_end(0)
+    made.resume(1)
+    assert made.next() == Chunk(1, "1")
+    made.primed(1)
+    assert made.next() == Chunk(2, "2")
+    assert made.must_end(2) and not made.must_end(0)
+    ticks(made, 0, 20)
+    assert made.must_end(0)
 
 
 @pytest.mark.parametrize("event", [Event.FREE, Event.FAIL])
