@@ -1,30 +1,48 @@
 """One folder a call: what was said, heard and counted, kept for whoever asks later.
 
-`<UTC time>-<call id>/` holds `call.json`, `transcript.jsonl` and `recording.wav` or `.ogg`, readable by the owner
-alone. `call.json` has a `version`; keys are only ever added.
+`<UTC time>-<call id>/` holds `call.json`, `recording.wav` or `.ogg`, and `transcript.jsonl`, `.json`, `.vtt` and
+`.txt`, readable by the owner alone. `call.json` has a `version`; keys are only ever added.
+
+While the call lasts `call.json` is not there, but `begun.json` is: the record so far and the lines that are not over
+yet, written anew each second. The process that writes it holds a lock on the folder. A lock ends with its process:
+where there is a begun record and no lock the agent was killed, and `recovery` closes the record.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import re
+import sqlite3
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from voipagent.context import Line
 from voipagent.recording import Recorder, open_private, settled
+from voipagent.transcript import FILES, LIVE
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Of call.json. It rises only if a key changes its meaning."""
+
+RECORD, BEGUN = "call.json", "begun.json"
+RECORDINGS = ("recording.wav", "recording.ogg")
+ARTEFACTS = (*RECORDINGS, LIVE, *FILES)
+"""What a call may leave beside its record."""
+
+FOLDER = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[A-Za-z0-9_-]{1,64}")
+"""A name of ours: nothing else in the directory is any of our business."""
+
+TIME = "%Y%m%dT%H%M%S.%fZ"
+"""How such a name begins: names sort as calls began."""
 
 
 class FolderError(Exception):
@@ -46,10 +64,15 @@ class CallRecord:
     trunk: str = ""
     direction: str = "in"
     rang: str = ""
+    early_s: float = 0.0
+    early: str = ""
+    """The file with what was heard before a call of ours was answered, if it lasted."""
     persona: str = ""
     model: str = ""
     seed: int = 0
     answered: str = ""
+    setup_s: float | None = None
+    """From the offer, or from our dialling, to the answer."""
     prime_s: float | None = None
     duration_s: float = 0.0
     frames_stepped: int = 0
@@ -58,6 +81,10 @@ class CallRecord:
     step_s_max: float = 0.0
     step_s_mean: float = 0.0
     barged_in: bool = False
+    response_latency: Mapping[str, Any] = field(default_factory=dict)
+    """`count` of the agent's responses, `p50_s`, `p90_s`, `p95_s`; see `turns` for these and the next two."""
+    interruptions: int = 0
+    backchannels: int = 0
     digits: list[dict[str, Any]] = field(default_factory=list)
     holds: list[dict[str, float]] = field(default_factory=list)
     transfers: list[dict[str, Any]] = field(default_factory=list)
@@ -67,43 +94,86 @@ class CallRecord:
     recording: str = ""
     recording_error: str = ""
     transcript_error: str = ""
+    artefacts: Sequence[str] = ()
+    """The files beside this one, as they were at the end of the call; retention may take them sooner."""
     media: Mapping[str, Any] = field(default_factory=dict)
     outcome: str = ""
     ended_by: str = ""
     reason: str = ""
     version: int = VERSION
 
-    def as_json(self) -> str:
-        """The file's text: `version` first, the rest in the order above."""
+    def as_dict(self) -> dict[str, Any]:
+        """`version` first, the rest in the order above."""
         names = ["version", *(name for name in self.__dataclass_fields__ if name != "version")]
-        return json.dumps({name: getattr(self, name) for name in names}, ensure_ascii=False, indent=2) + "\n"
+        return {name: getattr(self, name) for name in names}
+
+    def as_json(self) -> str:
+        """The file's text."""
+        return told(self.as_dict())
 
 
 class CallFolder:
-    """One call's files, written by the disk's thread. The disk may fail: it is logged and counted, the call goes on."""
+    """One call's files, written by the disk's thread. The disk may fail: it is logged and counted, the call goes on.
 
-    def __init__(self, recorder: Recorder, root: Path, started: datetime, call_id: str) -> None:
-        self.path = root / f"{started:%Y%m%dT%H%M%S.%fZ}-{_file_name(call_id)}"
+    `enter` is told of the call once its record is written, in that thread: (name of the folder, call.json).
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        root: Path,
+        started: datetime,
+        call_id: str,
+        enter: Callable[[str, Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        self.path = root / f"{started:{TIME}}-{_file_name(call_id)}"
         self.error = ""
-        self._recorder = recorder
-        self._do("folder", lambda: self.path.mkdir(mode=0o700))
+        self._recorder, self._enter = recorder, enter
+        self._lines: list[Line] = []
+        self._lock = -1  # the disk thread's
+        self._noted: Future[object] | None = None
+        self._do("folder", self._make)
+
+    @property
+    def transcripts(self) -> Sequence[str]:
+        """The names of the files in which the lines are, at the end of the call."""
+        return (LIVE, *FILES) if self._lines else ()
 
     def write_line(self, line: Line) -> None:
         """Append to the transcript."""
-        self._do("transcript.jsonl", self._append, f"{line}\n")
+        self._lines.append(line)
+        self._do(LIVE, self._append, f"{line}\n")
+
+    def note(self, record: CallRecord, begun: Sequence[Line]) -> None:
+        """Write down how far the call has come, for the case that it ends in no other way.
+
+        Left out while the disk has not written the last note yet: the next one tells more.
+        """
+        if self._noted is None or self._noted.done():
+            text = told({"record": record.as_dict(), "lines": [asdict(line) for line in begun]})
+            self._noted = self._do(BEGUN, replace_file, self.path / BEGUN, text)
 
     async def write_record(self, record: CallRecord) -> None:
-        """Write call.json, the last of a call's files."""
-        await settled(self._do("call.json", self._write, record.as_json()))
+        """Write the transcripts, then call.json, the last of a call's files."""
+        await settled(self._do(RECORD, self._finish, record.as_dict(), tuple(self._lines)))
+
+    def _make(self) -> None:
+        self.path.mkdir(mode=0o700)
+        self._lock = lock(self.path)
 
     def _append(self, text: str) -> None:
-        descriptor = os.open(self.path / "transcript.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = os.open(self.path / LIVE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "a", encoding="utf-8") as file:
             file.write(text)
 
-    def _write(self, text: str) -> None:
-        with open_private(self.path / "call.json") as file:
-            file.write(text.encode())
+    def _finish(self, record: Mapping[str, Any], lines: Sequence[Line]) -> None:
+        try:
+            finish(self.path, record, lines)
+            if self._enter is not None:
+                self._enter(self.path.name, record)
+        finally:
+            if self._lock >= 0:
+                os.close(self._lock)
 
     def _do(self, what: str, act: Callable[..., object], *arguments: object) -> Future[object]:
         return self._recorder.do(self._try, what, act, *arguments)
@@ -111,10 +181,49 @@ class CallFolder:
     def _try(self, what: str, act: Callable[..., object], *arguments: object) -> None:
         try:
             act(*arguments)
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             if not self.error:
                 logger.error("x call folder %s: %s: %s", self.path, what, error)
             self.error = f"{what}: {error}"
+
+
+def finish(folder: Path, record: Mapping[str, Any], lines: Sequence[Line]) -> None:
+    """Write what is written at the end of a call, its record last. Raises OSError."""
+    for name, write in FILES.items():
+        if lines:
+            replace_file(folder / name, write(lines))
+    replace_file(folder / RECORD, told(record))
+    (folder / BEGUN).unlink(missing_ok=True)
+
+
+def told(value: Mapping[str, Any]) -> str:
+    """As JSON that people read, too."""
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a private file whole: whoever is killed meanwhile leaves the one of before. Raises OSError."""
+    part = path.with_name(f".{path.name}")
+    with open_private(part) as file:
+        file.write(text.encode("utf-8", "replace"))  # a peer's header may have half a character in it
+    part.replace(path)
+
+
+def lock(folder: Path) -> int:
+    """A descriptor that says, while it is open, that this process writes to `folder`.
+
+    Raises BlockingIOError where another does, OSError where it is not there. Where the file system knows no locks
+    nobody is kept out.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        pass
+    return descriptor
 
 
 def check_folder(root: Path) -> None:

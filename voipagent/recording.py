@@ -4,8 +4,8 @@ It is written from `Exchange`, so both channels have the same length by construc
 one for all that is kept of all calls: a slow disk must not make anybody's frame late. A recording whose disk fails, or
 falls behind by MAX_BEHIND_S, stops and says so; the call goes on.
 
-At any moment the file plays up to the last second: who kills the agent loses what was said in that. Nothing is synced to
-the disk on purpose, so a power cut costs what the kernel had not written yet, 30 s by Linux's default.
+At any moment the file plays up to the last second: who kills the agent loses what was said in that. Nothing is synced
+to the disk on purpose, so a power cut costs what the kernel had not written yet, 30 s by Linux's default.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Recording:
         self.path = path
         self.error = "" if channels != "none" else "off"
         self.samples = 0
-        self._recorder, self._sample_rate, self._channels = recorder, sample_rate, channels
+        self._recorder, self.sample_rate, self._channels = recorder, sample_rate, channels
         self._block: list[Stereo] = []  # the loop's, as `_behind` is
         self._behind: list[Future[object]] = []
         self._file: AudioFile | None = None  # the disk thread's
@@ -152,7 +152,7 @@ class Recording:
     @property
     def seconds(self) -> float:
         """How long the call has lasted, recorded or not."""
-        return self.samples / self._sample_rate
+        return self.samples / self.sample_rate
 
     @property
     def of_caller(self) -> bool:
@@ -172,7 +172,7 @@ class Recording:
             self._block.clear()
             return
         self._block.append(block)
-        if sum(map(len, self._block)) >= BLOCK_S * self._sample_rate:
+        if sum(map(len, self._block)) >= BLOCK_S * self.sample_rate:
             self._flush()
 
     async def close(self) -> None:
@@ -194,7 +194,7 @@ class Recording:
             return
         try:
             if self._file is None:
-                self._file = FORMATS[self.path.suffix[1:]](self.path, self._sample_rate)
+                self._file = FORMATS[self.path.suffix[1:]](self.path, self.sample_rate)
             self._file.write(block)
         except (OSError, av.FFmpegError) as error:
             self._stop(str(error))

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from engine.slot import EngineError, EngineFull, Reply, Slot
 from media.leg import Exchange, Leg, LegError, NoPort
@@ -19,12 +19,12 @@ from voipagent.bargein import BargeIn, is_speech
 from voipagent.context import Line as Said
 from voipagent.context import Transcript
 from voipagent.events import Answered, Began, Ended, Measured, Observer, Refused, Spoke, Stepped, Telling, Troubled
+from voipagent.minutes import Minutes
 from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recording
-from voipagent.story import extract
 from voipagent.transfer import Line, Switchboard, first_of
-from voipagent.trim import Memory, Trimmer
+from voipagent.trim import Memory, Trim, Trimmer
 from voipagent.watchdog import Trouble, Watchdog, WatchdogSettings
 
 logger = logging.getLogger(__name__)
@@ -56,8 +56,10 @@ class Session:
         observers: Sequence[Observer] = (),
     ) -> None:
         self.call, self.slot, self.persona = call, slot, persona
-        self.record, self.folder, self.recording = record, folder, recording
+        self.record, self.recording = record, recording
+        self._minutes = Minutes(record, folder, recording)
         self._open_leg = open_leg
+        self._offered = time.monotonic()
         self._tell = Telling(record.id, observers)
         self._max_hold_s = max_hold_s
         self._held_s = 0.0
@@ -77,6 +79,7 @@ class Session:
         record, leg = self.record, self._open_leg(self.call.offer)
         self._leg = leg
         self._tell(Began(record.kind, record.direction, record.trunk, record.persona))
+        self._minutes.note(leg.stats, (), ())
         try:
             await self._live(leg)
         except asyncio.CancelledError:
@@ -117,7 +120,7 @@ class Session:
             group.create_task(self._call_digits(), name="call digits")
             line = await first_of(self._conversation(leg), asyncio.shield(self._put_through))
             if line is not None:
-                await self.call.hang_up(await line.talk(leg, self.recording.write))
+                await self.call.hang_up(await line.talk(leg, lambda exchange: self._hear(leg, exchange)))
 
     async def _conversation(self, leg: Leg) -> None:
         """Caller and model, until one is gone or the caller is put through."""
@@ -177,6 +180,7 @@ class Session:
 
     def _note_answered(self) -> None:
         self.record.answered = utc_now().isoformat()
+        self.record.setup_s = round(time.monotonic() - self._offered, 3)
         self._tell(Answered(self.record.prime_s or 0.0))
 
     def _greet(self) -> None:
@@ -208,8 +212,7 @@ class Session:
         while True:
             exchange = await leg.exchange()
             started = self.recording.seconds
-            self.recording.write(exchange)
-            self._measure(leg)
+            self._hear(leg, exchange)
             if exchange.held:
                 await self._hold(started)
                 continue
@@ -245,16 +248,22 @@ class Session:
                 self._trimmer.renew(trouble.value, keep=trouble is Trouble.DEAD_AIR)
 
     def _keep(self, line: Said) -> None:
-        """Write a line down, but not what the caller said where their voice is not to be kept."""
+        """A line is finished."""
         self._tell(Spoke(line, final=True))
-        if line.role == "agent" or self.recording.of_caller:
-            self.folder.write_line(line)
+        self._minutes.keep(line)
 
-    def _measure(self, leg: Leg) -> None:
-        """Tell what the leg has counted, about once a second."""
+    def _hear(self, leg: Leg, exchange: Exchange) -> None:
+        """Write down what was exchanged; about once a second tell and note how far it has come."""
+        self._minutes.hear(exchange)
         self._exchanges += 1
         if self._exchanges % MEASURED_FRAMES == 0:
             self._tell(Measured(round(self.recording.seconds, 3), replace(leg.stats)))
+            begun = self._transcript.so_far[len(self._transcript.lines) :]
+            self._minutes.note(leg.stats, begun, self._trims)
+
+    @property
+    def _trims(self) -> Sequence[Trim]:
+        return self._trimmer.trims if self._trimmer is not None else ()
 
     async def _hold(self, started: float) -> None:
         """The far end holds: nothing is heard, no context is spent, and there is a limit. The record has the time."""
@@ -272,6 +281,7 @@ class Session:
             return
         if self._barge_in.hear(exchange.heard, exchange.played):
             self.slot.say("")
+            self._minutes.turns.cut(self.recording.seconds)
             self._transcript.end_line()
             self.record.barged_in = True
         if not self.slot.saying:
@@ -283,6 +293,7 @@ class Session:
         self._tell(Stepped(reply.waited_s, reply.step_s, late))
         self.record.frames_late += late
         self._step_s += reply.step_s
+        self.record.step_s_mean = self._step_s / self.record.frames_stepped
         self.record.step_s_max = max(self.record.step_s_max, reply.step_s)
 
     async def _watch(self, leg: Leg) -> None:
@@ -325,22 +336,7 @@ class Session:
         self._transcript.close()
         self._tell(Measured(round(self.recording.seconds, 3), replace(leg.stats)))
         self._tell(Ended(ended))
-        await self.recording.close()
-        record.media = asdict(leg.stats)
-        if self._trimmer is not None:
-            record.trims = [asdict(trim) for trim in self._trimmer.trims]
-        if self.recording.of_caller:
-            record.summary = str(extract(self._transcript.lines))
-        else:
-            record.trims = [trim | {"summary": ""} for trim in record.trims]
-        record.duration_s = round(self.recording.seconds, 3)
-        record.step_s_mean = self._step_s / max(1, record.frames_stepped)
-        record.recording = self.recording.name
-        record.recording_error = self.recording.error
-        record.transcript_error = self.folder.error
-        record.ended_by, record.reason = ended.by, ended.reason
-        record.outcome = ended.outcome.value if ended.outcome else ""
-        await self.folder.write_record(record)
+        await self._minutes.close(leg.stats, self._transcript.lines, self._trims, ended)
         logger.info("- %s over after %.1f s: %s: %s", record.id, record.duration_s, ended.by, ended.reason)
 
 

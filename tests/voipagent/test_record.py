@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
 import stat
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from voipagent.context import Line
-from voipagent.record import VERSION, CallFolder, CallRecord, FolderError, check_folder
+from voipagent.record import ARTEFACTS, FOLDER, VERSION, CallFolder, CallRecord, FolderError, check_folder, lock
 from voipagent.recording import Recorder
 
 STARTED = datetime(2026, 11, 24, 10, 30, 5, 123456, tzinfo=UTC)
@@ -56,12 +62,91 @@ async def test_files_are_private_and_read_back(recorder: Recorder, tmp_path: Pat
     assert {mode(path) for path in folder.path.iterdir()} == {0o600}
 
 
+async def test_a_calls_transcript_is_told_in_each_form_at_its_end(recorder: Recorder, tmp_path: Path) -> None:
+    folder = made(recorder, tmp_path)
+    assert folder.transcripts == ()
+    folder.write_line(Line("agent", "Hello.", 0.08, 0.8))
+    await folder.write_record(RECORD)
+    assert {path.name for path in folder.path.iterdir()} == {"call.json", *folder.transcripts}
+    assert set(folder.transcripts) <= set(ARTEFACTS)
+    assert "Hello." in (folder.path / "transcript.vtt").read_text()
+
+
+async def test_where_nothing_was_said_there_is_no_transcript(recorder: Recorder, tmp_path: Path) -> None:
+    folder = made(recorder, tmp_path)
+    await folder.write_record(RECORD)
+    assert [path.name for path in folder.path.iterdir()] == ["call.json"]
+
+
+async def test_how_far_a_call_has_come_is_there_while_it_lasts(recorder: Recorder, tmp_path: Path) -> None:
+    folder, line = made(recorder, tmp_path), Line("caller", "So I was", 3.0, 4.0)
+    folder.note(RECORD, [line])
+    recorder.do(lambda: None).result(5)
+    begun = json.loads((folder.path / "begun.json").read_text())
+    assert (begun["record"]["id"], begun["lines"]) == ("id-1", [asdict(line)])
+    assert mode(folder.path / "begun.json") == 0o600
+    await folder.write_record(RECORD)
+    assert not (folder.path / "begun.json").exists()
+
+
+async def test_while_the_disk_is_slow_notes_do_not_pile_up(recorder: Recorder, tmp_path: Path) -> None:
+    """The first is still to be written: those that follow are left out, until it is."""
+    folder, unstuck = made(recorder, tmp_path), threading.Event()
+    recorder.do(unstuck.wait, 10)
+    for number in range(100):
+        folder.note(replace(RECORD, frames_stepped=number), ())
+    unstuck.set()
+    assert stepped(recorder, folder) == 0
+    folder.note(replace(RECORD, frames_stepped=100), ())
+    assert stepped(recorder, folder) == 100
+
+
+def stepped(recorder: Recorder, folder: CallFolder) -> int:
+    recorder.do(lambda: None).result(5)
+    return int(json.loads((folder.path / "begun.json").read_text())["record"]["frames_stepped"])
+
+
+async def test_a_folder_is_locked_as_long_as_its_call_lasts(recorder: Recorder, tmp_path: Path) -> None:
+    folder = made(recorder, tmp_path)
+    with pytest.raises(BlockingIOError):
+        lock(folder.path)
+    await folder.write_record(RECORD)
+    os.close(lock(folder.path))
+
+
+async def test_who_keeps_the_index_is_told_once_the_record_is_there(recorder: Recorder, tmp_path: Path) -> None:
+    told: list[tuple[str, str, bool]] = []
+
+    def enter(name: str, record: Mapping[str, Any]) -> None:
+        told.append((name, record["id"], (tmp_path / name / "call.json").exists()))
+        raise sqlite3.OperationalError("database is locked")
+
+    folder = CallFolder(recorder, tmp_path, STARTED, "x", enter)
+    await folder.write_record(RECORD)
+    assert told == [("20261124T103005.123456Z-x", "id-1", True)]
+    assert folder.error == "call.json: database is locked"
+    os.close(lock(folder.path))
+
+
+async def test_half_a_character_in_a_peers_text_does_not_cost_the_record(recorder: Recorder, tmp_path: Path) -> None:
+    folder = made(recorder, tmp_path)
+    await folder.write_record(replace(RECORD, caller="al\udce9ce"))
+    assert json.loads((folder.path / "call.json").read_text())["caller"] == "al?ce"
+
+
+def test_names_are_told_from_those_of_others() -> None:
+    assert FOLDER.fullmatch("20261124T103005.123456Z-a84b4c76e66710_pc33")
+    for other in ("index.sqlite3", "20261124", "20261124T103005.123456Z-", "20261124T103005.123456Z-a.b", ".git"):
+        assert not FOLDER.fullmatch(other)
+
+
 def test_the_record_keeps_its_keys() -> None:
     """Keys are only ever added: whoever reads the records relies on these."""
     assert set(json.loads(RECORD.as_json())) >= {
         *("version", "id", "kind", "caller", "callee", "source", "started", "answered", "duration_s"),
         *("persona", "model", "seed", "prime_s", "frames_stepped", "frames_held", "step_s_max", "step_s_mean"),
         *("barged_in", "digits", "recording", "recording_error", "transcript_error", "media", "ended_by", "reason"),
+        *("setup_s", "response_latency", "interruptions", "backchannels", "artefacts"),
     }
 
 

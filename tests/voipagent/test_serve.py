@@ -26,6 +26,7 @@ from voipagent.lab.phone import Codec, PhoneError, Target, call
 from voipagent.lab.serving import serving_agent
 from voipagent.persona import Persona
 from voipagent.settings import EngineSettings, HttpSettings, Settings, SipSettings
+from voipagent.transcript import FILES, LIVE
 
 ECHO = {"VOIPAGENT_ENGINE__MODEL": "echo"}
 PCMU = Codec(0, "PCMU")
@@ -63,7 +64,7 @@ async def test_what_a_call_leaves_is_private_and_begins_with_the_greeting(tmp_pa
     assert left.record["ended_by"] == "caller"
     (folder,) = (tmp_path / "calls").iterdir()
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
-    assert {path.name for path in folder.iterdir()} == {"call.json", "recording.wav", "transcript.jsonl"}
+    assert {path.name for path in folder.iterdir()} == {"call.json", "recording.wav", LIVE, *FILES}
 
 
 async def test_one_call_too_many_is_busy_and_the_first_goes_on(tmp_path: Path) -> None:

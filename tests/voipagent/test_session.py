@@ -124,6 +124,24 @@ async def test_a_call_from_ring_to_bye(recorder: Recorder, tmp_path: Path) -> No
     assert on.record["duration_s"] == pytest.approx(0.24)
     assert on.record["media"]["codec"] == "fake"
     assert on.record["answered"]
+    assert 0 <= on.record["setup_s"] < 5
+
+
+async def test_while_a_call_lasts_the_folder_tells_how_far_it_has_come(recorder: Recorder, tmp_path: Path) -> None:
+    """What a killed agent would leave: the record so far, and the words of the line that is not over."""
+    async with stage(recorder, tmp_path, greeting=GREETING) as on:
+        on.leg.hear(*[SILENCE] * 14)
+        await on.leg.heard(14)
+        recorder.do(lambda: None).result(5)
+        begun = json.loads((on.folder.path / "begun.json").read_text())
+        assert (begun["record"]["frames_stepped"], begun["record"]["duration_s"]) == (11, pytest.approx(0.96))
+        assert begun["record"]["answered"]
+        (line,) = begun["lines"]
+        assert GREETING.startswith(line["text"]) and line["text"]
+        assert not (on.folder.path / "call.json").exists()
+        on.call.end()
+        await on.over()
+    assert not (on.folder.path / "begun.json").exists()
 
 
 @pytest.mark.parametrize("greeting", [GREETING, "Welcome to the Donaudampfschifffahrtsgesellschaft, how can I help?"])
@@ -218,6 +236,7 @@ async def test_barge_in_stops_the_greeting(recorder: Recorder, tmp_path: Path) -
     assert GREETING.startswith(said)
     assert len(said) < len(GREETING)
     assert on.record["barged_in"]
+    assert [line.interrupted for line in on.lines] == [True] * len(on.lines)
 
 
 async def test_a_delayed_offer_is_ours_and_the_answer_reaches_the_leg(recorder: Recorder, tmp_path: Path) -> None:
