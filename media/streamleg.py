@@ -95,7 +95,7 @@ class StreamLeg(ABC):
         self._outgoing = Outgoing(audio_format, PCMU.sample_rate)
         self._keypad = Keypad()
 
-        self._wanted = self._running = self._closed = False
+        self._wanted = self._running = self._closed = self._silent = False
         self._number: int | None = None  # of the last tick
         self._next_keep_alive = 0.0
         self._arrived = asyncio.Event()
@@ -133,6 +133,8 @@ class StreamLeg(ABC):
         self._security.adopt(stream, self._describer.crypto, self._describer.identity, now)
         self._note_encryption()
         self._receiver.adopt(stream, now)
+        if self._silent:  # before the answer, say, where nobody has to say anything
+            self._silent, self._lost = False, asyncio.get_running_loop().create_future()
         self._outgoing.change_rate(stream.codec.sample_rate)
         self._reports.clock_rate = stream.codec.clock_rate
         if before is not None and before.held != stream.held:
@@ -189,7 +191,7 @@ class StreamLeg(ABC):
     # --- Leg: the end ---
 
     async def lost(self) -> str:
-        """Wait until the media is lost for good; the reason."""
+        """Wait until the media is lost for good; the reason. A new agreement forgives a silence before it."""
         return await asyncio.shield(self._lost)
 
     async def close(self) -> None:
@@ -272,6 +274,7 @@ class StreamLeg(ABC):
         self._shake(stream, now)
         self._report(stream, now)
         if reason := self._why_lost(now):
+            self._silent = not self._lost.done() or self._silent
             self._lose(reason)
 
     def _turn(self, stream: Stream, now: float, on_time: bool) -> None:

@@ -145,8 +145,8 @@ class Call(Protocol):
 class OutgoingCall(Call, Protocol):
     """A call that we make. `ring`, `accept` and `reject` are the far end's to do, and have no effect.
 
-    `answered` is called with each description that the far end sends for our offer: of early media, then of the answer
-    itself, where they differ. Whatever keeps the call from being answered is its end.
+    `answered` is called with each description that the far end sends for our offer: of early media, and at last of the
+    answer itself, be it the same. Whatever keeps the call from being answered is its end.
     """
 
     async def invite(self, media: str | None) -> None:
@@ -154,6 +154,12 @@ class OutgoingCall(Call, Protocol):
 
     async def wait_ringing(self) -> None:
         """Wait until it rings there, or is answered. It may never do so: see `wait_ended`."""
+
+    async def wait_early(self) -> None:
+        """Wait until it sends sound before it is answered, and `answered` has dealt with its description; or for ever.
+
+        It is what a network says to its own: tones, and announcements of why a call cannot be put through.
+        """
 
     async def wait_answered(self) -> None:
         """Wait until the far end takes it, and `answered` has dealt with its description."""

@@ -126,7 +126,8 @@ class Agent:
         offer = call.offer
         persona = persona.filled(offer.caller, offer.callee, datetime.now().astimezone())
         session = self._session(call, persona, slot, seed, OutgoingSession)
-        session.begin(call, digits)
+        early = session.recording.path.with_stem("early")
+        session.begin(call, digits, self._recorder.record(early, self._engine.sample_rate, self._calls.record))
         by = f" by trunk {offer.trunk}" if offer.trunk else ""
         logger.info("> %s call by %s:%d%s", offer.id, *offer.source, by)
         return session

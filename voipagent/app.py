@@ -200,7 +200,9 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
                 settings.watchdog,
             )
             policy = Outbound(trunks, settings.outbound.limits, lines)
-            agent.dialer = dialer = SipDialer(sip, policy, routes=sip.trunks.keeper.routes)
+            agent.dialer = dialer = SipDialer(
+                sip, policy, routes=sip.trunks.keeper.routes, ring_s=settings.outbound.ring
+            )
             yield House(engine, sip, agent, dialer, Switchboard(dialer, open_leg, audio_format))
 
 
@@ -254,7 +256,7 @@ def _tls(settings: SipSettings) -> Tls:
 
 def _tell_of_pocket(persona: Persona) -> None:
     """What nobody should have to find out from a manual: that a card could run more, and what it cannot say."""
-    from engine.batch import has_cuda
+    from engine.room import has_cuda
 
     if has_cuda():
         logger.info("- this machine has a CUDA device: %s voipagent serve  runs Moshi 7B on it", LARGE)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from media.dtmf import check_digits
 from media.leg import Leg, LegError
-from signaling.call import NotAllowed, OutgoingCall, SignalingError
+from signaling.call import CallEnded, NotAllowed, OutgoingCall, SignalingError
 from voipagent.environment import NEST, PREFIX
 from voipagent.record import utc_now
+from voipagent.recording import Recording
 from voipagent.session import Session
 
 logger = logging.getLogger(__name__)
@@ -40,12 +41,13 @@ class UnknownPersona(Exception):
 class OutgoingSession(Session):
     """Holds a call that we make, a leg and a slot together. What it is given is as for `Session`, but the call.
 
-    Nothing is heard or said before the call is answered: ringing tones and announcements are not for the model.
+    The model hears and says nothing before the call is answered: ringing tones and announcements are not for it. They
+    are recorded, in a file of their own, since they may say why a call came to nothing.
     """
 
-    def begin(self, call: OutgoingCall, digits: str) -> None:
-        """What makes it outgoing; to be called before `run`."""
-        self._outgoing, self._digits = call, digits
+    def begin(self, call: OutgoingCall, digits: str, early: Recording) -> None:
+        """What makes it outgoing; to be called before `run`. `early` takes what is heard before the answer."""
+        self._outgoing, self._digits, self._early = call, digits, early
         self.record.direction = "out"
 
     async def _talk(self, leg: Leg) -> None:
@@ -60,11 +62,29 @@ class OutgoingSession(Session):
         call.renegotiate = lambda offer: self._renegotiate(leg, offer)
         call.answered = leg.accepted
         await call.invite(await leg.offer())
-        await self._prime()
-        self._greet()
-        await call.wait_answered()
+        async with asyncio.TaskGroup() as group:
+            taken = group.create_task(call.wait_answered(), name="answered")
+            listening = group.create_task(self._hear_early(leg, taken), name="early media")
+            await self._prime()
+            self._greet()
+            await taken
+            listening.cancel()
         self._note_answered()
         logger.info("- %s answered", self.record.id)
+
+    async def _hear_early(self, leg: Leg, taken: asyncio.Task[None]) -> None:
+        """Record what is heard before the answer; between that and the greeting, nothing is heard or kept."""
+        await self._outgoing.wait_early()
+        logger.info("- %s early media", self.record.id)
+        while True:
+            exchange = await leg.exchange()
+            if not taken.done() and self._early.of_caller:
+                self._early.write(exchange)
+
+    async def _close(self, leg: Leg, ended: CallEnded) -> None:
+        await self._early.close()
+        self.record.early_s, self.record.early = round(self._early.seconds, 3), self._early.name
+        await super()._close(leg, ended)
 
     async def _note_ringing(self) -> None:
         await self._outgoing.wait_ringing()

@@ -67,6 +67,9 @@ class CallRecord:
     early_s: float = 0.0
     early: str = ""
     """The file with what was heard before a call of ours was answered, if it lasted."""
+    early_s: float = 0.0
+    early: str = ""
+    """The file with what was heard before a call of ours was answered, if it lasted."""
     persona: str = ""
     model: str = ""
     seed: int = 0

@@ -52,6 +52,9 @@ class TrunkSettings(Section):
         default=(), description="numbers that may be called through it, such as +49*, !+49900*; empty: none"
     )
     caller_id: str = Field(default="", description="number that our calls show; empty: USER")
+    ring: float | None = Field(
+        default=None, ge=1, le=600, description="seconds that our calls may ring there; empty: as OUTBOUND__RING"
+    )
 
     @model_validator(mode="after")
     def _could_work(self) -> Self:
@@ -82,6 +85,7 @@ class TrunkSettings(Section):
             refer_out=self.refer_out,
             outbound=self.outbound,
             caller_id=self.caller_id,
+            ring_s=self.ring,
         )
 
 
@@ -95,6 +99,7 @@ class OutboundSettings(Section):
     minutes_a_day: float = Field(
         default=6000, ge=0, description="minutes of them in a day at most; a call reserves MAX_CALL until it is over"
     )
+    ring: float = Field(default=60, ge=1, le=600, description="seconds that a call of ours may ring unanswered")
     max_call: float = Field(default=3600, ge=1, description="seconds after which a call that we made is hung up")
 
     @field_validator("direct")

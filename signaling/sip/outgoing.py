@@ -65,7 +65,8 @@ class Way:
 class SipDialer:
     """Makes calls by an endpoint that is entered, as far as `policy` allows.
 
-    `routes` has the proxies that a trunk's registrar wants calls to take, by its name. `at` is the time of day.
+    `routes` has the proxies that a trunk's registrar wants calls to take, by its name; `ring_s` is how long it may ring
+    where a trunk does not say. `at` is the time of day.
     """
 
     def __init__(
@@ -98,7 +99,8 @@ class SipDialer:
         trunk = permit.trunk
         targets = await self._endpoint.resolver.resolve(trunk.next_hop if trunk else permit.uri)
         routes = self._routes(trunk.name) or trunk.routes if trunk else ()
-        return Way(permit.uri, trunk, targets, routes, self._ring_s)
+        ring_s = trunk.ring_s if trunk is not None else None
+        return Way(permit.uri, trunk, targets, routes, self._ring_s if ring_s is None else ring_s)
 
 
 class OutgoingSipCall(PlacedCall):
@@ -116,6 +118,7 @@ class OutgoingSipCall(PlacedCall):
         self._placing: asyncio.Task[None] | None = None
         self._sign: asyncio.Future[Refusal | None] = self._loop.create_future()
         self._rings: asyncio.Future[None] = self._loop.create_future()
+        self._early: asyncio.Future[None] = self._loop.create_future()
         self._answered: asyncio.Future[None] = self._loop.create_future()
         self._in_order = asyncio.Lock()  # descriptions are dealt with one after the other
         self._media: str | None = None
@@ -132,6 +135,10 @@ class OutgoingSipCall(PlacedCall):
     async def wait_ringing(self) -> None:
         """Wait for a 18x, or the answer."""
         await asyncio.shield(self._rings)
+
+    async def wait_early(self) -> None:
+        """Wait for a session description in a 18x (RFC 3960)."""
+        await asyncio.shield(self._early)
 
     async def wait_answered(self) -> None:
         """Wait for the answer."""
@@ -242,7 +249,7 @@ class OutgoingSipCall(PlacedCall):
         """Hand over what the far end sends for our offer; an answer that cannot be used is the end."""
         async with self._in_order:
             try:
-                if self.answered is not None and media != self._media:
+                if self.answered is not None and not (early and media == self._media):
                     await self.answered(media)
                 self._media = media
             except Exception as error:
@@ -250,8 +257,9 @@ class OutgoingSipCall(PlacedCall):
                 if not early:
                     self.stop(str(error))
                 return
-        if not early and not self._answered.done():
-            self._answered.set_result(None)
+        told = self._early if early else self._answered
+        if not told.done():
+            told.set_result(None)
 
     async def _settle(self, event: Taken) -> None:
         """Answer the far end's offer."""

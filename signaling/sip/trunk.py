@@ -47,7 +47,7 @@ class Trunk:
     a second in each. `refer_in` lets the trunk tell us to call somebody else, `refer_out` lets us tell it.
 
     `outbound` are patterns of what may be called through it: nothing by default. `caller_id` is the number that our
-    calls show, empty for `user`.
+    calls show, empty for `user`; `ring_s` how long they may ring, None for as long as any.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Trunk:
     refer_out: bool = True
     outbound: tuple[str, ...] = ()
     caller_id: str = ""
+    ring_s: float | None = None
 
     def __post_init__(self) -> None:
         if not is_host(self.host):

@@ -236,6 +236,24 @@ async def test_a_hold_of_minutes_is_no_loss_and_the_limit_starts_over_with_the_r
         assert line.leg._lost.done()
 
 
+async def test_a_silence_before_the_answer_is_forgiven_by_it() -> None:
+    """A network that describes early media, and then sends none."""
+    async with Line() as line:
+        line.phone.read(await line.leg.offer())
+        await line.leg.accepted(line.phone.sdp())
+        asking = asyncio.ensure_future(line.leg.exchange())
+        await asyncio.sleep(0)
+        line.run(round(FIRST_PACKET_S * 50) + 10)
+        assert line.leg._lost.done()
+        await line.leg.accepted(line.phone.sdp())
+        lost = asyncio.ensure_future(line.leg.lost())
+        line.run(round((FIRST_PACKET_S - 0.1) * 50))
+        assert not lost.done()
+        line.run(10)
+        assert "no RTP came" in await soon(lost)
+        await soon(asking)
+
+
 @pytest.mark.parametrize("verb", ["tick", "receive"])
 async def test_a_leg_that_fails_is_lost_alone(
     verb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -14,6 +14,7 @@ class FakeOutgoingCall(FakeCall):
     def __init__(self, target: str, trunk: str = "") -> None:
         super().__init__(CallOffer("call-1", "sip", "agent", target, ("192.0.2.7", 5060), None, trunk))
         self.invited, self.rings, self.taken = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.early = asyncio.Event()
 
     async def invite(self, media: str | None) -> None:
         self.log.append(("invite", media))
@@ -21,6 +22,9 @@ class FakeOutgoingCall(FakeCall):
 
     async def wait_ringing(self) -> None:
         await self.rings.wait()
+
+    async def wait_early(self) -> None:
+        await self.early.wait()
 
     async def wait_answered(self) -> None:
         await self.taken.wait()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.echo import EchoEngine, EchoSlot
-from engine.slot import EngineError, EngineFull, Prompt, Sampling
-from media.leg import LegError
+from engine.slot import FRAME_SAMPLES, EngineError, EngineFull, Prompt, Sampling
+from media.leg import LegError, Pcm
 from signaling.call import CallOffer, NotAllowed, Outcome, SignalingError
 from tests.fakes import SILENCE, FakeLeg, FakeSource
 from tests.voipagent.outgoing import FakeDialer
@@ -21,7 +23,7 @@ from voipagent.agent import Agent
 from voipagent.calls import CallsSettings
 from voipagent.outbound import UnknownPersona, Wanted, explained
 from voipagent.persona import NamedPersona, Persona, Personas
-from voipagent.recording import Recorder
+from voipagent.recording import Channels, Recorder
 
 ADA = Persona(prompt="You are Ada.", greeting="Hello, this is Ada.")
 PERSONAS = Personas(ADA, {"bob": NamedPersona(name="Bob", prompt="You call {called} for {caller}.")})
@@ -104,6 +106,7 @@ async def stage(
     dialer: FakeDialer | None = None,
     engine: WatchedEngine | None = None,
     leg: Keys | None = None,
+    keep: Channels = "both",
 ) -> AsyncIterator[Stage]:
     dialer, engine, leg = dialer or FakeDialer(), engine or WatchedEngine(), leg or Keys()
     opened = leg
@@ -113,7 +116,7 @@ async def stage(
         return opened
 
     async with engine:
-        agent = Agent(engine, open_leg, PERSONAS, recorder, CallsSettings(dir=tmp_path))
+        agent = Agent(engine, open_leg, PERSONAS, recorder, CallsSettings(dir=tmp_path, record=keep))
         running = asyncio.create_task(agent.run(FakeSource()))
         await asyncio.sleep(0)
         try:
@@ -235,6 +238,82 @@ async def test_an_agent_that_stops_hangs_up(recorder: Recorder, tmp_path: Path) 
         await on.place()
         await on.rung()
     assert (await on.over())["reason"] == "the agent is shutting down"
+
+
+# --- what is heard before the answer --------------------------------------------------------------------------------
+
+
+def frames(level: float, count: int) -> list[Pcm]:
+    return [np.full(FRAME_SAMPLES, level, np.float32)] * count
+
+
+async def test_an_announcement_is_kept_and_the_model_does_not_hear_it(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path) as on:
+        await on.place()
+        await on.rung()
+        (call,) = on.dialer.calls
+        call.early.set()
+        on.leg.hear(*frames(0.5, 20))
+        await on.leg.heard(20)
+        call.come_to_nothing(Outcome.NOT_FOUND, "knows no such number")
+        record = await on.over()
+    assert (record["outcome"], record["frames_stepped"]) == ("not found", 0)
+    assert (record["early"], record["early_s"], record["recording"]) == ("early.wav", 1.6, "")
+    (path,) = tmp_path.glob("*/early.wav")
+    with wave.open(str(path)) as file:
+        both = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
+    assert (both[:, 0] == 16384).all() and (both[:, 1] == 0).all() and len(both) == 20 * FRAME_SAMPLES
+
+
+async def test_what_comes_between_the_answer_and_the_greeting_is_nowhere(recorder: Recorder, tmp_path: Path) -> None:
+    """The row is not primed yet: as without early media, the conversation begins where it is."""
+    engine = WatchedEngine()
+    engine.may_prime.clear()
+    async with stage(recorder, tmp_path, engine=engine) as on:
+        await on.place()
+        await on.rung()
+        (call,) = on.dialer.calls
+        call.early.set()
+        on.leg.hear(*frames(0.5, 2))
+        await on.leg.heard(2)
+        await call.take()
+        await asyncio.sleep(0)
+        on.leg.hear(*frames(0.25, 3))
+        await on.leg.heard(5)
+        engine.may_prime.set()
+        async with asyncio.timeout(5):
+            while not engine.said:
+                await asyncio.sleep(0.001)
+        on.leg.hear(*[SILENCE] * 3)
+        async with asyncio.timeout(5):
+            while len(on.leg.played) < 3:
+                await asyncio.sleep(0.001)
+        call.end("callee", "hung up")
+        record = await on.over()
+    assert (record["early_s"], record["frames_stepped"], record["duration_s"]) == (0.16, 3, 0.24)
+
+
+async def test_a_voice_that_is_not_to_be_kept_is_not(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path, keep="agent") as on:
+        await on.place()
+        await on.rung()
+        (call,) = on.dialer.calls
+        call.early.set()
+        on.leg.hear(*frames(0.5, 20))
+        await on.leg.heard(20)
+        call.come_to_nothing(Outcome.BUSY, "busy")
+        record = await on.over()
+    assert (record["early"], record["early_s"]) == ("", 0.0)
+    assert not list(tmp_path.glob("*/early.wav"))
+
+
+async def test_without_early_media_there_is_no_such_file(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path) as on:
+        await on.place()
+        await on.rung()
+        on.dialer.calls[0].come_to_nothing(Outcome.BUSY, "busy")
+        assert (await on.over())["early"] == ""
+    assert not list(tmp_path.glob("*/early.wav"))
 
 
 # --- before anything rings -----------------------------------------------------------------------------------------

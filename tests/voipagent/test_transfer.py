@@ -29,6 +29,9 @@ class FakeOutgoing(FakeCall):
     async def invite(self, media: str | None) -> None:
         self.log.append(("invite", media))
 
+    async def wait_early(self) -> None:
+        raise AssertionError("nobody asks")
+
     async def wait_ringing(self) -> None:
         await self.taken.wait()
 

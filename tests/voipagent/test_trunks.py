@@ -58,6 +58,7 @@ def test_everything_that_may_be_said_of_one(tmp_path: Path) -> None:
         "REFER_OUT": "false",
         "OUTBOUND": "+49*, !+49900*",
         "CALLER_ID": "+49301230",
+        "RING": "25",
     }
     (trunk,) = load(said).signaling_trunks
     assert trunk == Trunk(
@@ -82,6 +83,7 @@ def test_everything_that_may_be_said_of_one(tmp_path: Path) -> None:
         refer_out=False,
         outbound=("+49*", "!+49900*"),
         caller_id="+49301230",
+        ring_s=25,
     )
     told = {setting.path[2] for setting in schema(Settings) if setting.path[0] == "trunks"}
     assert told == {key.removesuffix("_FILE").lower() for key in said}, "a setting that this test does not know"
@@ -138,6 +140,12 @@ def test_caps_on_our_own_calls() -> None:
     assert settings.outbound.limits == Limits(("*@a.example",), 5, 7.5, 60)
     with pytest.raises(SettingsError, match="VOIPAGENT_OUTBOUND__DIRECT: 'a b' is no pattern"):
         Settings.load({"VOIPAGENT_OUTBOUND__DIRECT": "a b"})
+
+
+def test_how_long_calls_may_ring() -> None:
+    assert (Settings.load({}).outbound.ring, load(ACME).signaling_trunks[0].ring_s) == (60, None)
+    assert Settings.load({"VOIPAGENT_OUTBOUND__RING": "20"}).outbound.ring == 20
+    assert "RING: Input should be less than or equal to 600" in fault(ACME | {"RING": "3600"})
 
 
 @pytest.mark.parametrize(

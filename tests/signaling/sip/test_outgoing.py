@@ -192,6 +192,28 @@ async def test_early_media_and_then_the_answer_in_order() -> None:
         await far.hear("ACK")
 
 
+async def test_an_answer_like_the_early_media_is_told_again() -> None:
+    """Whoever has waited for sound meanwhile has to begin to count anew."""
+    async with phone() as far, dialer() as (dial, _, _):
+        call = await dial.dial(f"sip:bob@127.0.0.1:{far.port}")
+        told = Told(call)
+        await call.invite(OFFER)
+        invite = await far.hear("INVITE")
+        far.say(invite, 180)
+        async with asyncio.timeout(5):
+            await call.wait_ringing()
+        early = asyncio.create_task(call.wait_early())
+        await asyncio.sleep(0)
+        assert not early.done(), "it rings, without sound"
+        far.say(invite, 183, body="same")
+        async with asyncio.timeout(5):
+            await early
+        assert told.media == ["same"]
+        far.say(invite, 200, body="same")
+        await answered(call)
+        assert told.media == ["same", "same"]
+
+
 async def test_an_answer_that_cannot_be_used_ends_the_call() -> None:
     async with phone() as far, dialer() as (dial, _, _):
         call = await dial.dial(f"sip:bob@127.0.0.1:{far.port}")
@@ -276,6 +298,17 @@ async def test_it_rings_for_as_long_as_we_say() -> None:
         far.say(await far.hear("INVITE"), 180)
         assert await ended(call) == CallEnded("agent", "nobody took the call within 0.2 s", Outcome.NO_ANSWER)
         await far.hear("CANCEL")
+
+
+async def test_it_rings_for_as_long_as_its_trunk_has_it() -> None:
+    async with phone() as far:
+        trunk = Trunk("house", "127.0.0.1", far.port, outbound=("12*",), ring_s=0.2)
+        async with dialer(trunks=[trunk], ring_s=50) as (dial, _, _):
+            call = await dial.dial("123")
+            await call.invite(OFFER)
+            far.say(await far.hear("INVITE"), 183, body="early")
+            assert (await ended(call)).reason == "nobody took the call within 0.2 s"
+            await far.hear("CANCEL")
 
 
 async def test_no_call_is_longer_than_it_may_be() -> None:
