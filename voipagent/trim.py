@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Never
+from typing import Any, Never, TypeVar
 
-from engine.slot import EngineFull, Prompt, PromptError, Reply, Slot
+from engine.slot import EngineFull, Pause, Prompt, PromptError, Reply, Slot
 from voipagent.context import Line
 from voipagent.events import Trimmed
 from voipagent.story import Story, Telling, extract, tell_all
 from voipagent.summary import Extractive, Summarizer, SummaryError
-from voipagent.window import ContextWindow, Shares
+from voipagent.window import PAUSE_FRAMES, ContextWindow, Shares
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Trim:
-    """One trim, as the record tells of it. `at` and `took_s` are seconds, from the answer and of the wall."""
+    """One trim, as the record tells of it. `at` and `took_s` are seconds, from the answer and of the wall.
+
+    `why` is what the row was replaced for, or where: a watchdog's finding; a "pause"; without one, the "hard limit", or
+    "no room" to wait for either.
+    """
 
     at: float
     why: str
@@ -85,7 +91,7 @@ class Trimmer:
             await self._trim(error)
 
     def _is_late(self) -> bool:
-        return self.window.must or self._wanted is not None
+        return self.window.soon or self._wanted is not None
 
     def _found_here(self) -> Story:
         """The facts as they are now; the words of the last story, if it had any."""
@@ -97,41 +103,54 @@ class Trimmer:
             self._moved.clear()
             await self._moved.wait()
 
-    async def _summarize(self) -> str:
-        """Have the story told while speech goes on, but not beyond the hard limit. What failed, "" if nothing did."""
-        asked = asyncio.ensure_future(self.memory.summarizer.summarize(self.story, self.lines()))
-        limit = asyncio.ensure_future(self._until(self._is_late))
+    async def _before(self, holds: Callable[[], bool], work: Coroutine[Any, Any, T]) -> T:
+        """What `work` gives. Raises TimeoutError if `holds` comes first: it is given up then."""
+        done, limit = asyncio.ensure_future(work), asyncio.ensure_future(self._until(holds))
         try:
-            await asyncio.wait({asked, limit}, return_when=asyncio.FIRST_COMPLETED)
-            if not asked.done():
-                raise SummaryError("the summary was not there in time")
-            self.story = asked.result()
-        except SummaryError as error:
+            await asyncio.wait({done, limit}, return_when=asyncio.FIRST_COMPLETED)
+            if not done.done():
+                raise TimeoutError
+            return done.result()
+        finally:
+            done.cancel()
+            limit.cancel()
+
+    async def _summarize(self) -> str:
+        """Have the story told while speech goes on, but not for too long. What failed, "" if nothing did."""
+        try:
+            self.story = await self._before(self._is_late, self.memory.summarizer.summarize(self.story, self.lines()))
+        except (SummaryError, TimeoutError) as failure:
+            error = str(failure) or "the summary was not there in time"
             logger.warning("x %s; the call goes on with the facts found here", error)
             self.story = self._found_here()
-            return str(error)
-        finally:
-            asked.cancel()
-            limit.cancel()
+            return error
         return ""
 
     async def _trim(self, error: str) -> None:
-        why, kept = self._wanted or ("hard limit" if self.window.must else "pause", True)
+        """Have a shadow primed, and the row become it: in a pause, or at once if that is wanted."""
+        why, kept = self._wanted or (self._why_now(), True)
+        pause = None if self._wanted else Pause(PAUSE_FRAMES, self.window.frames_left)
         self._wanted = None
         began, at, keep = time.monotonic(), self.seconds(), self.window.keep_frames if kept else 0
         prompt, frames = self._fit(self.story)
         self.window.priming()
         try:
-            await self.slot.prime(prompt, keep)
+            await self._before(lambda: self._wanted is not None, self.slot.prime(prompt, keep, pause))
+        except TimeoutError:
+            return  # the model is stuck meanwhile; what is wanted now replaces this
         except (EngineFull, PromptError) as failure:
             logger.warning("x not trimmed, later again: %s", failure)
             self.window.refused()
             error = str(failure)
         else:
+            why = self._why_now() if pause else why
             self.window.primed(frames + keep)
         took = round(time.monotonic() - began, 4)
         self.trims.append(Trim(round(at, 3), why, took, keep, frames, str(self.story), error))
         self.tell(Trimmed(round(at, 3), why, error))
+
+    def _why_now(self) -> str:
+        return "pause" if self.window.paused else "hard limit" if self.window.must else "no room"
 
     def _fit(self, story: Story) -> tuple[Prompt, int]:
         """The prompt that tells the most of `story` within its share of the window, and its frames."""

@@ -6,10 +6,15 @@ A row's window is a ring: it forgets the oldest first, and the oldest thing in i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 PAUSE_FRAMES = 12
 """So many frames without a word, about a second, are a pause: within a sentence the longest word takes less."""
+
+SOON = 0.75
+"""Of the way from due to the hard limit: from here on no pause is waited for before a shadow is begun, so that it is
+there in time."""
 
 AGAIN_FRAMES = 60
 """Before what could not be done is tried again."""
@@ -60,12 +65,25 @@ class ContextWindow:
     @property
     def due(self) -> bool:
         """Whether the row is to be trimmed at the next pause."""
-        return self._held >= max(self._shares.due * self._frames, self._not_before)
+        return self._has(self._shares.due)
+
+    @property
+    def soon(self) -> bool:
+        """Whether the hard limit is so near that the trim is to begin, pause or no pause."""
+        return self._has(self._shares.due + SOON * (self._shares.hard - self._shares.due))
 
     @property
     def must(self) -> bool:
         """Whether it is to be trimmed now, pause or no pause."""
-        return self._held >= max(self._shares.hard * self._frames, self._not_before)
+        return self._has(self._shares.hard)
+
+    @property
+    def frames_left(self) -> int:
+        """How many frames the row may take until it must be trimmed."""
+        return max(0, math.ceil(self._shares.hard * self._frames) - self._held)
+
+    def _has(self, share: float) -> bool:
+        return self._held >= max(share * self._frames, self._not_before)
 
     @property
     def paused(self) -> bool:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from engine.slot import FRAME_SAMPLES, EngineError, EngineFull, Frame, Prompt, PromptError, Reply, Sampling
+from engine.slot import FRAME_SAMPLES, EngineError, EngineFull, Frame, Pause, Prompt, PromptError, Reply, Sampling
 from voipagent.context import Line
 from voipagent.story import Story, tell_all
 from voipagent.summary import Extractive, Summarizer, SummaryError
@@ -31,12 +31,14 @@ class Row:
         self.primes: list[tuple[Prompt, int]] = []
         self.refuse: list[Exception] = []
         self.busy: asyncio.Event | None = None
+        self.pauses: list[Pause | None] = []
 
     def prompt_frames(self, prompt: Prompt) -> int:
         return len(prompt.text.split())
 
-    async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
+    async def prime(self, prompt: Prompt, keep_frames: int = 0, pause: Pause | None = None) -> None:
         self.primes.append((prompt, keep_frames))
+        self.pauses.append(pause)
         if self.busy is not None:
             await self.busy.wait()
         if self.refuse:
@@ -115,25 +117,37 @@ async def test_a_call_of_any_length_is_trimmed_again_and_again_with_persona_and_
     assert trim.prompt_frames == len(row.primes[0][0].text.split())
 
 
-async def test_a_trim_waits_for_a_pause() -> None:
+async def test_a_trim_begins_in_a_pause_and_ends_in_one() -> None:
     row = Row()
     async with going(row) as call:
-        await call.goes_on(170, "word")
+        await call.goes_on(165, "word")
         assert row.primes == []
         await call.goes_on(PAUSE_FRAMES - 1)
         assert row.primes == []
         await call.goes_on(1)
-        assert len(row.primes) == 1
+        assert row.pauses == [Pause(PAUSE_FRAMES, 190 - 165 - PAUSE_FRAMES - 3)]
+    assert [trim.why for trim in call.trimmer.trims] == ["pause"]
 
 
-async def test_where_no_pause_comes_the_hard_limit_is_the_limit() -> None:
+async def test_where_no_pause_comes_it_begins_in_time_for_the_hard_limit() -> None:
     row = Row()
+    row.busy = asyncio.Event()
     async with going(row) as call:
-        await call.goes_on(186, "word")
+        await call.goes_on(179, "word")  # and three of the persona: soon is 182.5 of 200
         assert row.primes == []
         await call.goes_on(1, "word")
-        assert len(row.primes) == 1
-        assert [trim.why for trim in call.trimmer.trims] == ["hard limit"]
+        assert row.pauses == [Pause(PAUSE_FRAMES, 190 - 183)]
+        await call.goes_on(7, "word")
+        row.busy.set()
+        await call.goes_on(1, "word")
+    assert [trim.why for trim in call.trimmer.trims] == ["hard limit"]
+
+
+async def test_a_row_that_had_to_give_way_is_told_apart() -> None:
+    row = Row()
+    async with going(row) as call:
+        await call.goes_on(181, "word")
+    assert [trim.why for trim in call.trimmer.trims] == ["no room"]
 
 
 async def test_a_summariser_that_fails_costs_neither_persona_nor_facts() -> None:
@@ -147,7 +161,7 @@ async def test_a_summariser_that_fails_costs_neither_persona_nor_facts() -> None
 async def test_a_summariser_that_never_answers_is_given_up_at_the_hard_limit() -> None:
     row, summarizer = Row(), Pending()
     async with going(row, summarizer, "Thank you, Maria") as call:
-        await call.goes_on(186)
+        await call.goes_on(179)
         assert row.primes == []
         await call.goes_on(2)
         assert "Maria" in row.primes[0][0].text
@@ -214,6 +228,21 @@ async def test_a_row_that_is_stuck_is_primed_anew_at_once_without_what_it_said_l
         await call.goes_on(1)
         assert row.primes[1][1] == 50
     assert [(trim.why, trim.error) for trim in call.trimmer.trims] == [("loop", ""), ("dead air", "")]
+
+
+async def test_a_row_that_is_stuck_waits_for_no_pause() -> None:
+    """A trim that is under way is given up for what is wanted now."""
+    row = Row()
+    row.busy = asyncio.Event()
+    async with going(row) as call:
+        await call.goes_on(170)
+        assert row.pauses == [Pause(PAUSE_FRAMES, 190 - 160)]
+        call.trimmer.renew("loop", keep=False)
+        await call.goes_on(1)
+        assert row.pauses[1:] == [None]
+        row.busy.set()
+        await call.goes_on(1)
+    assert [trim.why for trim in call.trimmer.trims] == ["loop"]
 
 
 async def test_a_row_that_is_stuck_waits_for_no_summary() -> None:

@@ -26,8 +26,14 @@ def test_the_shares_are_of_the_rows_window(frames: int, due: int, hard: int, kee
     stepped(window, 1)
     assert window.due
     assert not window.must
-    stepped(window, hard - due)
+    assert window.frames_left == hard - due
+    stepped(window, 3 * (hard - due) // 4 - 1)
+    assert not window.soon
+    stepped(window, 1)
+    stepped(window, hard - due - 3 * (hard - due) // 4)
+    assert window.soon
     assert window.must
+    assert window.frames_left == 0
 
 
 def test_a_pause_is_a_second_without_a_word() -> None:
