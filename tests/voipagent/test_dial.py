@@ -6,13 +6,20 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import struct
 import sys
 import urllib.request
+import wave
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.peers.folders import read
+from tests.signaling.sip.answering import ANSWER
+from tests.signaling.sip.test_outgoing import Phone, phone
 from voipagent.lab.serving import serving_agent
 
 ECHO = {"VOIPAGENT_ENGINE__MODEL": "echo"}
@@ -67,6 +74,42 @@ async def test_we_ring_ourselves_press_keys_and_hang_up(tmp_path: Path) -> None:
         assert side.record["outcome"] == ""
         assert side.record["media"]["packets_received"] > 100
         assert 3 < side.record["duration_s"] < 6
+
+
+async def test_the_announcement_why_a_call_failed_is_kept(tmp_path: Path) -> None:
+    """A far end that says something in its early media, and then that there is no such number."""
+    audio = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    audio.bind(("127.0.0.1", 0))
+    audio.setblocking(False)
+    sdp = ANSWER.replace("50000", str(audio.getsockname()[1]))
+    says = [b"\x00" * 160, b"\x80" * 160]  # the loudest that PCMU has, below and above
+
+    async def announce(far: Phone) -> None:
+        async with asyncio.timeout(60):  # a process has to begin
+            invite = await far.asked.get()
+        assert invite.media is not None
+        far.say(invite, 183, body=sdp)
+        to = ("127.0.0.1", int(invite.media.partition("m=audio ")[2].partition(" ")[0]))
+        for number in range(60):
+            packet = struct.pack("!BBHII", 0x80, 0, number, number * 160, 7) + says[number % 2]
+            audio.sendto(packet, to)
+            await asyncio.sleep(0.02)
+        far.say(invite, 404)
+        await far.hear("ACK")
+
+    environ = in_folder(tmp_path, VOIPAGENT_OUTBOUND__DIRECT="*")
+    with audio:
+        async with phone() as far, asyncio.TaskGroup() as group:
+            group.create_task(announce(far))
+            code, printed, log = await dial(environ, f"sip:nobody@127.0.0.1:{far.port}")
+    assert (code, printed) == (1, "not found: the far end knows no such number: 404 Fine\n"), log
+    (record,) = records(tmp_path)
+    assert (record["outcome"], record["early"], record["frames_stepped"]) == ("not found", "early.wav", 0)
+    assert 0.8 < record["early_s"] < 3
+    (path,) = tmp_path.glob("*/early.wav")
+    with wave.open(str(path)) as file:
+        left = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)[:, 0]
+    assert np.abs(left.astype(np.float32)).mean() > 8000
 
 
 async def test_a_call_that_no_setting_allows_is_one_clear_line(tmp_path: Path) -> None:
