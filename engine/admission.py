@@ -3,7 +3,8 @@
 A frame waits at most for the tick in flight and one prime chunk, and then takes its own tick. A row is in one of the
 two ticks, not in both, for its next frame comes 80 ms later; so of n rows, the worst is the split a + b = n whose two
 ticks take the longest. Times are kept by number of rows: first as measured with all windows full, which a young call's
-are not for minutes, and never less than that afterwards; more, where the device turns out slower.
+are not for minutes, and never less than that afterwards; more, where the device turns out slower. What ears take, which
+write down what callers say, is kept apart: where there is no time for them they give way, and the call goes on.
 """
 
 from __future__ import annotations
@@ -76,17 +77,35 @@ class Admission:
 
     def __init__(self, rows: int, limit_s: float | None) -> None:
         self.limit_s = limit_s
-        self.ticks, self.chunks = Costs(rows), Costs(1)
+        self.ticks, self.ears, self.chunks = Costs(rows), Costs(rows), Costs(1)
 
-    def wait_s(self, rows: int) -> float:
+    def saw(self, rows: int, ears: int, seconds: float) -> None:
+        """What a tick of so many rows took, of which so many have an ear.
+
+        What is more than without is the ears': where a device turns out slower, they are the first to give way.
+        """
+        if ears:
+            self.ears.saw(ears, max(0.0, seconds - self.ticks.of(rows)))
+        else:
+            self.ticks.saw(rows, seconds)
+
+    def wait_s(self, rows: int, ears: int = 0) -> float:
         """The longest that a frame takes from being complete to its reply, beside so many rows in all."""
-        splits = {rows, *(count for count in self.ticks.known() if count < rows)}
-        worst = max(self.ticks.of(count) + self.ticks.of(rows - count) for count in splits)
-        return worst + self.chunks.of(1)
+        return _worst(self.ticks, rows) + _worst(self.ears, ears) + self.chunks.of(1)
 
-    def admits(self, rows: int) -> bool:
-        """Whether so many rows would all be served in time."""
-        return self.limit_s is None or self.wait_s(rows) <= self.limit_s
+    def admits(self, rows: int, ears: int = 0) -> bool:
+        """Whether so many rows, so many of them with an ear, would all be served in time."""
+        return self.limit_s is None or self.wait_s(rows, ears) <= self.limit_s
+
+    def most_ears(self, rows: int) -> int:
+        """How many of so many rows may have an ear, all being served in time."""
+        return max((ears for ears in range(rows + 1) if self.admits(rows, ears)), default=0)
+
+
+def _worst(costs: Costs, count: int) -> float:
+    """Of the ways in which so many are parted between two ticks, what the slowest takes."""
+    splits = {count, *(each for each in costs.known() if each < count)}
+    return max(costs.of(each) + costs.of(count - each) for each in splits)
 
 
 def chunk_size(costs: Mapping[int, float], limit_s: float) -> int:

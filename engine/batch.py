@@ -20,8 +20,9 @@ from torch import Tensor
 
 from engine.admission import Admission, chunk_size, row_counts
 from engine.drawing import NOISE_WIDTH, PRIME_NUMBER, Draws, Settings, numbers, sampling_rows, settings
-from engine.ear import Ear
-from engine.graphs import Gave, StaticStep, Told, Widths, check_equal
+from engine.ear import NO_EAR, Hearing
+from engine.ears import Ears, read
+from engine.graphs import COMPARED, Gave, StaticStep, Told, Widths, check_equal
 from engine.model.checkpoint import Checkpoint
 from engine.model.listening import EarCheckpoint
 from engine.model.moshi import UNGENERATED, MoshiState
@@ -30,13 +31,11 @@ from engine.model.text import PAD
 from engine.model.voice import VoiceState
 from engine.prefix import Prefixes
 from engine.prime import PrimeChunk, Primer, within_memory
+from engine.room import hearing, peak_bytes, spare_bytes
 from engine.slot import FRAME_SAMPLES, EngineFull, Frame, Sampling, Tokens
 
 CHUNK_SIZES = 16, 32, 64, 128, 256
 """Columns of a prime chunk, to choose from."""
-
-COMPARED = 4
-"""Steps of a graph that are compared with plain ones."""
 
 REHEARSALS = 4
 """Of each thing whose time is taken."""
@@ -47,19 +46,21 @@ KeyPrecision: TypeAlias = Literal["full", "int8"]
 
 @dataclass(frozen=True, slots=True)
 class RowStep:
-    """A row's part in a step: what it hears, a text token to force or None, and how to draw the rest."""
+    """A row's part in a step: what it hears, a text token to force or None, how to draw the rest, and whether its ear
+    hears it too, if it has one."""
 
     row: int
     frame: Frame
     forced: int | None
     sampling: Sampling
+    hears: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
     """What a row's part gave: the frame to play, the text token just made, the log's column, the frame's number, and
     the token that the ear wrote, PAD without one. `broken`: the row computes what is no number, and none of the rest
-    means anything; it is of use again once it is opened anew."""
+    means anything; it is of use again once it is opened anew. `quiet`: of what the ear's heads look for."""
 
     frame: Frame
     text: int
@@ -67,6 +68,7 @@ class Stepped:
     number: int
     heard: int = PAD
     broken: bool = False
+    quiet: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -78,6 +80,7 @@ class _Row:
 class Batch:
     """`rows` rows of a checkpoint, and of the ear that writes down what they hear. Use it from one thread only.
 
+    `ears`: how many rows, the first ones, have an ear; None: as many as memory holds. `deaf`: why there is no `ear`.
     `kv`: how the model's keys and values lie in memory. `limit_s`: the longest that a frame may take to its reply; None
     is any time. What ticks take is found by `rehearse`. `prefixes`: where prompts are remembered; nowhere unless given.
     """
@@ -90,6 +93,8 @@ class Batch:
         kv: KeyPrecision = "full",
         limit_s: float | None = None,
         prefixes: Prefixes | None = None,
+        ears: int | None = None,
+        deaf: str = NO_EAR,
     ) -> None:
         self.rows = rows
         self.revision, self.tokenizer = checkpoint.revision, checkpoint.tokenizer
@@ -99,7 +104,8 @@ class Batch:
             text_top_k=min(NOISE_WIDTH, checkpoint.sampling.text_top_k),
             audio_top_k=min(NOISE_WIDTH, checkpoint.sampling.audio_top_k),
         )
-        self._mimi, self._moshi = checkpoint.mimi, checkpoint.moshi
+        self._mimi = checkpoint.mimi if ear is None or ear.own else ear.codec
+        self._moshi = checkpoint.moshi
         self._config = checkpoint.moshi.config
         self.streams, self.window_frames = self._config.streams, self._config.context
         self.vocabulary = tuple(1 + token for token in self._config.initial)  # a stream's initial token is its last
@@ -110,13 +116,14 @@ class Batch:
         self.renewable_frames = self._primer.renewable_frames
         self._device = self._state.kv.position.device
         self._audio = next(self._mimi.parameters()).dtype
-        self._ear = Ear(ear, rows) if ear else None
-        self.hearing_delay_frames = ear.delay_frames if ear else 0
+        none = Hearing(self.tokenizer, deaf=deaf)
+        self.hearing = hearing(ear, rows if ears is None else ears, spare_bytes(self._device)) if ear else none
+        self._ears = Ears(ear, self.hearing.rows, rows, self._device) if ear and self.hearing.rows else None
         self._logs = [self._fresh_row() for _ in range(rows)]
         self.admission = Admission(rows, limit_s)
         self._prime_bytes = 0
         self.prefixes = self._primer.prefixes
-        self._widths = Widths([])
+        self._widths: Widths[StaticStep] = Widths([])
 
     @property
     def state(self) -> MoshiState:
@@ -142,8 +149,8 @@ class Batch:
 
     def _open(self, row: int, log: Tokens) -> None:
         self._codec.reset(self._only(row))
-        if self._ear:
-            self._ear.reset(row)
+        if self._ears and row < self.hearing.rows:
+            self._ears.ear.reset(row)
         self._logs[row] = self._fresh_row()
         self._logs[row].log.extend(log)
         self._logs[row].number = len(log)
@@ -189,37 +196,71 @@ class Batch:
             if step.forced is not None:
                 forced[own, 0] = step.forced
         draws = [(PRIME_NUMBER + 1 + self._logs[step.row].number, step.sampling) for step in ascending]
-        said, made = self._run([step.row for step in ascending], audio, forced, draws)
-        stepped = {step.row: self._stepped(step.row, said[own], made[own]) for own, step in enumerate(ascending)}
+        heard = [own for own, step in enumerate(ascending) if step.hears and step.row < self.hearing.rows]
+        said, made = self._run([step.row for step in ascending], audio, forced, draws, heard)
+        stepped = {
+            step.row: self._stepped(step.row, said[own], made[own], own in heard) for own, step in enumerate(ascending)
+        }
         return [stepped[step.row] for step in steps]
 
-    def _run(self, rows: Sequence[int], audio: NDArray[np.float32], forced: NDArray[np.int64], draws: Draws) -> Gave:
+    def _run(
+        self,
+        rows: Sequence[int],
+        audio: NDArray[np.float32],
+        forced: NDArray[np.int64],
+        draws: Draws,
+        hearing: Sequence[int] = (),
+    ) -> Gave:
+        """Audio, and columns with what the ears wrote beside them, [n, K + 1 + heads]; `hearing` are places in `rows`.
+
+        Without ears, columns alone.
+        """
         static = self._widths.of(len(rows))
-        if static:
-            return static.run(rows, (audio, forced, *numbers(draws)))
-        return self._run_plain(rows, audio, forced, draws)
+        if static is None:
+            return self._run_plain(rows, audio, forced, draws, hearing)
+        static.start(rows, (audio, forced, *numbers(draws)))
+        written = self._ears.start(rows, hearing) if self._ears else None
+        said, columns = static.take(len(rows))
+        return said, np.concatenate((columns, written()), 1) if written else columns
 
     def _run_plain(
-        self, rows: Sequence[int], audio: NDArray[np.float32], forced: NDArray[np.int64], draws: Draws
+        self,
+        rows: Sequence[int],
+        audio: NDArray[np.float32],
+        forced: NDArray[np.int64],
+        draws: Draws,
+        hearing: Sequence[int] = (),
     ) -> Gave:
-        said, made = self._body(
-            # All of it before anything runs there: a copy waits for what the device was asked to do before.
+        # All of it before anything runs there: a copy waits for what the device was asked to do before.
+        place = self._ears.place(rows, hearing) if self._ears and hearing else None
+        said, columns, sound = self._step(
             Rows.of(rows, self._device),
             self._to_device(audio[:, None]),
             self._to_device(forced),
             settings(draws, self._device),
         )
-        return said.cpu().numpy()[:, 0], made.cpu().numpy()
+        if self._ears and place:
+            columns = torch.cat((columns, self._ears.hear(place, sound)), 1)
+        return said.cpu().numpy()[:, 0], columns.cpu().numpy()
 
-    def _body(
+    def _body(self, rows: Rows, audio: Tensor, forced: Tensor, how: Settings, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """A static step; what its rows heard is kept for their ears."""
+        said, columns, sound = self._step(rows, audio, forced, how, mask)
+        if self._ears:
+            self._ears.keep(sound)
+        return said, columns
+
+    def _step(
         self, rows: Rows, audio: Tensor, forced: Tensor, how: Settings | None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Audio [B, 1, 1920] of `rows` -> audio of that shape; the log's columns and what the ear wrote, [B, K + 1].
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Audio [B, 1, 1920] of `rows` -> audio of that shape; the log's columns [B, K]; and what an ear reads, codes
+        or the audio.
 
         Where `mask` [B] is False, a row does not move, and what comes of it means nothing.
         """
         made, codec, state = self._config.made, self._codec.select(rows), self._state.select(rows)
-        codes = self._mimi.encode(audio.to(self._audio), codec, mask)[:, :, 0]
+        audio = audio.to(self._audio)
+        codes = self._mimi.encode(audio, codec, mask)[:, :, 0]
         caller = codes[:, : self.streams - made]
         emitted = self._moshi.step(state, caller, forced, sampling_rows(how, made), mask).emitted
         # Nobody speaks before the longest delay has passed, of which a row that is primed has one frame behind it.
@@ -227,32 +268,31 @@ class Batch:
         said = self._mimi.decode(emitted[:, 1:, None], codec, speaks).clamp(-1, 1)
         if speaks is not None:
             said = said.masked_fill(~speaks[:, None, None], 0)
-        heard = self._ear.hear(codes, rows, mask)[0] if self._ear else codes.new_full((len(codes),), PAD)
-        column = torch.cat((state.ahead()[:, 0, :made], caller, heard[:, None]), 1)
+        columns = torch.cat((state.ahead()[:, 0, :made], caller), 1)
         self._codec.merge(rows, codec)
         self._state.merge(rows, state)
-        return said.float(), column
+        return said.float(), columns, audio if self._ears and self._ears.ear.hears_audio else codes
 
-    def _stepped(self, row: int, said: Frame, column: NDArray[np.int64]) -> Stepped:
+    def _stepped(self, row: int, said: Frame, column: NDArray[np.int64], hears: bool) -> Stepped:
         # Copies: a reply does not hold the batch in memory.
-        state, tokens = self._logs[row], column[:-1].astype(np.uint16)
+        state, tokens = self._logs[row], column[: self.streams].astype(np.uint16)
         state.log.append(tokens)
         state.number += 1
         broken = bool((column[: self._config.made] == UNGENERATED).any()) or not np.isfinite(said).all()
-        heard = PAD if column[-1] == UNGENERATED else int(column[-1])  # nothing yet; or it is the ear that is broken
-        return Stepped(said.copy(), int(column[0]), tokens, state.number - 1, heard, broken)
+        token, quiet = read(column[self.streams :]) if hears else (PAD, ())
+        return Stepped(said.copy(), int(column[0]), tokens, state.number - 1, token, broken, quiet)
 
     def warm_up(self) -> None:
         """Run primes and a step of no consequence, so that the first caller does not wait for kernels to be chosen.
 
         Before any row is opened.
         """
-        held = _peak_bytes(self._device)
+        held = peak_bytes(self._device)
         columns = self._primer.chunk_columns
         for chunk in self.plan(0, np.zeros((columns, self.streams), np.int64), 0, Sampling()):
             self.prefill(chunk)
-        self._prime_bytes = _peak_bytes(self._device) - held
-        self._step_silence(self.rows)
+        self._prime_bytes = peak_bytes(self._device) - held
+        self._step_silence(self.rows, hears=True)
         frames = np.zeros((min(columns, self.renewable_frames - 1), self.streams), np.int64)
         for _ in self.renew(0, frames, 0, Sampling()):
             pass
@@ -263,14 +303,16 @@ class Batch:
 
         With `graphs` they are captured, each compared with the plain step first. Before any row is opened.
         """
-        columns = self.streams + 1
-        self._widths = Widths(
-            [StaticStep(width, self.rows, self._config.made, columns, self._device, self._body) for width in widths]
-        )
-        if graphs:
-            pool = torch.cuda.graph_pool_handle()
+        made, device = self._config.made, self._device
+        self._widths = Widths([StaticStep(each, self.rows, made, self.streams, device, self._body) for each in widths])
+        pool = torch.cuda.graph_pool_handle() if graphs else None
+        if pool is not None:
             self._widths.keep(lambda static: static.capture(pool))
             self._widths.keep(self._compare)
+        if self._ears:
+            ears = self.hearing.rows
+            self._ears.prepare(sorted({min(each, ears) for each in widths}), pool)
+            self._forget()
 
     @torch.inference_mode()
     def _compare(self, static: StaticStep) -> None:
@@ -292,9 +334,9 @@ class Batch:
         every = torch.ones(self.rows, dtype=torch.bool, device=self._device)
         self._codec.reset(every)
         self._state.reset(every)
-        for row in range(self.rows if self._ear else 0):
-            assert self._ear
-            self._ear.reset(row)
+        for row in range(self.hearing.rows):
+            assert self._ears
+            self._ears.ear.reset(row)
 
     def rehearse(self, clock: Callable[[], float] = time.perf_counter, sizes: Sequence[int] = CHUNK_SIZES) -> None:
         """Time ticks and prime chunks as they are once all windows are full; and prime in chunks that are short enough.
@@ -309,15 +351,20 @@ class Batch:
             self._state.kv.position.fill_(self.window_frames)
         for rows in row_counts(self.rows):
             self.admission.ticks.measured(rows, _best(partial(self._step_silence, rows), clock))
+        if self._ears:
+            self._ears.ear.fill()
+            for rows in row_counts(self.hearing.rows):
+                took = _best(partial(self._step_silence, rows, hears=True), clock)
+                self.admission.ears.measured(rows, max(0.0, took - self.admission.ticks.of(rows)))
         sizes = [size for size in sizes if size < self.window_frames] or [1]
         costs = {size: _best(partial(self._primer.run_zeros, size), clock) for size in sizes}
         self._primer.chunk_columns = chunk_size(costs, limit_s)
         self.renewable_frames = self._primer.renewable_frames
         self.admission.chunks.measured(1, costs[self._primer.chunk_columns])
 
-    def _step_silence(self, rows: int) -> None:
+    def _step_silence(self, rows: int, hears: bool = False) -> None:
         silence = np.zeros(FRAME_SAMPLES, np.float32)
-        self.step([RowStep(row, silence, None, Sampling()) for row in range(rows)])
+        self.step([RowStep(row, silence, None, Sampling(), hears) for row in range(rows)])
 
     # --- small tensors
 
@@ -339,21 +386,3 @@ def _best(run: Callable[[], None], clock: Callable[[], float]) -> float:
         run()
         times.append(clock() - began)
     return min(times[1:])
-
-
-def spare_bytes(device: torch.device) -> int | None:
-    """What is left of the device's memory, as far as it can be told."""
-    if device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def _peak_bytes(device: torch.device) -> int:
-    """The most that was held so far; 0 where it cannot be told."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-
-
-def has_cuda() -> bool:
-    """Whether this machine has a CUDA device that torch can use."""
-    return torch.cuda.is_available()

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from engine.admission import Admission
 from engine.batch import RowStep, Stepped
+from engine.ear import Hearing
 from engine.model.prompt import PromptLayout
 from engine.model.text import SILENT, Tokenizer
 from engine.model.voice import Voices, VoiceState
@@ -43,7 +44,7 @@ class Rows(Protocol):
     vocabulary: tuple[int, ...]  # how many tokens each of the K streams has
     window_frames: int
     renewable_frames: int
-    hearing_delay_frames: int
+    hearing: Hearing
     revision: str
     tokenizer: Tokenizer
     layout: PromptLayout
@@ -286,7 +287,7 @@ class Worker:
             return
         stepped = self._rows.step([step.step for step in wanted])
         took = time.perf_counter() - began
-        self._rows.admission.ticks.saw(len(wanted), took)
+        self._rows.admission.saw(len(wanted), sum(step.step.hears for step in wanted), took)
         for step, one in zip(wanted, stepped, strict=True):
             silent = step.step.forced is None and one.text in SILENT
             self._quiet[step.step.row] = self._quiet[step.step.row] + 1 if silent else 0

@@ -78,13 +78,12 @@ class Ear:
         """Let every row have a full window, so that a step takes as long as it ever does; what it writes is nothing."""
         self._state.kv.position.fill_(self._moshi.config.context)
 
-    @property
-    def sound(self) -> Tensor:
+    def sound(self, rows: int) -> Tensor:
         """Room for what so many rows hear in a step, on the device: codes [rows, n_q], or audio [rows, 1, 1920]."""
         device = self._state.table.device
         if self.hears_audio:
-            return torch.zeros(self.rows, 1, FRAME_SAMPLES, device=device)
-        return torch.zeros(self.rows, self._moshi.config.n_q, dtype=torch.int64, device=device)
+            return torch.zeros(rows, 1, FRAME_SAMPLES, dtype=_dtype(self._codec), device=device)
+        return torch.zeros(rows, self._moshi.config.n_q, dtype=torch.int64, device=device)
 
     @torch.inference_mode()
     def hear(self, sound: Tensor, rows: Rows | None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,8 @@ class EchoSlot:
 
     window_frames = WINDOW_FRAMES
     hearing_delay_frames = 0
+    ear = ""
+    deaf = "an echo listens to nobody"
 
     def __init__(self, delay_frames: int, before_step: Callable[[int], Awaitable[None]] | None) -> None:
         self._waiting = deque([np.zeros(FRAME_SAMPLES, np.float32)] * delay_frames)

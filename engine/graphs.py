@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 Body: TypeAlias = Callable[[Rows, Tensor, Tensor, Settings, Tensor], tuple[Tensor, Tensor]]
 """Rows, audio [B, 1, 1920], forced [B, made], how to draw, mask [B] -> audio likewise, and columns [B, C]."""
 
+HearBody: TypeAlias = Callable[[Rows, Tensor, Tensor], Tensor]
+"""Rows of the ear, their places among the rows of the step [B], mask [B] -> what is written [B, C]."""
+
 Told: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 """Of the rows that step: audio [n, 1920], forced [n, made], and `drawing.numbers`."""
 
@@ -35,11 +38,17 @@ Gave: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 WARM_UPS = 2
 """Runs before a capture, in which kernels are chosen and compiled."""
 
+COMPARED = 4
+"""Steps of a graph that are compared with plain ones."""
+
 LOUDEST_DIFFERENCE = 1e-3
 """Between a graph's samples and the plain step's, of 1. Tokens must be equal."""
 
 
 Shapes: TypeAlias = Sequence[tuple[int, ...]]
+
+S = TypeVar("S", bound="Static")
+"""A kind of static step."""
 
 
 class _Buffers:
@@ -68,44 +77,38 @@ def _parts(buffer: Tensor, whole: Shapes, broken: Shapes, words: int) -> list[Te
     return parts
 
 
-class StaticStep:
-    """A step of `width` rows of `rows`, each of which makes so many tokens and gives columns of so many."""
+class Static:
+    """Something of `width` rows of `rows` that runs between a buffer in and a buffer out. The parts of the buffer in
+    begin with the rows' numbers [width] and a mask [width]; `whole` and `broken` are the others, int64 and float32."""
 
-    def __init__(self, width: int, rows: int, made: int, columns: int, device: torch.device, body: Body) -> None:
-        self.width, self._rows, self._body, self._device = width, rows, body, device
+    def __init__(self, width: int, rows: int, whole: Shapes, broken: Shapes, out: _Buffers, device: torch.device):
+        self.width, self._rows, self._device, self._out = width, rows, device, out
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._in = _Buffers(
-            [(width,), (width,), (width, made), (4, width)], [(2, width), (width, 1, FRAME_SAMPLES)], device
-        )
-        self._out = _Buffers([(width, columns)], [(width, 1, FRAME_SAMPLES)], device)
+        self._in = _Buffers([(width,), (width,), *whole], broken, device)
 
-    @torch.inference_mode()
-    def run(self, rows: Sequence[int], told: Told) -> Gave:
-        """Step `rows`, at most `width`."""
-        count = len(rows)
-        index, mask, forced, whole, broken, audio = self._in.here
+    def step(self) -> None:
+        """What happens on the device, from the buffer in to the buffer out."""
+        raise NotImplementedError
+
+    def _choose(self, rows: Sequence[int]) -> None:
+        """Let it be these rows, and others that stand still."""
+        index, mask = self._in.here[:2]
         waiting = (row for row in range(self._rows) if row not in set(rows))
-        index[:] = [*rows, *(row for row, _ in zip(waiting, range(self.width - count), strict=False))]
-        mask[:count], mask[count:] = 1, 0
-        audio[:count, 0], forced[:count], whole[:, :count], broken[:, :count] = told
+        index[:] = [*rows, *(row for row, _ in zip(waiting, range(self.width - len(rows)), strict=False))]
+        mask[: len(rows)], mask[len(rows) :] = 1, 0
+
+    def _run(self) -> None:
+        """From host to host, though the host does not wait for it."""
         self._in.device.copy_(self._in.host, non_blocking=True)
         if self._graph is None:
             self.step()
         else:
             self._graph.replay()
         self._out.host.copy_(self._out.device, non_blocking=True)
+
+    def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
-        column, said = self._out.here
-        return said[:count, 0], column[:count]
-
-    @torch.inference_mode()
-    def step(self) -> None:
-        """What happens on the device, from the buffer in to the buffer out."""
-        index, mask, forced, whole, broken, audio = self._in.there
-        said, columns = self._body(Rows.scattered(index), audio, forced, (whole, broken), mask != 0)
-        self._out.there[0].copy_(columns)
-        self._out.there[1].copy_(said)
 
     @torch.inference_mode()
     def capture(self, pool: Any) -> None:
@@ -129,17 +132,81 @@ class StaticStep:
         self._graph = graph
 
 
-class Widths:
+class StaticStep(Static):
+    """A step of `width` rows of `rows`, each of which makes so many tokens and gives columns of so many."""
+
+    def __init__(self, width: int, rows: int, made: int, columns: int, device: torch.device, body: Body) -> None:
+        out = _Buffers([(width, columns)], [(width, 1, FRAME_SAMPLES)], device)
+        super().__init__(width, rows, [(width, made), (4, width)], [(2, width), (width, 1, FRAME_SAMPLES)], out, device)
+        self._body = body
+
+    @torch.inference_mode()
+    def start(self, rows: Sequence[int], told: Told) -> None:
+        """Begin to step `rows`, at most `width`; `take` gives what comes of it."""
+        count = len(rows)
+        self._choose(rows)
+        _, _, forced, whole, broken, audio = self._in.here
+        audio[:count, 0], forced[:count], whole[:, :count], broken[:, :count] = told
+        self._run()
+
+    def take(self, count: int) -> Gave:
+        """What the first `count` rows gave, and all that was begun before: the host waits."""
+        self._wait()
+        column, said = self._out.here
+        return said[:count, 0], column[:count]
+
+    def run(self, rows: Sequence[int], told: Told) -> Gave:
+        """Step `rows`, at most `width`."""
+        self.start(rows, told)
+        return self.take(len(rows))
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """What happens on the device, from the buffer in to the buffer out."""
+        index, mask, forced, whole, broken, audio = self._in.there
+        said, columns = self._body(Rows.scattered(index), audio, forced, (whole, broken), mask != 0)
+        self._out.there[0].copy_(columns)
+        self._out.there[1].copy_(said)
+
+
+class StaticEar(Static):
+    """`width` rows of an ear that has `rows`, which writes columns of so many. It hears what the step before left."""
+
+    def __init__(self, width: int, rows: int, columns: int, device: torch.device, body: HearBody) -> None:
+        super().__init__(width, rows, [(width,)], [], _Buffers([(width, columns)], [], device), device)
+        self._body = body
+
+    @torch.inference_mode()
+    def start(self, rows: Sequence[int], places: Sequence[int]) -> None:
+        """Begin to let `rows` hear; `places` are theirs among the rows of the step before."""
+        self._choose(rows)
+        self._in.here[2][: len(rows)] = places
+        self._run()
+
+    def take(self, count: int) -> NDArray[np.int64]:
+        """What the first `count` rows wrote [count, columns]: the host waits."""
+        self._wait()
+        written: NDArray[np.int64] = self._out.here[0][:count]
+        return written
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """What happens on the device, from the buffer in to the buffer out."""
+        index, mask, places = self._in.there
+        self._out.there[0].copy_(self._body(Rows.scattered(index), places, mask != 0))
+
+
+class Widths(Generic[S]):
     """Static steps by width, as far as they can be used."""
 
-    def __init__(self, steps: Sequence[StaticStep]) -> None:
+    def __init__(self, steps: Sequence[S]) -> None:
         self._steps = sorted(steps, key=lambda step: step.width)
 
-    def of(self, rows: int) -> StaticStep | None:
+    def of(self, rows: int) -> S | None:
         """The narrowest for so many rows."""
         return next((step for step in self._steps if step.width >= rows), None)
 
-    def keep(self, usable: Callable[[StaticStep], None]) -> None:
+    def keep(self, usable: Callable[[S], None]) -> None:
         """Those of which `usable` raises nothing; of any other, one line says why not."""
         kept = []
         for step in self._steps:
@@ -155,9 +222,14 @@ class Widths:
 
 def check_equal(plain: Gave, static: Gave) -> None:
     """Raises ValueError where they differ."""
-    differ = (plain[1] != static[1]).any(1)
-    if differ.any():
-        raise ValueError(f"it makes other tokens in {int(differ.sum())} of {len(differ)} rows")
+    check_same(plain[1], static[1])
     loudest = float(np.abs(plain[0] - static[0]).max())
     if not loudest <= LOUDEST_DIFFERENCE:
         raise ValueError(f"its samples differ by up to {loudest:.2g}")
+
+
+def check_same(plain: NDArray[np.int64], static: NDArray[np.int64]) -> None:
+    """Raises ValueError where tokens [B, C] differ."""
+    differ = (plain != static).any(1)
+    if differ.any():
+        raise ValueError(f"it makes other tokens in {int(differ.sum())} of {len(differ)} rows")

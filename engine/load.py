@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
 
 from engine.admission import LIMIT_S, row_counts
-from engine.batch import CHUNK_SIZES, Batch, KeyPrecision, has_cuda
-from engine.model.checkpoint import load_checkpoint
-from engine.model.listening import load_ear
+from engine.batch import CHUNK_SIZES, Batch, KeyPrecision
+from engine.ear import NO_EAR
+from engine.model.checkpoint import Checkpoint, load_checkpoint
+from engine.model.listening import EarCheckpoint, load_ear, load_listener
 from engine.model.moshi_config import MoshiConfig
 from engine.model.weights import Wanted, precision
 from engine.prefix import Prefixes
 from engine.prime import CHUNK_COLUMNS
+from engine.room import NO_ROOM, has_cuda
 from engine.slot import CheckpointError, EngineError
+
+logger = logging.getLogger(__name__)
 
 Graphs: TypeAlias = Literal["auto", "on", "off"]
 """Whether steps are captured."""
@@ -34,7 +40,7 @@ def load_batch(
     rows: int | None,
     device: str,
     prompt_style: str,
-    ear: bool = True,
+    ear: str = "auto",
     weights: Wanted = "auto",
     kv: KeyPrecision = "full",
     voices: Sequence[str] = (),
@@ -43,7 +49,8 @@ def load_batch(
     prefix_bytes: int = PREFIX_BYTES,
     deterministic: bool = False,
 ) -> Batch:
-    """Load a checkpoint and make rows for it, warm; and for its `ear`, if that is wanted and it has one.
+    """Load a checkpoint and make rows for it, warm; and for its `ear`: `auto` is the one beside it, if there is one,
+    `off` none; else it is a folder or a Hub repository. Where memory has no room for ears, there are fewer, or none.
 
     `graphs`: `on` runs static steps, on CUDA as graphs; `auto` is that on CUDA only. `prefix_bytes` hold what the model
     remembers of prompts.
@@ -71,9 +78,8 @@ def load_batch(
         if limit_s == "auto":
             limit_s = LIMIT_S if chosen.type == "cuda" else None
         prefixes = Prefixes(prefix_bytes, whole_only=deterministic)
-        listener = load_ear(model, checkpoint, chosen, dtype) if ear else None
-        batch = Batch(checkpoint, rows, listener, kv, limit_s, prefixes)
-        batch.warm_up()
+        make = partial(Batch, checkpoint, rows, kv=kv, limit_s=limit_s, prefixes=prefixes)
+        batch = _warm(make, *_ear(ear, model, checkpoint, chosen, dtype))
         if deterministic:
             batch.prepare([rows], graphs=False)
         elif graphs == "on" or (graphs == "auto" and chosen.type == "cuda"):
@@ -82,6 +88,39 @@ def load_batch(
     except torch.OutOfMemoryError as error:
         raise EngineError(f"{rows} rows of {model!r} do not fit the device's memory; ask for fewer") from error
     return batch
+
+
+def _ear(
+    name: str, model: str, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
+) -> tuple[EarCheckpoint | None, str]:
+    """What is to write down what callers say, and why nothing is. Raises CheckpointError."""
+    if name == "off":
+        return None, "no ear is wanted"
+    try:
+        load = load_ear if name == "auto" else load_listener
+        return load(model if name == "auto" else name, checkpoint, device, dtype), NO_EAR
+    except torch.OutOfMemoryError:
+        return None, _no_room(device)
+
+
+def _warm(make: Callable[..., Batch], ear: EarCheckpoint | None, deaf: str) -> Batch:
+    """Rows that are warm: with ears, but without where those would take the memory that the rows need."""
+    try:
+        batch = make(ear=ear, deaf=deaf)
+        batch.warm_up()
+        return batch
+    except torch.OutOfMemoryError:
+        if ear is None:
+            raise
+    return _warm(make, None, _no_room(torch.device("cuda")))
+
+
+def _no_room(device: torch.device) -> str:
+    """Says it, and gives back what was held for an ear that does not fit."""
+    logger.warning("x what callers say is not written down: %s", NO_ROOM)
+    if device.type == "cuda" and has_cuda():
+        torch.cuda.empty_cache()
+    return NO_ROOM
 
 
 def _check_dialogue(model: str, sizes: MoshiConfig) -> None:

@@ -46,9 +46,10 @@ class LocalEngine:
     """A checkpoint on a device of this machine. Entering loads it, which takes as long as it takes.
 
     `model` is a folder or a Hub repository `owner/name[@revision]`; `rows` None is chosen by device; `prompt_style` is
-    how a prompt is laid out where the checkpoint does not say; `ear` is whether the caller's words are written down, if
-    the checkpoint has an ear; `weights` and `kv` are how the language model's lie in memory, and its keys and values.
-    `voices` are those that calls will ask for: paths among them are read, beside what lies beside the weights.
+    how a prompt is laid out where the checkpoint does not say; `ear` is what writes down the caller's words: `auto`,
+    the one beside the checkpoint, `off`, or a folder or repository; `weights` and `kv` are how the language model's lie
+    in memory, and its keys and values. `voices` are those that calls will ask for: paths among them are read, beside
+    what lies beside the weights.
     `limit_s` is the longest that a frame may take to its reply: a call that would make it longer is refused; None is
     any time, `auto` that on a CPU and LIMIT_S on a card, whose ticks take as long today as tomorrow.
     `graphs` is whether steps are captured, `auto` on a card. `prefix_bytes` hold what the model remembers of prompts,
@@ -70,7 +71,7 @@ class LocalEngine:
         rows: int | None = None,
         device: str = "auto",
         prompt_style: str = "auto",
-        ear: bool = True,
+        ear: str = "auto",
         weights: Wanted = "auto",
         kv: KeyPrecision = "full",
         voices: Sequence[str] = (),
@@ -100,6 +101,7 @@ class LocalEngine:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: set[asyncio.Future[Any]] = set()
         self._free_rows: list[int] = []
+        self._slots: list[LocalSlot] = []  # those that are open, the oldest first
         self._why = "the engine is closed"
         self._cause: BaseException | None = None
 
@@ -187,10 +189,13 @@ class LocalEngine:
         row = heapq.heappop(self._free_rows)  # the lowest: rows that lie side by side are stepped without copies
         self._commands.put(Open(row, log, sampling))
         slot = LocalSlot(self.ask, self._rows, row, sampling)
+        self._slots.append(slot)
+        self._make_room()
         try:
             yield slot
         finally:
             slot.close()
+            self._slots.remove(slot)
             self._commands.put(Free(row))  # before any command of the row's next holder: the queue keeps order
             heapq.heappush(self._free_rows, row)
 
@@ -202,6 +207,14 @@ class LocalEngine:
                 f"beside {rows - 1} calls, one more would wait {wait:.0f} ms for a reply; "
                 f"it must be {limit:.0f} at most"
             )
+
+    def _make_room(self) -> None:
+        """Ears for which there is no time beside so many calls give way, those of the youngest first."""
+        hearing = [slot for slot in self._slots if not slot.deaf]
+        most = self._rows.admission.most_ears(self._taken)
+        for slot in hearing[most:]:
+            slot.deaf = f"beside {self._taken} calls there is no time for it"
+            logger.warning("x row %d: what the caller says is not written down: %s", slot.row, slot.deaf)
 
     def _check_log(self, replay: Tokens | None) -> Tokens:
         vocabulary = np.array(self._rows.vocabulary)

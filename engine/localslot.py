@@ -15,7 +15,7 @@ from engine.batch import RowStep
 from engine.device import Answer, Command, Prime, Rows, Step
 from engine.drawing import NOISE_WIDTH
 from engine.model.sampling import SEEDS
-from engine.model.text import Forced, TextReader, schedule
+from engine.model.text import EPAD, Forced, TextReader, schedule
 from engine.model.voice import VoiceState, length_of, told
 from engine.slot import FRAME_SAMPLES, EngineError, Frame, Pause, Prompt, PromptError, Reply, Sampling
 
@@ -42,9 +42,13 @@ class LocalSlot:
     """
 
     def __init__(self, ask: Ask, rows: Rows, row: int, sampling: Sampling) -> None:
-        self._ask, self._rows, self._row = ask, rows, row
+        self._ask, self._rows, self.row = ask, rows, row
         self._sampling = sampling
-        self._reader, self._listener = TextReader(rows.tokenizer), TextReader(rows.tokenizer)
+        self._reader, self._listener = TextReader(rows.tokenizer), TextReader(rows.hearing.tokenizer)
+        self.deaf = "" if row < rows.hearing.rows else rows.hearing.deaf
+        """Why nothing writes down what the caller says; "" while something does."""
+        self.ear = rows.hearing.revision if row < rows.hearing.rows else ""
+        """What does, or did."""
         self._speech: deque[Forced] = deque()
         self._stepping: asyncio.Future[Any] | None = None
         self._priming: asyncio.Future[Any] | None = None
@@ -58,7 +62,7 @@ class LocalSlot:
     @property
     def hearing_delay_frames(self) -> int:
         """How far `Reply.heard` lies behind the sound; 0 without an ear."""
-        return self._rows.hearing_delay_frames
+        return self._rows.hearing.delay_frames if self.ear else 0
 
     @property
     def saying(self) -> bool:
@@ -88,7 +92,7 @@ class LocalSlot:
         frames, voice = self._lay_out(prompt, keep_frames)
         self._check_free(self._priming)
         sampling = self._sampling
-        self._priming = self._ask(lambda done: Prime(self._row, frames, voice, keep_frames, sampling, done, pause))
+        self._priming = self._ask(lambda done: Prime(self.row, frames, voice, keep_frames, sampling, done, pause))
         await self._priming
 
     def _lay_out(self, prompt: Prompt, keep_frames: int) -> tuple[NDArray[np.int64], VoiceState | None]:
@@ -124,7 +128,7 @@ class LocalSlot:
             raise ValueError(f"a frame is float32 of shape ({FRAME_SAMPLES},), not {frame.dtype} {frame.shape}")
         speech = self._speech
         forced = speech[0] if speech else None
-        step = RowStep(self._row, frame, None if forced is None else forced.token, self._sampling)
+        step = RowStep(self.row, frame, None if forced is None else forced.token, self._sampling, not self.deaf)
         self._check_free(self._stepping)
         self._stepping = self._ask(lambda done: Step(step, done, time.perf_counter()))
         answer: Answer = await self._stepping
@@ -133,7 +137,17 @@ class LocalSlot:
         stepped = answer.stepped
         text = self._reader.read(stepped.text) if forced is None else forced.text
         heard = self._listener.read(stepped.heard)
-        return Reply(stepped.frame, text, heard, stepped.tokens, stepped.number, answer.waited_s, answer.step_s)
+        return Reply(
+            stepped.frame,
+            text,
+            heard,
+            stepped.tokens,
+            stepped.number,
+            answer.waited_s,
+            answer.step_s,
+            stepped.heard == EPAD,
+            stepped.quiet,
+        )
 
     def _check_free(self, asked: asyncio.Future[Any] | None) -> None:
         if self._closed:

@@ -97,7 +97,9 @@ class Reply:
     """What one step gave back.
 
     `text` is "" on PAD; it is told as soon as it is made, a frame before its sound. `heard` is what the caller
-    said `Slot.hearing_delay_frames` ago, "" where that is nothing, or nobody writes it down. `tokens` is the column of
+    said `Slot.hearing_delay_frames` ago, "" where that is nothing, or nobody writes it down; `word_due`: there a word
+    of theirs is about to begin. `quiet` is how likely it is that the caller says nothing in the next 0.5, 1, 2 and 3 s,
+    or whatever the ear was taught to look for; empty where it was not. `tokens` is the column of
     the step, with the codes of the caller's frame that it heard: those of all replies of a call, (T, K), are its log,
     which `Engine.open` takes as `replay`. `number` is the frame of the call, from 0. `waited_s` is the time in the
     queue, `step_s` the time in the model.
@@ -110,6 +112,8 @@ class Reply:
     number: int
     waited_s: float
     step_s: float
+    word_due: bool = False
+    quiet: tuple[float, ...] = ()
 
 
 class Slot(Protocol):
@@ -122,6 +126,14 @@ class Slot(Protocol):
     @property
     def hearing_delay_frames(self) -> int:
         """How far `Reply.heard` lies behind the sound; 0 where nobody writes down what the caller says."""
+
+    @property
+    def ear(self) -> str:
+        """What writes down what the caller says, exactly enough to repeat it; "" where nothing ever did."""
+
+    @property
+    def deaf(self) -> str:
+        """Why nothing writes down what the caller says; "" while something does. An ear that gave way stays away."""
 
     def prompt_frames(self, prompt: Prompt) -> int:
         """How many frames of the window `prompt` takes. Raises PromptError if its voice is not there."""

@@ -33,7 +33,7 @@ def _engine(settings: EngineSettings, voices: Sequence[str]) -> AbstractAsyncCon
         rows=settings.rows,
         device=settings.device,
         prompt_style=settings.prompt_style,
-        ear=settings.ear == "auto",
+        ear=settings.ear,
         weights=settings.weights,
         kv=settings.kv,
         voices=voices,

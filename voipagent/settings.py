@@ -158,8 +158,10 @@ class EngineSettings(Section):
     prompt_style: Literal["auto", "system", "text", "none"] = Field(
         default="auto", description="how a prompt is laid out where the checkpoint does not say"
     )
-    ear: Literal["auto", "off"] = Field(
-        default="auto", description="the caller's words in the transcript; auto: if the checkpoint has an ear"
+    ear: str = Field(
+        default="auto",
+        description="what writes down the caller's words: auto, the ear beside the weights; off; or a folder or Hub "
+        "repository of streaming speech-to-text weights, such as kyutai/stt-1b-en_fr-candle",
     )
     longest_wait: float | None = Field(
         default=None,

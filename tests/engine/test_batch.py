@@ -331,13 +331,13 @@ def test_an_ear_changes_nothing_of_what_is_said(listening: Batch, batch: Batch) 
 
 
 def test_without_an_ear_nothing_is_heard(batch: Batch, eared: Path) -> None:
-    deaf = load_batch(str(eared), 1, "cpu", "auto", ear=False)
-    assert [(rows.hearing_delay_frames, rows._ear) for rows in (batch, deaf)] == [(0, None)] * 2
+    deaf = load_batch(str(eared), 1, "cpu", "auto", ear="off")
+    assert [(rows.hearing.rows, rows._ears) for rows in (batch, deaf)] == [(0, None)] * 2
     assert {one.heard for one in talk(batch, 0, noise(5))} == {PAD}
 
 
 def test_a_row_that_is_opened_again_has_heard_nothing(listening: Batch) -> None:
-    assert listening.hearing_delay_frames == DELAY_FRAMES
+    assert listening.hearing.delay_frames == DELAY_FRAMES
     first = [one.heard for one in talk(listening, 0, noise(10))]
     talk(listening, 0, noise(7, seed=8))
     listening.open(0, no_log())

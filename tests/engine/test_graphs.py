@@ -125,11 +125,12 @@ def test_nothing_in_a_static_step_asks_the_host_or_moves_what_it_writes_to(eared
         torch.ones(1).item()
 
 
-def test_one_copy_goes_in_and_one_comes_out(eared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_copy_goes_in_and_one_comes_out_of_rows_and_of_ears(eared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, copied = made(eared, [4]), []
-    static = batch._widths.of(2)
-    assert static is not None
-    monkeypatch.setattr(static, "step", lambda: None)
+    assert batch._ears is not None
+    statics = [batch._widths.of(2), batch._ears._widths.of(2)]
+    for static in statics:
+        monkeypatch.setattr(static, "step", lambda: None)
     copy = Tensor.copy_
 
     def counted(to: Tensor, source: Tensor, **options: Any) -> Tensor:
@@ -138,8 +139,9 @@ def test_one_copy_goes_in_and_one_comes_out(eared: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Tensor, "copy_", counted)
     live(batch, [[0, 3]])
-    ways = [(buffers.device.data_ptr(), buffers.host.data_ptr()) for buffers in (static._in, static._out)]
-    assert copied == [ways[0], ways[1][::-1]]
+    held = [each for static in statics if static for each in (static._in, static._out)]
+    ways = [(buffers.device.data_ptr(), buffers.host.data_ptr()) for buffers in held]
+    assert copied == [ways[0], ways[1][::-1], ways[2], ways[3][::-1]]
 
 
 def test_the_narrowest_width_that_holds_the_rows_is_used(eared: Path) -> None:
@@ -157,7 +159,7 @@ def test_a_graph_that_differs_or_cannot_be_is_not_used(eared: Path, caplog: pyte
             said, columns = batch._body(*arguments)
             return (said + 0.01, columns) if wrong == "samples" else (said, columns + (wrong == "tokens"))
 
-        return StaticStep(width, ROWS, 9, 18, torch.device("cpu"), body)
+        return StaticStep(width, ROWS, 9, 17, torch.device("cpu"), body)
 
     batch._widths = Widths([static(1, "samples"), static(2, "tokens"), static(4, "")])
 

@@ -19,7 +19,7 @@ from engine import local as local_module
 from engine.admission import Admission
 from engine.batch import RowStep, Stepped
 from engine.device import Answers, Command, Open, Prime, Step, Stop, Worker
-from engine.ear import Ear
+from engine.ear import Ear, Hearing
 from engine.local import LocalEngine
 from engine.localslot import LocalSlot
 from engine.model.checkpoint import load_checkpoint
@@ -56,7 +56,8 @@ class FakeRows:
     """Rows without a model: a frame comes back as it is. `before` is called on the engine's thread before each act."""
 
     def __init__(self, rows: int = 4, before: Callable[[str], None] = lambda act: None) -> None:
-        self.rows, self.window_frames, self.renewable_frames, self.hearing_delay_frames = rows, 200, 100, 7
+        self.rows, self.window_frames, self.renewable_frames = rows, 200, 100
+        self.hearing = Hearing(TOKENIZER, rows, 7, "ear@0", "no room")
         self.heard: list[int] = []
         self.vocabulary: tuple[int, ...] = (400,) * 17
         self.revision, self.tokenizer = "fake@0", TOKENIZER
@@ -211,7 +212,7 @@ async def test_what_the_caller_says_is_in_the_reply(eared: Path) -> None:
 
 
 async def test_an_ear_that_is_not_wanted_hears_nothing(eared: Path) -> None:
-    async with LocalEngine(str(eared), rows=1, device="cpu", ear=False) as engine, engine.open(Sampling()) as slot:
+    async with LocalEngine(str(eared), rows=1, device="cpu", ear="off") as engine, engine.open(Sampling()) as slot:
         await slot.prime(Prompt("You are Ada."))
         assert {(await slot.step(frame)).heard for frame in noise(20)} == {""}
         assert slot.hearing_delay_frames == 0
@@ -750,7 +751,7 @@ async def test_what_ticks_and_chunks_take_is_remembered() -> None:
     rows = FakeRows(rows=2)
     async with fake_engine(rows) as engine, engine.open(Sampling()) as slot:
         await slot.step(SILENCE)
-    assert rows.admission.ticks.known() == [1] and rows.admission.chunks.known() == [1]
+    assert rows.admission.ears.known() == [1] and rows.admission.chunks.known() == [1]
 
 
 # --- prompts -------------------------------------------------------------------------------------------------------

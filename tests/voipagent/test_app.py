@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from engine import batch
+from engine import room
 from media.answer import Legs
 from media.leg import AudioFormat, LegError
 from signaling.call import CallOffer
@@ -19,7 +19,7 @@ from voipagent.persona import Persona
 def test_who_has_a_card_is_told_how_to_use_it(
     there: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(batch, "has_cuda", lambda: there)
+    monkeypatch.setattr(room, "has_cuda", lambda: there)
     with caplog.at_level(logging.INFO):
         app._tell_of_pocket(Persona())
     assert ("VOIPAGENT_ENGINE__MODEL=kyutai/moshiko-pytorch-bf16 voipagent serve" in caplog.text) is there

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from engine.batch import Batch
-from engine.model.checkpoint import EAR_CONFIG, Checkpoint, load_checkpoint
+from engine.model.checkpoint import Checkpoint, load_checkpoint
+from engine.model.listening import EAR_CONFIG
 from engine.pocket.prompt import render
 from engine.pocket.recipe import human, judges
 from engine.pocket.recipe.channel import g711

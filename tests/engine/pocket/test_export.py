@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from engine.load import load_batch
-from engine.model.checkpoint import EAR_CONFIG, load_checkpoint
+from engine.model.checkpoint import load_checkpoint
+from engine.model.listening import EAR_CONFIG
 from engine.model.moshi import Moshi
 from engine.model.moshi_config import MoshiConfig
 from engine.model.prompt import PromptLayout
