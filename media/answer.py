@@ -12,10 +12,13 @@ from typing import Self
 from media.clock import Clock
 from media.codec import named
 from media.crypto import Policy
+from media.icesdp import wants_ice
+from media.iceservers import IceServer
 from media.latch import Network
 from media.leg import AudioFormat, Leg, LegError
 from media.ports import Ports
 from media.rtp import RtpLeg
+from media.webrtc import WebRtcLeg
 
 
 class Legs:
@@ -24,7 +27,8 @@ class Legs:
     `ports` are the first and last UDP port for media. `advertised` are addresses, one for each version of IP, or a
     name that descriptions carry instead of our own; a name is looked up once, on entering, which raises LegError where
     it cannot be. `srtp` says which legs there are: plain ones, encrypted ones too, or these alone. `codecs` are names,
-    best first; empty: all, and an offer's order decides. Raises ValueError for a name that is none.
+    best first; empty: all, and an offer's order decides. `ice_servers` tell WebRTC legs what they are reached by.
+    Raises ValueError for a name that is none.
     """
 
     def __init__(
@@ -35,13 +39,15 @@ class Legs:
         advertised: Iterable[str] = (),
         srtp: Policy = "accept",
         codecs: Iterable[str] = (),
+        ice_servers: Iterable[IceServer] = (),
         clock: Clock | None = None,
     ) -> None:
         self._format, self._range, self._names = audio_format, ports, tuple(advertised)
         self._advertised: dict[int, str] = {}
         self._srtp, self._clock, self._codecs = srtp, clock, tuple(map(named, codecs))
+        self._servers = tuple(ice_servers)
         self._ports: Ports | None = None
-        self._open: set[RtpLeg] = set()
+        self._open: set[Leg] = set()
 
     async def __aenter__(self) -> Self:
         if self._clock is None:
@@ -73,12 +79,25 @@ class Legs:
         so are `networks`, where its media may come from besides the addresses that the far end names.
         """
         assert self._clock is not None and self._ports is not None, "Legs is not entered"
+        if wants_ice(media) and (srtp or self._srtp) != "off":
+            return self.open_web_leg(host, codecs=codecs)
         spoken = self._codecs if codecs is None else tuple(map(named, codecs))
         leg = RtpLeg(
             *(self._format, self._clock, self._ports, host, self._advertised, self._open.discard),
             srtp=srtp or self._srtp,
             codecs=spoken,
             networks=tuple(networks),
+        )
+        self._open.add(leg)
+        return leg
+
+    def open_web_leg(self, host: str, *, codecs: Iterable[str] | None = None, one_way: bool = False) -> WebRtcLeg:
+        """A leg for a browser, whichever of the two offers. It has no port yet; `one_way`: see there."""
+        assert self._clock is not None and self._ports is not None, "Legs is not entered"
+        leg = WebRtcLeg(
+            *(self._format, self._clock, self._ports, host, self._advertised, self._servers, self._open.discard),
+            codecs=self._codecs if codecs is None else tuple(map(named, codecs)),
+            one_way=one_way,
         )
         self._open.add(leg)
         return leg

@@ -9,7 +9,8 @@ from ipaddress import ip_address
 from media.codec import CODECS
 from media.crypto import OFFERED, Crypto, Policy
 from media.dtls import Identity
-from media.keying import PLAIN_PROFILES, SECURE_PROFILES
+from media.icesdp import Local, refused_lines
+from media.keying import DTLS_PROFILES, PLAIN_PROFILES, SECURE_PROFILES
 from media.negotiation import Codecs
 from media.sdp import Description, Media
 from media.stream import DEFAULT_PTIME_MS, Stream
@@ -38,7 +39,7 @@ class Describer:
         self._stream: Stream | None = None
         self._offered: list[Crypto] = []
 
-    def answer(self, offer: Description, stream: Stream, host: str, port: int) -> str:
+    def answer(self, offer: Description, stream: Stream, host: str, port: int, ice: Local | None = None) -> str:
         """The answer: as many m= lines as offered, in order; those that we refuse have port 0 and their formats."""
         self.crypto = self._answered(stream)
         lines: list[str] = []
@@ -50,10 +51,12 @@ class Describer:
                     lines += self._dtls_lines(stream.dtls.setup)
                 if stream.mux:
                     lines.append("a=rtcp-mux")
+                if ice:
+                    lines += ice.audio_lines(line.attribute("mid"), stream.sends)
             else:
-                lines.append(_refusal(line))
+                lines += [_refusal(line), *(refused_lines(line) if ice else [])]
         self._shape, self._stream = list(offer.media), stream
-        return self._write(host, offer.times, lines)
+        return self._write(host, offer.times, [*(ice.session_lines(offer, stream.number) if ice else []), *lines])
 
     def _answered(self, stream: Stream) -> Crypto | None:
         """Our key, which goes on for as long as the suite does: a hold or another key of theirs does not change it.
@@ -70,24 +73,28 @@ class Describer:
             return Crypto.generate(theirs.tag, theirs.suite)
         return replace(self.crypto, tag=theirs.tag)
 
-    def offer(self, host: str, port: int, hold: bool = False) -> str:
+    def offer(self, host: str, port: int, hold: bool = False, ice: Local | None = None) -> str:
         """Our offer: every codec we speak, best first, and digits. Refused streams of earlier stay refused.
 
         If we are to `hold`, we say that we listen to nothing (RFC 3264, section 8.4).
 
-        Encrypted if that is demanded, with every suite, or if the stream is already, with the key that it has.
+        Encrypted if that is demanded, with every suite, or if the stream is already, with the key that it has; where
+        ICE finds the way, by DTLS.
         """
         number = self._stream.number if self._stream else 0
         first = SECURE_PROFILES if self._srtp == "demand" else PLAIN_PROFILES
-        profile = self._stream.profile if self._stream else first[0]
-        self._offered = self._offers()
+        profile = self._stream.profile if self._stream else DTLS_PROFILES[1] if ice else first[0]
+        self._offered = [] if ice else self._offers()
         rtpmaps, fmtps = self._numbered()
         lines = [_refusal(other) for other in self._shape[:number]]
         lines += _audio_lines(profile, port, rtpmaps, fmtps, DEFAULT_PTIME_MS, "sendonly" if hold else "sendrecv")
         lines += _crypto_lines(self._offered)
-        if self._stream and self._stream.dtls:
+        if ice or (self._stream and self._stream.dtls):
             lines += self._dtls_lines("actpass")
         lines.append("a=rtcp-mux")
+        if ice:
+            mid = self._shape[number].attribute("mid") if self._shape else "0"
+            lines = [*ice.session_lines(None, number), *lines, *ice.audio_lines(mid, True)]
         lines += [_refusal(other) for other in self._shape[number + 1 :]]
         return self._write(host, "0 0", lines)
 

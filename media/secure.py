@@ -52,6 +52,11 @@ class Security:
                 self._sources.pop(rtcp, None)
                 self._hellos.pop(rtcp, None)
 
+    def renew(self) -> None:
+        """Another party is to shake hands, or the same from another place: nothing of before is of use to it."""
+        self._handshakes.clear()
+        self.failure, self.failed = "", 0
+
     @property
     def suite(self) -> str:
         """What is in use now, for the record: "none" for plain, "" while a handshake goes on."""

@@ -23,6 +23,8 @@ MAX_PTIME_MS = 60
 class Stream:
     """The audio stream that both sides agreed on. Directions are ours; `number` is its place among the m= lines.
 
+    `one_way`: what we say is fetched elsewhere, so that it is no hold where nothing is wanted from us here.
+
     `fmtp` is what the far end says of the codec, for what we send. `event_rate` is the clock of digits: the codec's,
     or 8000 beside Opus from those who know no other. `crypto` is how the far end sends, `dtls` how the
     keys for that are made; a plain stream has neither.
@@ -49,11 +51,12 @@ class Stream:
     fmtp: str = ""
     crypto: Crypto | None = None
     dtls: Dtls | None = None
+    one_way: bool = False
 
     @property
     def held(self) -> bool:
         """Whether the far end holds: it wants nothing from us, and what it sends is no speech (RFC 3264, s. 8.4)."""
-        return not self.sends
+        return not self.sends and not self.one_way
 
     @property
     def is_hole(self) -> bool:

@@ -42,6 +42,7 @@ PURE = {
         "signaling/sip/replaces.py",
         "signaling/sip/sipfrag.py",
     ),
+    *("media/icesdp.py", "media/iceservers.py"),
     *("media/sdp.py", "media/stream.py", "media/keying.py", "media/negotiation.py", "media/describer.py"),
     *("media/dtmf.py", "media/tones.py", "media/latch.py", "media/rtcp.py"),
     *("media/sender.py", "media/receiver.py", "media/delay.py", "media/crypto.py", "media/srtp.py", "media/secure.py"),

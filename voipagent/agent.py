@@ -59,17 +59,23 @@ class Agent:
         """Whether a new call would be taken, if there is room."""
         return not self.draining and self._engine.state is EngineState.READY
 
-    async def run(self, source: CallSource) -> None:
-        """Take calls from `source`, for ever; told to stop, it takes no more while sessions and records are closed."""
-        source.available = lambda: self.ready
+    async def run(self, *sources: CallSource) -> None:
+        """Take calls from `sources`, for ever; told to stop, it takes no more while sessions and records are closed."""
+        for source in sources:
+            source.available = lambda: self.ready
         async with asyncio.TaskGroup() as group:
             self._group = group
             try:
-                async for call in source.calls():
-                    group.create_task(self._serve(call), name=f"call {call.offer.id}")
+                async with asyncio.TaskGroup() as takers:
+                    for source in sources:
+                        takers.create_task(self._take(source, group), name="calls")
             finally:
                 self.draining = True
                 self._group = None
+
+    async def _take(self, source: CallSource, group: asyncio.TaskGroup) -> None:
+        async for call in source.calls():
+            group.create_task(self._serve(call), name=f"call {call.offer.id}")
 
     async def place(self, dialer: Dialer, wanted: Wanted) -> OutgoingCall:
         """Begin a call of ours; what becomes of it is the call's to tell, and its record's.

@@ -24,6 +24,7 @@ from signaling.sip.outgoing import SipDialer
 from signaling.sip.tls import Tls
 from signaling.sip.transport import bind
 from signaling.sip.trunk import Lines, Trunk
+from signaling.whip import WhipEndpoint
 from voipagent.agent import Agent
 from voipagent.context import Line
 from voipagent.engines import open_engine
@@ -44,6 +45,7 @@ from voipagent.web.calls import serve_calls
 from voipagent.web.certificate import Https, open_https
 from voipagent.web.control import serve_control
 from voipagent.web.metrics import serve_metrics
+from voipagent.webrtc import candidates_of, unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +125,7 @@ async def _serve(settings: Settings) -> None:
         token = settings.http.token.get_secret_value()
         serve_calls(api, lambda wanted: agent.place(dialer, wanted), token)
         serve_control(api, agent.sessions, house.board, token)
+        house.whip.serve(api)
         serve_metrics(api, _watched(house).exposition, settings.metrics.token.get_secret_value())
         https = open_https(settings.http, settings.sip.advertised)
         tls = https.context if https else None
@@ -135,7 +138,7 @@ async def _serve(settings: Settings) -> None:
             place = host_port(settings.sip.host, sip.port)
             logger.info("- answering at sip:%s, HTTP on port %d", place, http_port)
             with _reading_anew(sip, https):
-                await agent.run(sip)
+                await agent.run(sip, house.whip)
 
 
 def _watched(house: House) -> Telemetry:
@@ -152,6 +155,7 @@ class House:
 
     engine: Engine
     sip: SipEndpoint
+    whip: WhipEndpoint
     agent: Agent
     dialer: SipDialer
     board: Switchboard
@@ -172,6 +176,7 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
                 advertised=settings.sip.advertised,
                 srtp=settings.sip.srtp,
                 codecs=settings.sip.codecs,
+                ice_servers=settings.webrtc.servers,
             ) as legs,
             SipEndpoint(
                 settings.sip.host,
@@ -188,7 +193,8 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
         ):
             for persona in settings.who_answers:
                 await check_persona(engine, persona, memory)
-            open_leg = _leg_opener(legs, trunks)
+            whip = WhipEndpoint(settings.webrtc.access(settings.http), unreadable, settings.webrtc.links)
+            open_leg = _leg_opener(legs, trunks, whip)
             agent = Agent(
                 engine,
                 open_leg,
@@ -203,7 +209,7 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
             agent.dialer = dialer = SipDialer(
                 sip, policy, routes=sip.trunks.keeper.routes, ring_s=settings.outbound.ring
             )
-            yield House(engine, sip, agent, dialer, Switchboard(dialer, open_leg, audio_format))
+            yield House(engine, sip, whip, agent, dialer, Switchboard(dialer, open_leg, audio_format))
 
 
 @contextlib.contextmanager
@@ -229,11 +235,15 @@ def _reading_anew(sip: SipEndpoint, https: Https | None) -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGHUP)
 
 
-def _leg_opener(legs: Legs, trunks: Iterable[Trunk]) -> Callable[[CallOffer], Leg]:
-    """Opens legs as the trunk wants them by which a call comes or goes."""
+def _leg_opener(legs: Legs, trunks: Iterable[Trunk], whip: WhipEndpoint) -> Callable[[CallOffer], Leg]:
+    """Opens legs as the trunk wants them by which a call comes or goes, and for browsers."""
     known = {trunk.name: trunk for trunk in trunks}
 
     def open_leg(offer: CallOffer) -> Leg:
+        if offer.kind == "webrtc":
+            web = legs.open_web_leg(offer.source[0])
+            whip.take_candidates(offer.id, candidates_of(web))
+            return web
         trunk = known.get(offer.trunk)
         if trunk is None:
             return legs.open_leg(offer.media, offer.source[0])

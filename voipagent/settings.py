@@ -31,6 +31,7 @@ from voipagent.persona import NamedPersona, Persona, Personas, name_each
 from voipagent.telemetry import MetricsSettings
 from voipagent.trunks import Codec, OutboundSettings, TrunkSettings, check_names
 from voipagent.watchdog import WatchdogSettings
+from voipagent.webrtc import WebRtcSettings
 
 # --- sections ------------------------------------------------------------------------------------------------------
 
@@ -196,6 +197,7 @@ class Settings(Section):
     outbound: OutboundSettings = OutboundSettings()
     rtp: RtpSettings = RtpSettings()
     http: HttpSettings = HttpSettings()
+    webrtc: WebRtcSettings = WebRtcSettings()
     metrics: MetricsSettings = MetricsSettings()
     engine: EngineSettings = EngineSettings()
     persona: Persona = Persona()

@@ -10,7 +10,9 @@ from engine import room
 from media.answer import Legs
 from media.leg import AudioFormat, LegError
 from signaling.call import CallOffer
+from signaling.problem import Access
 from signaling.sip.trunk import Trunk
+from signaling.whip import WhipEndpoint
 from voipagent import app
 from voipagent.persona import Persona
 
@@ -44,7 +46,7 @@ OFFER = "\r\n".join(
 async def test_a_leg_is_opened_as_the_trunk_wants_it() -> None:
     trunks = [Trunk("acme", "192.0.2.1", codecs=("pcma",)), Trunk("secret", "192.0.2.2", srtp="demand")]
     async with Legs(AudioFormat(24_000, 1920), ports=(28_000, 28_099)) as legs:
-        open_leg = app._leg_opener(legs, trunks)
+        open_leg = app._leg_opener(legs, trunks, WhipEndpoint(Access()))
         for trunk, spoken in (("", "RTP/AVP 0"), ("acme", "RTP/AVP 8"), ("unknown", "RTP/AVP 0")):
             offer = CallOffer("c", "sip", "ada", "agent", ("127.0.0.1", 5060), OFFER, trunk=trunk)
             leg = open_leg(offer)

@@ -1,0 +1,111 @@
+"""Browsers and other WebRTC clients: settings of who may call, and how their media gets through."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from media.iceservers import IceServer
+from media.leg import LegError
+from media.sdp import parse
+from media.webrtc import OtherIce, WebRtcLeg
+from signaling.problem import Access, Problem
+from voipagent.http import HttpSettings
+from voipagent.kinds import Section
+
+LINK_S = 3600
+"""Seconds for which a far end is given a relay's password, where that is made for it."""
+
+
+class WebRtcSettings(Section):
+    """Who may call from a browser, and how."""
+
+    token: SecretStr = Field(
+        default=SecretStr(""),
+        description="bearer token for calls from browsers and WHIP clients; that of HTTP works too, but can do more",
+    )
+    open: bool = Field(
+        default=False, description="true: no token is asked for, wherever HTTP listens; on loopback none is anyway"
+    )
+    origins: tuple[str, ...] = Field(
+        default=(), description="web sites whose pages may call, such as https://www.example.com; * is any; empty: ours"
+    )
+    personas: tuple[str, ...] = Field(
+        default=(), description="personas that a caller may ask for by name; * is any; empty: the default one answers"
+    )
+    ice_servers: tuple[str, ...] = Field(
+        default=(),
+        description="STUN and TURN servers, such as stun:192.0.2.7:3478, turn:turn.example.com?transport=udp; "
+        "browsers are told of them",
+    )
+    turn_username: str = Field(default="", description="user for TURN")
+    turn_password: SecretStr = Field(default=SecretStr(""), description="password for TURN")
+    turn_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="instead: the secret shared with TURN (coturn's static-auth-secret), from which passwords are made",
+    )
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        _ = self.servers
+        if wrong := [origin for origin in self.origins if origin != "*" and "://" not in origin]:
+            raise ValueError(f"{wrong[0]!r} is no origin, such as https://www.example.com")
+        return self
+
+    @property
+    def servers(self) -> tuple[IceServer, ...]:
+        """Those that there are. Raises ValueError."""
+        password, secret = self.turn_password.get_secret_value(), self.turn_secret.get_secret_value()
+        return tuple(IceServer.parse(uri, self.turn_username, password, secret) for uri in self.ice_servers)
+
+    def links(self) -> list[str]:
+        """What a far end is told of them."""
+        until = int(time.time()) + LINK_S
+        return [server.link(until) for server in self.servers]
+
+    def access(self, http: HttpSettings) -> Access:
+        """Who may call. On loopback it is who is on this machine, or who has put a proxy before us."""
+        tokens = [secret.get_secret_value() for secret in (self.token, http.token)]
+        own = self.token.get_secret_value() != ""
+        return Access(
+            tuple(filter(None, tokens)),
+            self.open or (not own and _is_loopback(http.host)),
+            self.origins,
+            self.personas,
+            "calls from browsers are for whoever has the token, and there is none; VOIPAGENT_WEBRTC__TOKEN sets it, "
+            "VOIPAGENT_WEBRTC__OPEN=true lets anybody call",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def unreadable(sdp: str) -> str:
+    """What is wrong with a text that is no session description; "" for nothing."""
+    try:
+        parse(sdp)
+    except LegError as error:
+        return str(error)
+    return ""
+
+
+def candidates_of(leg: WebRtcLeg) -> Callable[[str], Awaitable[None]]:
+    """Takes candidates for a leg, and says what is wrong with them as HTTP does."""
+
+    async def take(fragment: str) -> None:
+        try:
+            await leg.add_candidates(fragment)
+        except OtherIce as error:
+            raise Problem(422, f"{error}: POST it to this URL") from None
+        except LegError as error:
+            raise Problem(400, str(error)) from None
+
+    return take
