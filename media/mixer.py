@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from itertools import pairwise
 
 import numpy as np
 
 from media.leg import Pcm
-from media.pcm import BLOCKS_PER_S, silence
+from media.pcm import BLOCKS_PER_S
 
 CEILING = 0.97
 """No sample of a mix is beyond it. Up to it a mix is the plain sum."""
@@ -39,40 +38,62 @@ SMOOTHING = 0.1
 
 
 class Limiter:
-    """Keeps one stream below CEILING, by a gain that is down before what is too loud comes. It delays by a piece."""
+    """Keeps streams, the rows of a matrix, below CEILING, each by a gain of its own.
 
-    def __init__(self) -> None:
-        self._gain = np.float32(1.0)  # at the end of what was given out
-        self._tail: Pcm | None = None  # the last piece, and the gain that it needs
-        self._tail_need = np.float32(1.0)
+    A gain is down before what is too loud comes, so all is delayed by a piece.
+    """
+
+    def __init__(self, rows: int = 1) -> None:
+        self._gains = np.ones(rows, np.float32)  # [N], at the end of what was given out
+        self._tails: Pcm | None = None  # [N, piece], the last ones, and the gains that they need
+        self._tail_needs = np.ones(rows, np.float32)  # [N]
 
     def __call__(self, block: Pcm) -> Pcm:
-        """The next samples, as many as come in: PIECES_A_BLOCK pieces of always the same length."""
-        pieces = block.reshape(PIECES_A_BLOCK, -1)
-        tail = silence(pieces.shape[1]) if self._tail is None else self._tail
-        needs = np.float32(CEILING) / np.maximum(np.abs(pieces).max(axis=1), np.float32(CEILING))
-        edges = [self._gain]
-        for need, after in pairwise([self._tail_need, *needs]):
-            edges.append(min(need, after, edges[-1] + np.float32(RELEASE)))
-        made = np.concatenate([tail, pieces[:-1].reshape(-1)])
-        if min(edges) < 1.0:
-            made *= _ramps(edges, len(tail))
-        self._gain, self._tail, self._tail_need = edges[-1], pieces[-1].copy(), needs[-1]
-        return made
+        """The next samples of each, as many as come in, (N, T): PIECES_A_BLOCK pieces of always the same length."""
+        rows, samples = block.shape
+        pieces = block.reshape(rows, PIECES_A_BLOCK, -1)
+        tails = np.zeros_like(pieces[:, 0]) if self._tails is None else self._tails
+        needs = np.empty((rows, PIECES_A_BLOCK + 1), np.float32)
+        needs[:, 0] = self._tail_needs
+        needs[:, 1:] = np.float32(CEILING) / np.maximum(np.abs(pieces).max(axis=2), np.float32(CEILING))
+        edges = np.empty_like(needs)
+        edges[:, 0] = self._gains
+        for at in range(PIECES_A_BLOCK):
+            rising = np.minimum(needs[:, at + 1], edges[:, at] + np.float32(RELEASE))
+            edges[:, at + 1] = np.minimum(needs[:, at], rising)
+        made = np.concatenate([tails[:, None], pieces[:, :-1]], axis=1)
+        if edges.min() < 1.0:
+            made *= _ramps(edges, tails.shape[1])
+        self._gains, self._tails, self._tail_needs = edges[:, -1], pieces[:, -1].copy(), needs[:, -1]
+        return made.reshape(rows, samples)
+
+    def with_rows(self, sources: list[int | None]) -> Limiter:
+        """One that goes on with those rows of this one, and begins anew where there is None."""
+        other = Limiter(len(sources))
+        if self._tails is not None:
+            other._tails = np.zeros((len(sources), self._tails.shape[1]), np.float32)
+        for row, source in enumerate(sources):
+            if source is not None and self._tails is not None and other._tails is not None:
+                other._gains[row], other._tail_needs[row] = self._gains[source], self._tail_needs[source]
+                other._tails[row] = self._tails[source]
+        return other
 
 
-def _ramps(edges: list[np.float32], length: int) -> Pcm:
-    """From each edge to the next in `length` samples. Both ends of a piece are what it needs, or less."""
+def _ramps(edges: Pcm, length: int) -> Pcm:
+    """From each edge to the next in `length` samples, (N, pieces, length).
+
+    Both ends of a piece are what it needs, or less.
+    """
     rise = np.arange(length, dtype=np.float32) / np.float32(length)
-    at = np.array(edges, np.float32)
-    return (at[:-1, None] + (at[1:] - at[:-1])[:, None] * rise).reshape(-1)
+    return edges[:, :-1, None] + (edges[:, 1:] - edges[:, :-1])[:, :, None] * rise
 
 
 class Mixer:
     """Mix-minus for whoever is there: names may come and go with each block."""
 
     def __init__(self) -> None:
-        self._limiters: dict[str, Limiter] = {}
+        self._names: list[str] = []
+        self._limiter = Limiter(0)
 
     def mix(self, voices: Mapping[str, Pcm]) -> dict[str, Pcm]:
         """20 ms of each voice, equally long; gives what each of them hears. What is no number is silence."""
@@ -81,8 +102,11 @@ class Mixer:
         if not np.isfinite(rows).all():
             rows = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
         others = (rows.sum(axis=0) - rows).astype(np.float32)
-        self._limiters = {name: self._limiters.get(name) or Limiter() for name in names}
-        return {name: self._limiters[name](heard) for name, heard in zip(names, others, strict=True)}
+        if names != self._names:
+            before = {name: row for row, name in enumerate(self._names)}
+            self._limiter = self._limiter.with_rows([before.get(name) for name in names])
+            self._names = names
+        return dict(zip(names, self._limiter(others), strict=True))
 
 
 class _Voice:

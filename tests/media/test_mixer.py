@@ -100,11 +100,24 @@ def test_sixteen_who_shout_are_turned_down_and_not_cut_off() -> None:
 
 def test_a_gain_comes_back_within_its_time() -> None:
     limiter = Limiter()
-    limiter(np.full(BLOCK, 3.0, np.float32))
-    quiet = np.full(BLOCK, 0.1, np.float32)
-    gains = [float(limiter(quiet)[-1]) / 0.1 for _ in range(20)]
+    limiter(np.full((1, BLOCK), 3.0, np.float32))
+    quiet = np.full((1, BLOCK), 0.1, np.float32)
+    gains = [float(limiter(quiet)[0, -1]) / 0.1 for _ in range(20)]
     assert all(before <= after + 1e-6 for before, after in itertools.pairwise(gains))
     assert gains[2] < 0.7 and gains[-1] == pytest.approx(1.0)
+
+
+def test_who_comes_and_goes_leaves_the_others_as_they_are() -> None:
+    """Each row is limited as it would be alone."""
+    loud = 3 * np.random.default_rng(1).uniform(-1, 1, (2, 4 * BLOCK)).astype(np.float32)
+    alone, many = Limiter(), Limiter(2)
+    expected = np.concatenate([alone(loud[:1, BLOCK * at : BLOCK * (at + 1)]) for at in range(4)], axis=1)
+    found = [many(loud[:, :BLOCK])]
+    many = many.with_rows([None, 0, 1])
+    found += [many(np.concatenate([loud[:1], loud])[:, BLOCK : 2 * BLOCK])[1:2]]
+    many = many.with_rows([1])
+    found += [many(loud[:1, BLOCK * at : BLOCK * (at + 1)]) for at in (2, 3)]
+    assert np.array_equal(np.concatenate([each[:1] for each in found], axis=1), expected)
 
 
 def test_what_is_no_number_is_silence_for_the_others_and_for_later() -> None:
