@@ -14,6 +14,7 @@ from media.leg import Leg
 from signaling.call import Call, CallOffer, CallSource, Dialer, OutgoingCall, Rejection, SignalingError
 from voipagent.calls import CallsSettings
 from voipagent.events import Observer, Refused, Telling
+from voipagent.index import CallIndex
 from voipagent.outbound import OutgoingSession, UnknownPersona, Wanted
 from voipagent.persona import Persona, Personas
 from voipagent.record import CallFolder, CallRecord, utc_now
@@ -48,6 +49,8 @@ class Agent:
         self.draining = False
         self.dialer: Dialer | None = None
         """How a call is made that a far end wants of us; without one, or the right to it, it is refused."""
+        self.index: CallIndex | None = None
+        """Where calls are entered once they are over."""
         self.observers: list[Observer] = []
         """Told what becomes of each call that begins from now on."""
         self.sessions: dict[str, Session] = {}
@@ -204,7 +207,8 @@ class Agent:
             model=self._engine.revision,
             seed=seed,
         )
-        folder = CallFolder(self._recorder, self._calls.dir, started, offer.id)
+        enter = self.index.enter if self.index is not None else None
+        folder = CallFolder(self._recorder, self._calls.dir, started, offer.id, enter)
         path = folder.path / f"recording.{self._calls.format}"
         recording = self._recorder.record(path, self._engine.sample_rate, self._calls.record)
         return kind(

@@ -33,6 +33,7 @@ from voipagent.outbound import Wanted
 from voipagent.persona import Persona
 from voipagent.record import check_folder
 from voipagent.recording import Recorder, open_private
+from voipagent.retention import kept
 from voipagent.settings import EngineSettings, Settings, SipSettings
 from voipagent.story import Telling, tell_all, tell_facts
 from voipagent.talk import check_distinct, writing
@@ -168,6 +169,7 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
     trunks, lines = settings.signaling_trunks, Lines()
     with Recorder() as recorder:
         async with (
+            kept(settings.calls) as index,
             open_engine(settings.engine, [each.voice for each in settings.who_answers]) as engine,
             open_memory(settings.context, settings.summary, _telling(settings.engine)) as memory,
             Legs(
@@ -205,6 +207,7 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
                 memory,
                 settings.watchdog,
             )
+            agent.index = index
             policy = Outbound(trunks, settings.outbound.limits, lines)
             agent.dialer = dialer = SipDialer(
                 sip, policy, routes=sip.trunks.keeper.routes, ring_s=settings.outbound.ring

@@ -1,11 +1,11 @@
-"""Settings of what is kept of a call."""
+"""Settings of what is kept of a call, and for how long."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from voipagent.kinds import Section
 
@@ -17,3 +17,19 @@ class CallsSettings(Section):
     record: Literal["both", "agent", "none"] = Field(default="both", description="whose voice is recorded")
     format: Literal["wav", "ogg"] = Field(default="wav", description="ogg is Opus, a tenth of the size")
     max_hold: float = Field(default=600, gt=0, description="seconds a caller may hold before we hang up")
+    retention_days: float | None = Field(
+        default=None, gt=0, description="days after which all that is kept of a call is removed; empty: never"
+    )
+    recordings_days: float | None = Field(
+        default=None, gt=0, description="days after which its recording is removed, if sooner; empty: with the rest"
+    )
+
+    @model_validator(mode="after")
+    def _sooner(self) -> Self:
+        days, recordings = self.retention_days, self.recordings_days
+        if days is not None and recordings is not None and recordings > days:
+            raise ValueError(
+                f"recordings_days ({recordings:g}) is longer than retention_days ({days:g}), "
+                "after which recordings are removed with the rest"
+            )
+        return self

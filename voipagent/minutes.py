@@ -60,7 +60,7 @@ class Minutes:
         record.trims = [asdict(trim if self.recording.of_caller else replace(trim, summary="")) for trim in trims]
         record.duration_s = round(self.recording.seconds, 3)
         record.recording = self.recording.name
-        record.artefacts = [*filter(None, [record.recording]), *self.folder.transcripts]
+        record.artefacts = [*filter(None, [record.recording, record.early]), *self.folder.transcripts]
         record.response_latency = self.turns.latency()
         record.interruptions, record.backchannels = len(self.turns.interruptions), self.turns.backchannels
 

@@ -34,8 +34,8 @@ VERSION = 1
 """Of call.json. It rises only if a key changes its meaning."""
 
 RECORD, BEGUN = "call.json", "begun.json"
-RECORDINGS = ("recording.wav", "recording.ogg")
-ARTEFACTS = (*RECORDINGS, LIVE, *FILES)
+RECORDINGS, EARLY = ("recording.wav", "recording.ogg"), ("early.wav", "early.ogg")
+ARTEFACTS = (*RECORDINGS, *EARLY, LIVE, *FILES)
 """What a call may leave beside its record."""
 
 FOLDER = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[A-Za-z0-9_-]{1,64}")
@@ -64,9 +64,6 @@ class CallRecord:
     trunk: str = ""
     direction: str = "in"
     rang: str = ""
-    early_s: float = 0.0
-    early: str = ""
-    """The file with what was heard before a call of ours was answered, if it lasted."""
     early_s: float = 0.0
     early: str = ""
     """The file with what was heard before a call of ours was answered, if it lasted."""

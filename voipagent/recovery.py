@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from voipagent.context import Line
-from voipagent.record import BEGUN, RECORD, RECORDINGS, finish, lock, replace_file
+from voipagent.record import BEGUN, EARLY, RECORD, RECORDINGS, finish, lock, replace_file
 from voipagent.transcript import FILES, LIVE, parse_lines
 
 logger = logging.getLogger(__name__)
@@ -46,16 +46,21 @@ def _close(folder: Path) -> bool:
     lines = _lines(folder, begun)
     if lines:
         replace_file(folder / LIVE, "".join(f"{line}\n" for line in lines))
-    recording = next((name for name in RECORDINGS if (folder / name).exists()), "")
+    recording, early = (_there(folder, names) for names in (RECORDINGS, EARLY))
     left = {
         "recording": recording,
-        "artefacts": [*filter(None, [recording]), *((LIVE, *FILES) if lines else ())],
+        "early": early,
+        "artefacts": [*filter(None, [recording, early]), *((LIVE, *FILES) if lines else ())],
         "ended_by": "agent",
         "reason": REASON,
     }
     finish(folder, {**begun["record"], **left}, lines)
     logger.warning("- call folder %s: its record is closed: %s", folder, REASON)
     return True
+
+
+def _there(folder: Path, names: Sequence[str]) -> str:
+    return next((name for name in names if (folder / name).exists()), "")
 
 
 def _lines(folder: Path, begun: Mapping[str, Any]) -> list[Line]:

@@ -30,7 +30,7 @@ class Left:
 
 def read(calls: Path) -> list[Left]:
     """Every call, oldest first."""
-    return [_read(folder) for folder in sorted(calls.iterdir())]
+    return [_read(folder) for folder in sorted(calls.iterdir()) if folder.is_dir()]
 
 
 def _read(folder: Path) -> Left:

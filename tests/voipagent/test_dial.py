@@ -117,7 +117,7 @@ async def test_a_call_that_no_setting_allows_is_one_clear_line(tmp_path: Path) -
     assert (code, printed) == (1, "")
     assert log.splitlines()[-1].startswith("voipagent: no pattern allows calls to +49301234")
     assert "VOIPAGENT_TRUNKS__<NAME>__OUTBOUND" in log and "Traceback" not in log
-    assert list(tmp_path.iterdir()) == []
+    assert records(tmp_path) == [] == list(tmp_path.glob("*Z-*"))
 
 
 async def test_interrupted_it_hangs_up(tmp_path: Path) -> None:

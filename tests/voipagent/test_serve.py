@@ -20,12 +20,14 @@ from engine.slot import PromptError
 from tests.peers.folders import read
 from voipagent.app import serve
 from voipagent.calls import CallsSettings
+from voipagent.http import HttpSettings
+from voipagent.index import CallIndex, Query
 from voipagent.lab.demo import SENTENCES
 from voipagent.lab.latency import Echo, Report, measure_call
 from voipagent.lab.phone import Codec, PhoneError, Target, call
 from voipagent.lab.serving import serving_agent
 from voipagent.persona import Persona
-from voipagent.settings import EngineSettings, HttpSettings, Settings, SipSettings
+from voipagent.settings import EngineSettings, Settings, SipSettings
 from voipagent.transcript import FILES, LIVE
 
 ECHO = {"VOIPAGENT_ENGINE__MODEL": "echo"}
@@ -62,7 +64,9 @@ async def test_what_a_call_leaves_is_private_and_begins_with_the_greeting(tmp_pa
     (left,) = read(tmp_path / "calls")
     assert left.lines[0].text == GREETING
     assert left.record["ended_by"] == "caller"
-    (folder,) = (tmp_path / "calls").iterdir()
+    folder, index = sorted((tmp_path / "calls").iterdir())
+    assert stat.S_IMODE(index.stat().st_mode) == 0o600
+    assert [entry.path for entry in CallIndex(tmp_path / "calls").find(Query())] == [folder.name]
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
     assert {path.name for path in folder.iterdir()} == {"call.json", "recording.wav", LIVE, *FILES}
 

@@ -76,18 +76,18 @@ async def _demo() -> int:
         "VOIPAGENT_CALLS__DIR": str(calls),
         "VOIPAGENT_PERSONA__NAME": "front desk",
     }
-    before = set(calls.glob("*"))
+    before = set(calls.glob("*/call.json"))
     console.print("Starting the agent …")
     async with serving_agent({**environ, **_own_settings()}) as agent:
         console.print(f"Calling {agent.target} with a SIP telephone …")
         heard = await call(agent, Caller(turns(), RATE))
         code = await agent.stop(signal.SIGTERM)
-    (folder,) = set(calls.glob("*")) - before
+    (record,) = set(calls.glob("*/call.json")) - before
     console.print("Measuring the way through the transport, with an agent that echoes …")
     with tempfile.TemporaryDirectory() as scratch:
         async with serving_agent({"VOIPAGENT_ENGINE__MODEL": "echo", "VOIPAGENT_CALLS__DIR": scratch}) as echo:
             report = await measure_latency(echo.target, "pcmu", bursts=BURSTS, loss=0.0, seed=0)
-    _tell(folder, draw(folder), heard, report)
+    _tell(record.parent, draw(record.parent), heard, report)
     return code
 
 
