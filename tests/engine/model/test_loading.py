@@ -65,7 +65,7 @@ def peak(config: MoshiConfig, path: Path, packing: str = "stored") -> tuple[int,
     """Bytes that a process needs to load it, at the most, and those of its weights then."""
     command = [sys.executable, "-c", LOAD, str(path), json.dumps(asdict(config)), packing]
     root = Path(__file__).parents[3]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=500, check=True)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=2000, check=True)
     most, weights = map(int, done.stdout.split())
     return most, weights
 
