@@ -123,10 +123,10 @@ class Personas:
 
 
 def _normal(claim: tuple[str, str]) -> tuple[str, str]:
-    return _bare(claim[0]), claim[1]
+    return bare_number(claim[0]), claim[1]
 
 
-def _bare(number: str) -> str:
+def bare_number(number: str) -> str:
     """A number without what is written differently from trunk to trunk: +49 30, 0049 30 and 49 30 are the same."""
     return re.sub(r"^(\+|00)|(?<=\d)[ ().-]+(?=\d)", "", number.lower())
 
@@ -138,11 +138,11 @@ def _rank(persona: NamedPersona, offer: CallOffer) -> tuple[int, int]:
         return 0, 0
     if not persona.numbers:
         return 0, int(trunk)
-    called = _bare(offer.callee)
+    called = bare_number(offer.callee)
     digits = [
-        2 * len(_bare(number).rstrip("*")) + 1 + (not number.endswith("*"))
+        2 * len(bare_number(number).rstrip("*")) + 1 + (not number.endswith("*"))
         for number in persona.numbers
-        if (called.startswith(_bare(number[:-1])) if number.endswith("*") else called == _bare(number))
+        if (called.startswith(bare_number(number[:-1])) if number.endswith("*") else called == bare_number(number))
     ]
     return (max(digits), int(trunk)) if digits else (0, 0)
 

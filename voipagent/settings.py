@@ -28,6 +28,7 @@ from voipagent.http import HttpSettings
 from voipagent.kinds import Network, Port, PortRange, Section, version_of
 from voipagent.memory import ContextSettings, SummarySettings
 from voipagent.persona import NamedPersona, Persona, Personas, name_each
+from voipagent.roomsettings import RoomSettings, check_rooms
 from voipagent.telemetry import MetricsSettings
 from voipagent.trunks import Codec, OutboundSettings, TrunkSettings, check_names
 from voipagent.watchdog import WatchdogSettings
@@ -202,6 +203,7 @@ class Settings(Section):
     engine: EngineSettings = EngineSettings()
     persona: Persona = Persona()
     personas: Annotated[dict[str, NamedPersona], AfterValidator(name_each)] = {}
+    rooms: dict[str, RoomSettings] = {}
     context: ContextSettings = ContextSettings()
     summary: SummarySettings = SummarySettings()
     watchdog: WatchdogSettings = WatchdogSettings()
@@ -217,6 +219,13 @@ class Settings(Section):
                 there = f"there is {', '.join(trunks)}" if trunks else "there is none"
                 raise ValueError(f"persona {name!r}: there is no trunk {wrong[0]!r}; {there}")
         return personas
+
+    @field_validator("rooms")
+    @classmethod
+    def _reachable_rooms(cls, rooms: dict[str, RoomSettings], info: ValidationInfo) -> dict[str, RoomSettings]:
+        if (personas := info.data.get("personas")) is not None:
+            check_rooms(rooms, personas)
+        return rooms
 
     @property
     def signaling_trunks(self) -> tuple[Trunk, ...]:
