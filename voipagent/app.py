@@ -45,6 +45,7 @@ from voipagent.web.api import HttpError, create_api, serve_http
 from voipagent.web.calls import serve_calls
 from voipagent.web.certificate import Https, open_https
 from voipagent.web.control import serve_control
+from voipagent.web.front import address, serve_front
 from voipagent.web.metrics import serve_metrics
 from voipagent.webrtc import candidates_of, unreadable
 
@@ -127,6 +128,7 @@ async def _serve(settings: Settings) -> None:
         serve_calls(api, lambda wanted: agent.place(dialer, wanted), token)
         serve_control(api, agent.sessions, house.board, token)
         house.whip.serve(api)
+        serve_front(api, settings, agent.observers, house.whip.call_of)
         serve_metrics(api, _watched(house).exposition, settings.metrics.token.get_secret_value())
         https = open_https(settings.http, settings.sip.advertised)
         tls = https.context if https else None
@@ -136,6 +138,7 @@ async def _serve(settings: Settings) -> None:
                 _tell_of_pocket(settings.persona)
             if sip.flows.tls_port:
                 logger.info("- TLS on port %d", sip.flows.tls_port)
+            logger.info("- talk to it at %s", address(settings.http, http_port))
             place = host_port(settings.sip.host, sip.port)
             logger.info("- answering at sip:%s, HTTP on port %d", place, http_port)
             with _reading_anew(sip, https):

@@ -84,7 +84,7 @@ def test_statistics_tell_how_long_the_model_takes_since_the_last_time() -> None:
 
 def test_trims_and_troubles_are_notes_and_the_end_has_its_reason() -> None:
     feed = Feed()
-    for event in (Trimmed(9.0, "pause", ""), Troubled(12.0, "dead air"), OVER):
+    for event in (Trimmed(9.0, "pause", ""), Troubled(12.0, "dead air"), Trimmed(12.5, "dead air", ""), OVER):
         feed.take(event)
     *notes, end = [change.data for change in feed.since(0)]
     assert notes == [

@@ -61,6 +61,7 @@ class Feed:
         self.is_over = False
         self._things: dict[tuple[object, ...], Change] = {}
         self._changed = asyncio.Event()
+        self._trouble = ""
         self._steps = self._late = 0
         self._step_s = 0.0
 
@@ -79,9 +80,10 @@ class Feed:
                 self._count(event)
             case Measured():
                 self._put(("statistics",), "statistics", self._statistics(event))
-            case Trimmed(at, why, error):
+            case Trimmed(at, why, error) if why != self._trouble:  # that one is told of already
                 self._note({"note": "trimmed", "at": at, "why": why, "error": error})
             case Troubled(at, trouble):
+                self._trouble = trouble
                 self._note({"note": "troubled", "at": at, "why": trouble, "error": ""})
             case Ended(ended):
                 self.is_over = True

@@ -88,11 +88,11 @@ async function begin() {
   hideFault();
   transcript.clear();
   show('calling', 'Asking for the microphone…');
+  const token = $('token').value.trim();
   try {
     const stream = await microphone($('microphone').value);
     if (here !== running) return stream.getTracks().forEach((track) => track.stop());
     show('calling', 'Calling…');
-    const token = $('token').value.trim();
     here.call = new Call({ endpoint: settings.endpoint, persona: $('persona').value, token, stream });
     await here.context.resume();
     await hear(here, stream);
@@ -103,7 +103,9 @@ async function begin() {
     if (token) sessionStorage.setItem('token', token);
     here.stops.push(watch(here));
   } catch (error) {
-    if (here === running) end(error instanceof Fault ? error : new Fault('unknown', error.message));
+    if (here !== running) return undefined;
+    const fault = error instanceof Fault ? error : new Fault('unknown', error.message);
+    end(fault.kind === 'token' && !token ? new Fault('token-wanted') : fault);
   }
   return undefined;
 }
@@ -130,7 +132,7 @@ function listen(here) {
 function watch(here) {
   const live = new Live(here.call.session, {
     line: (line) => transcript.put(line),
-    note: ({ note, at }) => note === 'trimmed' && transcript.note('The agent noted down what was said so far.', at),
+    note: ({ note, why, at }) => transcript.note(happened(note, why), at),
     statistics: (statistics) => here.quality.told(statistics),
     state: (state) => state.state === 'ended' && here === running && end(ending(state)),
   });
@@ -139,6 +141,12 @@ function watch(here) {
     live.close();
     clearInterval(timer);
   };
+}
+
+/** What the agent did beside talking. */
+function happened(note, why) {
+  if (note === 'troubled') return `The agent was stuck (${why}) and was set right.`;
+  return 'The agent noted down what was said so far.';
 }
 
 /** What to say when the server has ended it; nothing where the caller has. */
@@ -176,7 +184,7 @@ function end(fault) {
   mute(false);
   show('idle', here.since ? `The call lasted ${clock(here.since)}.` : 'Ready when you are.');
   if (fault) showFault(fault);
-  if (fault?.kind === 'token') askForToken();
+  if (fault?.kind.startsWith('token')) askForToken();
 }
 
 function mute(muted) {
