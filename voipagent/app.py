@@ -11,16 +11,17 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from ipaddress import ip_network
 from pathlib import Path
 
 from engine.slot import Engine, PromptError
 from media.answer import Legs
 from media.leg import AudioFormat, Leg
 from signaling.call import CallEnded, CallOffer, SignalingError
+from signaling.sip.dialer import SipDialer
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.grammar import host_port
 from signaling.sip.outbound import Outbound
-from signaling.sip.outgoing import SipDialer
 from signaling.sip.tls import Tls
 from signaling.sip.transport import bind
 from signaling.sip.trunk import Lines, Trunk
@@ -211,11 +212,11 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
                 settings.watchdog,
             )
             agent.index = index
-            policy = Outbound(trunks, settings.outbound.limits, lines)
+            policy = Outbound(trunks, settings.outbound.limits, lines, phones=settings.sip.users)
             agent.dialer = dialer = SipDialer(
                 sip, policy, routes=sip.trunks.keeper.routes, ring_s=settings.outbound.ring
             )
-            yield House(engine, sip, whip, agent, dialer, Switchboard(dialer, open_leg, audio_format))
+            yield House(engine, sip, whip, agent, dialer, Switchboard(dialer, open_leg, audio_format, dialer.is_phone))
 
 
 @contextlib.contextmanager
@@ -252,7 +253,7 @@ def _leg_opener(legs: Legs, trunks: Iterable[Trunk], whip: WhipEndpoint) -> Call
             return web
         trunk = known.get(offer.trunk)
         if trunk is None:
-            return legs.open_leg(offer.media, offer.source[0])
+            return legs.open_leg(offer.media, offer.source[0], networks=map(ip_network, offer.also))
         codecs = trunk.codecs or None
         return legs.open_leg(offer.media, offer.source[0], srtp=trunk.srtp, codecs=codecs, networks=trunk.peers)
 

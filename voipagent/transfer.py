@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from media.leg import AudioFormat, Exchange, Leg, LegError
 from media.bridge import Bridge, Side
+from media.leg import AudioFormat, Exchange, Leg, LegError
 from signaling.call import Call, CallOffer, Dialer, OutgoingCall, Rejection, SignalingError
 
 logger = logging.getLogger(__name__)
@@ -47,10 +47,19 @@ class Line:
 
 
 class Switchboard:
-    """Reaches somebody else for a caller. `open_leg` makes the leg of a call of ours, in that format."""
+    """Reaches somebody else for a caller. `open_leg` makes the leg of a call of ours, in that format.
 
-    def __init__(self, dialer: Dialer, open_leg: Callable[[CallOffer], Leg], audio_format: AudioFormat) -> None:
-        self._dialer, self._open_leg, self._format = dialer, open_leg, audio_format
+    `is_ours` says whom nobody but we can call: the far end is not asked to.
+    """
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        open_leg: Callable[[CallOffer], Leg],
+        audio_format: AudioFormat,
+        is_ours: Callable[[str], bool] = lambda target: False,
+    ) -> None:
+        self._dialer, self._open_leg, self._format, self._is_ours = dialer, open_leg, audio_format, is_ours
 
     async def reach(self, call: Call, target: str, trunk: str = "") -> Line | None:
         """Have the far end call `target`; where it will not, call there ourselves, by that trunk if one is named.
@@ -59,11 +68,11 @@ class Switchboard:
         leads there: the call goes on.
         """
         try:
-            await call.transfer(target)
+            if not self._is_ours(target):
+                await call.transfer(target)
+                return None
         except SignalingError as error:
             logger.info("- %s the far end does not transfer: %s", call.offer.id, error)
-        else:
-            return None
         return await first_of(self._call(target, trunk), _gone(call))
 
     async def _call(self, target: str, trunk: str) -> Line:

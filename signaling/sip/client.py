@@ -12,16 +12,17 @@ from collections.abc import Callable
 from signaling.call import Outcome
 from signaling.sip import dialog as dialogs
 from signaling.sip.alarms import Alarms
-from signaling.sip.calls import ALLOW, Calls
-from signaling.sip.dialog import Dialog, Negotiation, contact
+from signaling.sip.calls import Calls
+from signaling.sip.dialog import Dialog, Negotiation
 from signaling.sip.digest import Authenticator, DigestError
 from signaling.sip.events import Failed, Progressed, Taken
 from signaling.sip.grammar import clean, host_port
-from signaling.sip.message import SDP, Headers, Request, Response
+from signaling.sip.inviting import cancel_of, invite_of
+from signaling.sip.message import SDP, Request, Response
 from signaling.sip.outcome import Refusal, refusal_of
 from signaling.sip.placed import PLACING, Alarm, Do, Input, Invitation, Placed, State
-from signaling.sip.sessiontimer import INTERVAL_S, SessionTimer, granted, least, request_fields
-from signaling.sip.transaction import COOKIE, T1, Flow, cancellation
+from signaling.sip.sessiontimer import granted, least
+from signaling.sip.transaction import T1, Flow
 from signaling.sip.transactions import Transactions
 
 LINGER_S = 64 * T1
@@ -186,10 +187,7 @@ class Client:
 
     def _cancel(self, placed: Placed, response: Response | None, now: float) -> None:
         assert placed.request is not None
-        # section 22.1: whom it is for cannot ask a CANCEL for a password, so it has what the INVITE had
-        credentials = [field for field in placed.request.headers.fields if field[0] in _CREDENTIALS]
-        cancel = cancellation(placed.request)
-        cancel = Request(Headers((*cancel.headers.fields, *credentials)), b"", "CANCEL", cancel.uri)
+        cancel = cancel_of(placed, placed.request)
         self._transactions.ask(cancel, placed.flow, now)
         placed.alarms[Alarm.FORGET] = now + LINGER_S
 
@@ -230,6 +228,7 @@ class Client:
         """The fork's dialog; what a later response says of the way to it holds (section 13.2.2.4)."""
         assert placed.request is not None
         fresh = Dialog.placed(placed.request, response, placed.flow, placed.authenticator)
+        fresh.natted = placed.invitation.pinned
         dialog = placed.dialogs.setdefault(response.to_tag, fresh)
         if dialog is fresh:
             self._calls.keep(dialog)
@@ -287,35 +286,12 @@ class Client:
     def _send(self, placed: Placed, now: float) -> None:
         """The INVITE: the next attempt has another branch and CSeq, but the same Call-ID and From (section 8.1.3.5)."""
         placed.number += 1
-        placed.request = request = self._request(placed)
+        placed.request = request = invite_of(placed, self._token())
 
         def told(response: Response | None, at: float) -> None:
             self._heard(placed, request, response, at)
 
         self._transactions.ask(request, placed.flow, now, told)
-
-    def _request(self, placed: Placed) -> Request:
-        invitation, flow = placed.invitation, placed.flow
-        # in an INVITE without an offer, a reliable provisional response could bring one, which its PRACK would answer
-        reliable = (("Supported", "100rel"),) if placed.media is not None else ()
-        timer = SessionTimer(INTERVAL_S, ours=True)
-        fields = (
-            ("Via", f"SIP/2.0/{flow.protocol} {host_port(*flow.local)};rport;branch={COOKIE}{self._token()}"),
-            ("Max-Forwards", "70"),
-            *(("Route", route) for route in invitation.routes),
-            ("From", f"<{invitation.address}>;tag={placed.tag}"),
-            ("To", f"<{invitation.uri}>"),
-            ("Call-ID", placed.call_id),
-            ("CSeq", f"{placed.number} INVITE"),
-            ("Contact", contact(flow, invitation.uri.lower().startswith("sips:"))),
-            ("Allow", ALLOW),
-            *reliable,
-            *request_fields(timer, placed.min_se),
-            *(placed.authenticator.fields("INVITE", invitation.uri) if placed.authenticator else ()),
-            *((("Content-Type", SDP),) if placed.media else ()),
-        )
-        body = (placed.media or "").encode(errors="surrogateescape")
-        return Request(Headers(fields), body, "INVITE", invitation.uri)
 
     # --- time ---
 
@@ -343,8 +319,6 @@ class Client:
 
 
 # --- small print ---------------------------------------------------------------------------------------------------
-
-_CREDENTIALS = ("Authorization", "Proxy-Authorization")
 
 
 def _media(response: Response) -> str | None:

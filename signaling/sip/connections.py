@@ -88,6 +88,10 @@ class Connections:
         self._sources[source_of(remote[0])] += 1
         return flow
 
+    def has(self, flow: Flow) -> bool:
+        """Whether it is open."""
+        return flow.serial in self._open
+
     def is_full(self, host: str) -> bool:
         """Whether there may be no further connection with that host."""
         return len(self._open) >= MAX_CONNECTIONS or self._sources[source_of(host)] >= MAX_PER_SOURCE

@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from dataclasses import replace
 from typing import Any, Self
 
-from signaling.call import Call, CallEnded, NotAllowed, Rejection, SignalingError
+from signaling.call import Call, CallEnded
+from signaling.sip import asked
 from signaling.sip.admission import Refused
 from signaling.sip.counts import Counts
-from signaling.sip.dialog import CHANGE_S, Dialog
+from signaling.sip.dialog import Dialog
 from signaling.sip.events import (
     Changed,
     Ended,
@@ -33,9 +34,9 @@ from signaling.sip.guard import Guard
 from signaling.sip.keeper import Keeper
 from signaling.sip.names import Dns
 from signaling.sip.placed import Placed
-from signaling.sip.registrar import Registrar
+from signaling.sip.registrar import Binding, Registrar
 from signaling.sip.resolve import Names, Resolver
-from signaling.sip.sipcall import REJECTIONS, PlacedCall, SipCall, offer_of
+from signaling.sip.sipcall import PlacedCall, SipCall, offer_of
 from signaling.sip.tls import Tls
 from signaling.sip.trace import trace
 from signaling.sip.transaction import Flow
@@ -51,9 +52,6 @@ CLOSING = "the agent is shutting down"
 
 CLOSE_S = 2.0
 """How long a closing endpoint waits for the answers to its BYEs."""
-
-REFERRED_S = 180.0
-"""How long a call that a peer wants of us may take to be answered."""
 
 MAX_WAITING = 256
 """Calls that nobody has taken from `calls` yet; more are answered 503."""
@@ -109,7 +107,7 @@ class SipEndpoint:
         challenge = challenge if users else ()  # with no user, nobody there could show who they are
         self._gate = Gate(allow, challenge, self.trunks.admission.knows)
         registrar = _registrar(users) if users else None
-        self._guard = registrar.guard if registrar is not None else None
+        self._registrar = registrar
         self._agent = UserAgent(
             available=lambda: self.available(),
             trusted=self._gate.allows,
@@ -142,7 +140,7 @@ class SipEndpoint:
     @property
     def counts(self) -> Counts:
         """What was counted so far."""
-        trunks, guard = self.trunks, self._guard
+        trunks, guard = self.trunks, self._registrar.guard if self._registrar is not None else None
         return Counts(
             self._agent.dropped.copy(),
             self._gate.turned_away,
@@ -151,6 +149,12 @@ class SipEndpoint:
             trunks.failures.copy(),
             trunks.refusals.copy(),
         )
+
+    def phones(self, user: str) -> tuple[Binding, ...]:
+        """Where a user with phones of our own can be reached now, the place that was refreshed last first."""
+        now = asyncio.get_running_loop().time()
+        bindings = self._registrar.bindings(user, now) if self._registrar is not None else ()
+        return tuple(binding for binding in bindings if self.flows.is_open(binding.flow))
 
     def _may_refer(self, dialog: Dialog) -> bool:
         """Whether a peer may have us call others: where its trunk or host may, and there is a session that would."""
@@ -283,7 +287,7 @@ class SipEndpoint:
             call.change(lambda: self._group.create_task(self._renegotiate(call, event)))
         else:
             call = self._calls[event.dialog]
-            call.keep(self._group.create_task(self._answered(call, event.answer)))
+            call.keep(self._group.create_task(asked.answered(call, event.answer)))
 
     def _dialed(self, event: Progressed | Taken | Failed) -> None:
         call = self.placed.get(event.placed)
@@ -319,45 +323,12 @@ class SipEndpoint:
             self.act(lambda agent, now: agent.calls.reject(event.dialog, 503, "overloaded", now))
 
     async def _renegotiate(self, call: SipCall, changed: Changed) -> None:
-        """Ask the session; whatever goes wrong there, the old session stands."""
-        outcome: str | int = 488
-        try:
-            if call.renegotiate is not None:
-                async with asyncio.timeout(CHANGE_S):
-                    answer = await call.renegotiate(changed.offer)
-                outcome = REJECTIONS[answer] if isinstance(answer, Rejection) else answer
-        except TimeoutError:
-            logger.warning("x %s no answer to a change in %g s", call.offer.id, CHANGE_S)
-        except Exception:
-            logger.exception("x %s change failed", call.offer.id)
+        outcome = await asked.renegotiated(call, changed.offer)
         self.act(lambda agent, now: agent.calls.change(changed, outcome, now))
 
     async def _referred(self, call: SipCall, event: Referred) -> None:
-        """Let the session call whom the peer wants called, and say what became of it."""
-        code = 603
-        try:
-            if call.referred is not None:
-                async with asyncio.timeout(REFERRED_S):
-                    await call.referred(event.target)
-                code = 200
-        except NotAllowed as error:
-            logger.warning("x %s transfer to %s: %s", call.offer.id, event.target, error)
-        except (SignalingError, TimeoutError) as error:
-            logger.warning("x %s transfer to %s: %s", call.offer.id, event.target, error or "too slow")
-            code = 503
-        except Exception:
-            logger.exception("x %s transfer failed", call.offer.id)
-            code = 500
+        code = await asked.referred(call, event.target)
         self.act(lambda agent, now: agent.referrals.report(event.order, code, now))
-
-    async def _answered(self, call: SipCall, answer: str) -> None:
-        """Hand over the answer to our offer; if it cannot be used, the call is over."""
-        try:
-            if call.answered is not None:
-                await call.answered(answer)
-        except Exception as error:
-            logger.warning("x %s answer refused: %s", call.offer.id, error)
-            await call.hang_up(str(error))
 
 
 # --- small print ---------------------------------------------------------------------------------------------------

@@ -170,6 +170,10 @@ class Flows:
             self._udp_only[target] = now + UDP_ONLY_S
             return None
 
+    def is_open(self, flow: Flow) -> bool:
+        """Whether a connection is still there; over UDP nobody can tell."""
+        return not flow.reliable or self.connections.has(flow)
+
     def keep(self, flow: Flow, lost: Lost) -> bool:
         """Keep it open and alive until it is let go (RFC 5626, section 4.4); False where it is gone already.
 

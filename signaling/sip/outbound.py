@@ -4,8 +4,9 @@
     begin(target) -> Permit | Denied       the call begins: it is counted
     end(permit)                            and is over
 
-`target` is a number (`+49 30 1234567`, `tel:+49301234567`) or a SIP URI. A number goes through the trunk that is named,
-or the first whose patterns allow it; a URI of a trunk's host likewise; any other URI is called directly, where patterns
+`target` is a number (`+49 30 1234567`, `tel:+49301234567`), a SIP URI, or a user with phones of our own, who may always
+be called: nobody is billed for that. A number goes through the trunk that is named, or the first whose patterns allow
+it; a URI of a trunk's host likewise; any other URI is called directly, where patterns
 for that say so. A toll-fraud bill is made of few numbers, many calls and long ones: hence patterns, caps by trunk, by
 day (UTC) and by length.
 """
@@ -49,18 +50,32 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Permit:
-    """A call that may be made now: `uri` is its Request-URI, `longest_s` when it must be over at the latest."""
+    """A call that may be made now: `uri` is its Request-URI, `longest_s` when it must be over at the latest.
+
+    With `phone`, a user of ours, it goes to wherever that one has registered, and there is no `uri`.
+    """
 
     trunk: Trunk | None
     uri: str
     longest_s: float
     at: float
+    phone: str = ""
 
 
 class Outbound:
-    """The policy and what it counts. `at` is the time of day, in seconds since 1970, wherever it stands."""
+    """The policy and what it counts. `at` is the time of day, in seconds since 1970, wherever it stands.
 
-    def __init__(self, trunks: Iterable[Trunk] = (), limits: Limits | None = None, lines: Lines | None = None) -> None:
+    `phones` are the users, in lower case, whose phones may register with us.
+    """
+
+    def __init__(
+        self,
+        trunks: Iterable[Trunk] = (),
+        limits: Limits | None = None,
+        lines: Lines | None = None,
+        phones: Iterable[str] = (),
+    ) -> None:
+        self._phones = frozenset(phones)
         self._trunks = {trunk.name: trunk for trunk in trunks}
         self._limits = limits or Limits()
         self._lines = lines or Lines()
@@ -100,6 +115,10 @@ class Outbound:
         if int(permit.at // DAY_S) == self._day:
             self._seconds -= max(0.0, permit.longest_s - (at - permit.at))
 
+    def is_phone(self, target: str) -> bool:
+        """Whether that is a user with phones of our own, and nobody elsewhere."""
+        return target.lower() in self._phones
+
     # --- rules, in the order in which they are told ---
 
     def _find(self, target: str, at: float, name: str) -> Permit | Denied:
@@ -107,7 +126,8 @@ class Outbound:
             known = ", ".join(sorted(self._trunks)) or "there is none"
             return Denied(f"no trunk is called {name!r}; known: {known}", ("trunks", "*", "host"))
         self._turn(at)
-        place = self._place(target, name)
+        phone = target.lower() if not name and self.is_phone(target) else ""
+        place = (None, "") if phone else self._place(target, name)
         if isinstance(place, Denied):
             return place
         trunk, uri = place
@@ -120,7 +140,7 @@ class Outbound:
         if left_s < 1:
             why = f"the {limits.minutes_a_day:g} minutes of today are used, or reserved by calls that go on"
             return Denied(why, ("outbound", "minutes_a_day"))
-        return Permit(trunk, uri, min(limits.longest_s, left_s), at)
+        return Permit(trunk, uri, min(limits.longest_s, left_s), at, phone)
 
     def _place(self, target: str, name: str) -> tuple[Trunk | None, str] | Denied:
         """Through which trunk, and by which URI."""

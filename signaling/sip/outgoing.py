@@ -1,23 +1,22 @@
-"""Calls that we make by SIP, as the pillar's nouns: who may be called, by which way, and what becomes of it."""
+"""A call that we make by SIP, as the pillar's noun: by which ways, and what becomes of it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from signaling.call import CallEnded, CallOffer, NotAllowed, Outcome, Rejection, SignalingError
+from signaling.call import CallEnded, CallOffer, Outcome, Rejection, SignalingError
 from signaling.sip.dialog import CHANGE_S
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.events import Failed, Progressed, Taken
 from signaling.sip.grammar import clean, parse_uri
-from signaling.sip.outbound import Denied, Outbound, Permit
 from signaling.sip.outcome import Refusal
-from signaling.sip.placed import RING_S, Invitation, Placed
+from signaling.sip.placed import Invitation, Placed
+from signaling.sip.registrar import Binding
 from signaling.sip.resolve import DEAD_S, Target
 from signaling.sip.sipcall import PlacedCall
 from signaling.sip.transaction import Flow
@@ -37,70 +36,39 @@ GIVES_WAY = (408, 503)
 
 @dataclass(frozen=True)
 class Way:
-    """What is to be called, and by which ways."""
+    """What is to be called, and by which ways. A phone of our own is reached by its `flow`, its user is `phone`."""
 
     uri: str
     trunk: Trunk | None
     targets: tuple[Target, ...]
     routes: tuple[str, ...]
     ring_s: float
+    phone: str = ""
+    flow: Flow | None = None
+
+    @classmethod
+    def to_phone(cls, user: str, binding: Binding, ring_s: float) -> Way:
+        """To where a phone of our own has registered, by the way that its REGISTER came."""
+        flow = binding.flow
+        target = Target(flow.protocol, *flow.remote, flow.remote[0])
+        return cls(binding.uri.partition("?")[0], None, (target,), (), ring_s, user, flow)
 
     def invitation(self, flow: Flow) -> Invitation:
         """What is sent by that flow."""
         host = f"[{flow.local[0]}]" if ":" in flow.local[0] else flow.local[0]
         address = self.trunk.address if self.trunk else f"sip:{OUR_NAME}@{host}"
-        return Invitation(self.uri, address, self.routes, self.trunk.login if self.trunk else None, self.ring_s)
+        login = self.trunk.login if self.trunk else None
+        return Invitation(self.uri, address, self.routes, login, self.ring_s, pinned=self.flow is not None)
 
     @property
     def callee(self) -> str:
         """Who is called, as a person would say it."""
-        return clean(parse_uri(self.uri).user or self.uri)
+        return self.phone or clean(parse_uri(self.uri).user or self.uri)
 
     @property
     def caller(self) -> str:
         """Who we are there."""
         return (parse_uri(self.trunk.address).user if self.trunk else None) or OUR_NAME
-
-
-class SipDialer:
-    """Makes calls by an endpoint that is entered, as far as `policy` allows.
-
-    `routes` has the proxies that a trunk's registrar wants calls to take, by its name; `ring_s` is how long it may ring
-    where a trunk does not say. `at` is the time of day.
-    """
-
-    def __init__(
-        self,
-        endpoint: SipEndpoint,
-        policy: Outbound,
-        *,
-        routes: Callable[[str], tuple[str, ...]] = lambda trunk: (),
-        ring_s: float = RING_S,
-        at: Callable[[], float] = time.time,
-    ) -> None:
-        self._endpoint, self._policy, self._routes, self._ring_s, self._at = endpoint, policy, routes, ring_s, at
-
-    async def dial(self, target: str, trunk: str = "") -> OutgoingSipCall:
-        """A call to a number or a SIP URI. Raises NotAllowed, or SignalingError where no way leads there."""
-        permit = self._policy.begin(target, self._at(), trunk)
-        if isinstance(permit, Denied):
-            raise NotAllowed(permit.why, permit.setting)
-        try:
-            way = await self._way(permit)
-        except BaseException:
-            self._end(permit)
-            raise
-        return OutgoingSipCall(self._endpoint, way, permit.longest_s, lambda: self._end(permit))
-
-    def _end(self, permit: Permit) -> None:
-        self._policy.end(permit, self._at())
-
-    async def _way(self, permit: Permit) -> Way:
-        trunk = permit.trunk
-        targets = await self._endpoint.resolver.resolve(trunk.next_hop if trunk else permit.uri)
-        routes = self._routes(trunk.name) or trunk.routes if trunk else ()
-        ring_s = trunk.ring_s if trunk is not None else None
-        return Way(permit.uri, trunk, targets, routes, self._ring_s if ring_s is None else ring_s)
 
 
 class OutgoingSipCall(PlacedCall):
@@ -157,8 +125,13 @@ class OutgoingSipCall(PlacedCall):
         """CANCEL before the answer, BYE after it."""
         self.stop(reason or "hung up")
 
-    def stop(self, reason: str) -> None:
-        """As `hang_up`."""
+    @property
+    def is_taken(self) -> bool:
+        """Whether somebody took it, be their answer one that can be used or not."""
+        return self._placed is not None and self._placed.taken is not None
+
+    def stop(self, reason: str, elsewhere: bool = False) -> None:
+        """As `hang_up`; `elsewhere`: another phone has the call, and this one has missed none."""
         placed = self._placed
         if self._ended.done():
             return
@@ -172,6 +145,7 @@ class OutgoingSipCall(PlacedCall):
             self._placing.cancel()  # no other target is tried
         if placed is not None and not (self._sign.done() and self._sign.result()):
             why = Refusal(Outcome.CANCELLED, "agent", reason)
+            placed.elsewhere = elsewhere
             self._act(lambda agent, now: agent.client.give_up(placed, why, now))
         else:
             self.end(CallEnded("agent", reason, Outcome.CANCELLED))
@@ -185,7 +159,7 @@ class OutgoingSipCall(PlacedCall):
             if why is None:
                 self._endpoint.resolver.worked(target)
                 return
-            if why.code not in GIVES_WAY:
+            if self._way.flow is not None or why.code not in GIVES_WAY:
                 break
             self._endpoint.resolver.failed(target, why.retry_s or DEAD_S)
             logger.info("x %s %s: %s", self.offer.id, target, why.reason)
@@ -195,7 +169,7 @@ class OutgoingSipCall(PlacedCall):
     async def _try(self, target: Target, media: str | None) -> Refusal | None:
         """Call there; None once there is a sign of life, else why it came to nothing."""
         try:
-            flow = await self._endpoint.flows.connect(target, HEAD_OCTETS + len(media or ""))
+            flow = self._way.flow or await self._endpoint.flows.connect(target, HEAD_OCTETS + len(media or ""))
         except SignalingError as error:
             return Refusal(Outcome.UNREACHABLE, "network", str(error), 503)
         self._sign = self._loop.create_future()

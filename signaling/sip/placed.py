@@ -111,7 +111,8 @@ PLACING: Table = {
 class Invitation:
     """Whom to call, and as whom. Raises ValueError for text that is no SIP URI.
 
-    `uri` is the Request-URI, `address` ours, `routes` name-addrs of proxies on the way.
+    `uri` is the Request-URI, `address` ours, `routes` name-addrs of proxies on the way. `pinned`: everything goes by
+    the way that the INVITE goes, since what the far end says of itself leads nowhere.
     """
 
     uri: str
@@ -119,6 +120,7 @@ class Invitation:
     routes: tuple[str, ...] = ()
     login: Login | None = None
     ring_s: float = RING_S
+    pinned: bool = False
 
     def __post_init__(self) -> None:
         for uri in (self.uri, self.address):
@@ -163,6 +165,8 @@ class Placed:
     min_se: int = MIN_SE
     """The session interval, in seconds, that a 422 made us ask for at least."""
     paused: bool = False
+    elsewhere: bool = False
+    """Whether it is given up because another phone has the call."""
 
     @property
     def owes(self) -> bool:

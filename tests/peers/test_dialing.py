@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from signaling.call import CallEnded, Outcome
+from signaling.call import CallEnded, Outcome, OutgoingCall
+from signaling.sip.dialer import SipDialer
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.outbound import Outbound
-from signaling.sip.outgoing import OutgoingSipCall, SipDialer
+from signaling.sip.outgoing import OutgoingSipCall
 from signaling.sip.trunk import Trunk
 from tests.peers.folders import read
 from tests.peers.test_libre import hears_itself, talk
@@ -37,7 +38,7 @@ VERIFY = (
 
 
 @contextlib.asynccontextmanager
-async def dialing(there: Called, **settings: Any) -> AsyncIterator[OutgoingSipCall]:
+async def dialing(there: Called, **settings: Any) -> AsyncIterator[OutgoingCall]:
     """A call of ours, that is about to begin; what `answered` is told is in `media`."""
     trunk = Trunk("sipp", "127.0.0.1", there.port, user="ada", password="secret", outbound=("*",))
     async with asyncio.timeout(40), SipEndpoint("127.0.0.1", 0, allow=()) as sip:
@@ -45,7 +46,7 @@ async def dialing(there: Called, **settings: Any) -> AsyncIterator[OutgoingSipCa
         yield call
 
 
-def listen(call: OutgoingSipCall) -> list[str]:
+def listen(call: OutgoingCall) -> list[str]:
     """The audio ports of the descriptions that come, in order."""
     ports: list[str] = []
 
@@ -115,7 +116,7 @@ async def test_two_forks_that_both_answer(tmp_path: Path) -> None:
         ports = listen(call)
         await call.invite(OFFER)
         await call.wait_answered()
-        assert call._placed is not None
+        assert isinstance(call, OutgoingSipCall) and call._placed is not None
         while len(call._placed.acks) < 2:  # until the other fork has answered, too
             await asyncio.sleep(0.01)
         assert ports == ["40002"]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from signaling.sip.dialer import SipDialer
 from signaling.sip.outbound import Outbound
-from signaling.sip.outgoing import SipDialer
 from signaling.sip.trunk import Lines, Trunk
 from tests.peers.folders import read
 from tests.peers.kamailio import PASSWORD, Kamailio, kamailio

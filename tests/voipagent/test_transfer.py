@@ -52,7 +52,7 @@ class Board:
         self.other, self.leg = FakeOutgoing(), FakeLeg(refuse)
         self.dialled: list[tuple[str, str]] = []
         self.nowhere = nowhere
-        self.board = Switchboard(self, self.open_leg, FORMAT)
+        self.board = Switchboard(self, self.open_leg, FORMAT, lambda target: target == "alice")
 
     async def dial(self, target: str, trunk: str = "") -> FakeOutgoing:
         self.dialled.append((target, trunk))
@@ -92,6 +92,15 @@ async def test_where_it_refuses_we_call() -> None:
         await line.close()
     assert board.leg.closed
     assert board.other.log[-1] == ("hang_up", "the other party hung up")
+
+
+async def test_a_phone_of_our_own_is_called_by_us_alone() -> None:
+    board, call = Board(), FakeCall()
+    board.other.taken.set()
+    line = await soon(board.board.reach(call, "alice"))
+    assert line is not None and board.dialled == [("alice", "")]
+    assert call.log == []
+    await line.close()
 
 
 async def test_nobody_answers_there() -> None:

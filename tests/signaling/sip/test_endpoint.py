@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from signaling.call import CallEnded, Rejection, Renegotiate, SignalingError
-from signaling.sip import endpoint, sipcall
+from signaling.sip import asked, endpoint, sipcall
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.message import Request, respond
 from signaling.sip.wire import parse
@@ -271,7 +271,7 @@ async def _refusing(offer: str | None) -> Rejection:
 async def test_a_change_that_fails_leaves_the_call(
     renegotiate: Renegotiate | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "CHANGE_S", 0.05)
+    monkeypatch.setattr(asked, "CHANGE_S", 0.05)
     async with desk() as agent, udp_peer(agent.port) as peer:
         await peer.call()
         (await agent.next_call()).renegotiate = renegotiate

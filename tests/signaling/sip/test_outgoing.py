@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from signaling.call import Call, CallEnded, NotAllowed, Outcome, Rejection, SignalingError
+from signaling.call import Call, CallEnded, NotAllowed, Outcome, OutgoingCall, Rejection, SignalingError
+from signaling.sip.dialer import SipDialer
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.message import Request
 from signaling.sip.outbound import Limits, Outbound
-from signaling.sip.outgoing import OutgoingSipCall, SipDialer
 from signaling.sip.resolve import Found, Kind, Srv
 from signaling.sip.trunk import Trunk
 from signaling.sip.wire import parse
@@ -83,7 +83,7 @@ async def phone() -> AsyncIterator[Phone]:
 class Told:
     """What a call's user is told of the far end's descriptions."""
 
-    def __init__(self, call: OutgoingSipCall, fail: str = "") -> None:
+    def __init__(self, call: OutgoingCall, fail: str = "") -> None:
         self.media: list[str] = []
         self._fail = fail
         call.answered = self.hear
@@ -107,7 +107,7 @@ async def ended(call: Call) -> CallEnded:
         return await call.wait_ended()
 
 
-async def answered(call: OutgoingSipCall) -> None:
+async def answered(call: OutgoingCall) -> None:
     async with asyncio.timeout(5):
         await call.wait_answered()
 

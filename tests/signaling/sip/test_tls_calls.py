@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from signaling.call import CallEnded, Outcome
+from signaling.sip.dialer import SipDialer
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.outbound import Limits, Outbound
-from signaling.sip.outgoing import SipDialer
 from signaling.sip.resolve import Found, Kind, Srv
 from signaling.sip.tls import Tls
 from tests.signaling.sip.answering import LOOPBACK, Desk, desk, leave
