@@ -53,6 +53,8 @@ class CallOffer:
 
     In a call that we make, `caller` is who we are there, and `source` where the call goes to.
 
+    `wanted` is a persona that is asked for by name; `room` a room, and `pin` what opens it.
+
     `media` is the peer's session description, or None when we are to make the offer (RFC 3261, section 13.2.1).
     `source` is the address the request came from, as (host, port); `also` are other hosts that a call of ours may turn
     out to be with.
@@ -66,6 +68,8 @@ class CallOffer:
     media: str | None = field(default=None, repr=False)  # may have keys in it (RFC 4568)
     trunk: str = ""
     wanted: str = ""
+    room: str = ""
+    pin: str = field(default="", repr=False)
     also: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
 
