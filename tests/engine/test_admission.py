@@ -81,6 +81,31 @@ def test_slower_than_measured_admits_fewer_and_no_limit_admits_all() -> None:
     assert measured({1: 9.0}, limit_s=None).admits(64)
 
 
+def test_ears_take_what_a_tick_takes_beyond_its_rows() -> None:
+    admission = measured({1: 0.010, 4: 0.020})
+    admission.saw(4, 4, 0.032)
+    assert admission.ears.of(4) == pytest.approx(0.012) and admission.ticks.of(4) == pytest.approx(0.020)
+    admission.saw(2, 0, 0.030)  # without ears it is the rows'
+    assert admission.ticks.of(2) == pytest.approx(0.030) and admission.ears.of(4) == pytest.approx(0.012)
+    admission.saw(4, 4, 0.0)
+    assert 0 < admission.ears.of(4) < 0.012
+
+
+def test_ears_give_way_before_a_call_does() -> None:
+    """Of 8 rows two ticks take 41 ms in the worst case, and so many ears as long; four of them 21 ms, five 27."""
+    admission = measured({1: 0.006, 4: 0.020, 8: 0.040})
+    for count, seconds in ((1, 0.006), (4, 0.020), (8, 0.040)):
+        admission.ears.measured(count, seconds)
+    assert [admission.most_ears(rows) for rows in (1, 4, 6, 8)] == [1, 4, 6, 4]
+    assert admission.admits(8, 4) and not admission.admits(8, 5)
+    assert admission.wait_s(8, 4) == pytest.approx(0.006 + 0.035 + 0.006 + 0.0153, abs=0.0001)
+
+
+def test_without_a_limit_every_row_may_have_an_ear_and_where_none_fits_none_may() -> None:
+    assert measured({1: 9.0}, limit_s=None).most_ears(7) == 7
+    assert measured({1: 9.0}).most_ears(1) == 0
+
+
 def test_a_prime_chunk_is_as_long_as_a_quarter_of_the_limit_allows() -> None:
     costs = {16: 0.004, 32: 0.007, 64: 0.015, 128: 0.031}
     assert chunk_size(costs, 0.064) == 64

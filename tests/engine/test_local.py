@@ -59,6 +59,7 @@ class FakeRows:
         self.rows, self.window_frames, self.renewable_frames = rows, 200, 100
         self.hearing = Hearing(TOKENIZER, rows, 7, "ear@0", "no room")
         self.heard: list[int] = []
+        self.heard_by: list[bool] = []
         self.vocabulary: tuple[int, ...] = (400,) * 17
         self.revision, self.tokenizer = "fake@0", TOKENIZER
         self.voices: Voices = {"ada": np.zeros((3, 8), np.int64)}
@@ -123,8 +124,10 @@ class FakeRows:
         self.seeds.append(step.sampling.seed)
         token = self.says(step.row) if step.forced is None else step.forced
         self.numbers[step.row] += 1
-        heard, broken = self.heard.pop(0) if self.heard else 3, step.row in self.broken
-        return Stepped(step.frame, token, np.full(17, token, np.uint16), self.numbers[step.row] - 1, heard, broken)
+        self.heard_by.append(step.hears)
+        heard, broken, number = self.heard.pop(0) if self.heard else 3, step.row in self.broken, self.numbers[step.row]
+        column = np.full(17, token, np.uint16)
+        return Stepped(step.frame, token, column, number - 1, heard, broken, (0.25, 0.5))
 
 
 def fake_engine(rows: FakeRows) -> LocalEngine:
@@ -724,7 +727,7 @@ async def test_everything_that_is_asked_for_is_loaded_with(monkeypatch: pytest.M
 
     monkeypatch.setattr(local_module, "load_batch", load)
     named = {"limit_s": 0.05, "graphs": "off", "prefix_bytes": 7, "deterministic": True}
-    arguments = ("m", 3, "cpu", "none", False, "int4", "int8", ["a.wav"])
+    arguments = ("m", 3, "cpu", "none", "off", "int4", "int8", ["a.wav"])
     async with LocalEngine(*arguments, **named):  # type: ignore[arg-type]  # a dictionary has no types of its own
         assert asked == [(arguments, named)]
 
@@ -745,6 +748,47 @@ async def test_a_call_that_would_make_others_late_is_refused_and_those_go_on() -
         with pytest.raises(EngineFull, match="beside 2 calls, one more would wait 65 ms for a reply; it must be 64"):
             await calls.enter_async_context(engine.open(Sampling()))
         assert [(await slot.step(SILENCE)).number for slot in slots] == [0, 0]
+
+
+async def test_the_youngest_calls_ears_give_way_where_there_is_no_time_and_the_calls_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = FakeRows(rows=4)
+    rows.admission = Admission(4, 0.064)
+    rows.admission.ticks.measured(1, 0.005)
+    rows.admission.ears.measured(1, 0.020)  # four rows take 20 ms, two ears 40
+    async with fake_engine(rows) as engine, AsyncExitStack() as calls:
+        slots: list[Slot] = []
+        deaf = []
+        for _ in range(4):
+            slots.append(await calls.enter_async_context(engine.open(Sampling())))
+            deaf.append([bool(slot.deaf) for slot in slots])
+        assert deaf == [[False], [False] * 2, [False, False, True], [False, False, True, True]]
+        assert slots[2].deaf == "beside 3 calls there is no time for it" and slots[2].ear == "ear@0"
+        for slot in slots:
+            await slot.step(SILENCE)
+    assert rows.heard_by == [True, True, False, False]
+    assert "what the caller says is not written down: beside" in caplog.text
+
+
+async def test_a_row_beyond_the_ears_says_that_there_is_no_room() -> None:
+    rows = FakeRows(rows=2)
+    rows.hearing = Hearing(TOKENIZER, 1, 7, "ear@0", "no room")
+    async with fake_engine(rows) as engine, engine.open(Sampling()) as first, engine.open(Sampling()) as second:
+        assert [(slot.ear, slot.deaf, slot.hearing_delay_frames) for slot in (first, second)] == [
+            ("ear@0", "", 7),
+            ("", "no room", 0),
+        ]
+
+
+async def test_where_a_word_begins_and_how_quiet_it_will_be_is_in_the_reply() -> None:
+    rows = FakeRows(rows=1)
+    rows.heard = [3, 0, 300]
+    async with fake_engine(rows) as engine, engine.open(Sampling()) as slot:
+        replies = [await slot.step(SILENCE) for _ in range(3)]
+    assert [reply.word_due for reply in replies] == [False, True, False]
+    assert [reply.quiet for reply in replies] == [(0.25, 0.5)] * 3
+    assert [bool(reply.heard) for reply in replies] == [False, False, True]
 
 
 async def test_what_ticks_and_chunks_take_is_remembered() -> None:
