@@ -18,7 +18,7 @@ from media.latch import Network
 from media.leg import AudioFormat, Leg, LegError
 from media.ports import Ports
 from media.rtp import RtpLeg
-from media.webrtc import WebRtcLeg
+from media.webrtc import Ways, WebRtcLeg
 
 
 class Legs:
@@ -91,13 +91,13 @@ class Legs:
         self._open.add(leg)
         return leg
 
-    def open_web_leg(self, host: str, *, codecs: Iterable[str] | None = None, one_way: bool = False) -> WebRtcLeg:
-        """A leg for a browser, whichever of the two offers. It has no port yet; `one_way`: see there."""
+    def open_web_leg(self, host: str, ways: Ways = "both", *, codecs: Iterable[str] | None = None) -> WebRtcLeg:
+        """A leg for a browser, whichever of the two offers. It has no port yet; `ways`: see there."""
         assert self._clock is not None and self._ports is not None, "Legs is not entered"
         leg = WebRtcLeg(
             *(self._format, self._clock, self._ports, host, self._advertised, self._servers, self._open.discard),
             codecs=self._codecs if codecs is None else tuple(map(named, codecs)),
-            one_way=one_way,
+            ways=ways,
         )
         self._open.add(leg)
         return leg

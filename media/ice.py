@@ -14,23 +14,15 @@ from ipaddress import ip_address
 from typing import Any, TypeAlias
 
 from aioice import Candidate
-from aioice.candidate import candidate_foundation, candidate_priority
-from aioice.ice import (
-    CandidatePair,
-    Connection,
-    StunProtocol,
-    get_host_addresses,
-    relayed_candidate,
-    server_reflexive_candidate,
-)
+from aioice.ice import CandidatePair, Connection, StunProtocol, relayed_candidate, server_reflexive_candidate
 from aioice.stun import Message
 
+from media.candidates import host_candidates, own_addresses, read_candidate
 from media.icesdp import MAX_CANDIDATES, Remote
 from media.iceservers import IceServer
 from media.latch import Address
 from media.leg import LegError
 from media.ports import Pair, Ports
-from media.stream import is_loopback
 from media.transport import MAX_DATAGRAM, MAX_READS
 
 logger = logging.getLogger(__name__)
@@ -45,8 +37,6 @@ CREDENTIALS_S = 86_400
 """Made passwords are good for so long: a relay asks for them again throughout the call."""
 
 Asked: TypeAlias = Coroutine[Any, Any, tuple[Candidate, StunProtocol | None]]
-
-_LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
 class IceWay:
@@ -135,12 +125,9 @@ class IceWay:
             self.failure = f"ICE found no way to the far end in {CONNECT_S:g} s"
 
     async def add(self, candidates: Sequence[str]) -> None:
-        """More of the far end's candidates; those that we cannot use are left out.
-
-        A name under .local is one: who hides behind it sends to us, and is seen then.
-        """
+        """More of the far end's candidates; those that we cannot use are left out."""
         for text in candidates:
-            candidate = _readable(text, self._host)
+            candidate = read_candidate(text, self._host)
             if candidate is None or text in self._named or len(self._named) >= MAX_CANDIDATES:
                 continue
             self._named.add(text)
@@ -223,10 +210,10 @@ class IceWay:
     async def open_ports(self, connection: _Connection) -> list[_Protocol]:
         """One for each version of IP, and what they are reached by."""
         loop, protocols = asyncio.get_running_loop(), []
-        for version, hosts in _addresses(self._host, self._advertised).items():
+        for version, hosts in own_addresses(self._host, self._advertised).items():
             pair = self._ports.open(version)
             self._pairs.append(pair)
-            candidates = [_host_candidate(host, pair.port, place) for place, host in enumerate(hosts)]
+            candidates = host_candidates(hosts, pair.port)
             _, protocol = await loop.create_datagram_endpoint(lambda: _Protocol(connection), sock=pair.rtp)
             protocol.local_candidate = candidates[0]
             self._protocols.append((pair, protocol))
@@ -359,44 +346,3 @@ def _usable(servers: Sequence[IceServer]) -> tuple[IceServer | None, IceServer |
     """The first of each kind: one address by STUN is as good as several."""
     stun = next((server for server in servers if not server.is_turn), None)
     return stun, next((server for server in servers if server.is_turn), None)
-
-
-def _addresses(host: str, advertised: Mapping[int, str]) -> dict[int, list[str]]:
-    """What host candidates have, by the version of IP: the advertised address, or all of the machine's.
-
-    Who signals from this very machine reaches us by the loopback too.
-    """
-    found: dict[int, list[str]] = {}
-    for version in (4, 6):
-        hosts = [advertised[version]] if version in advertised else get_host_addresses(version == 4, version == 6)
-        if is_loopback(host):
-            hosts = [*hosts, _LOOPBACK[version]]
-        if hosts and (version == 4 or version in advertised or _has_v6(hosts)):
-            found[version] = hosts
-    return found
-
-
-def _has_v6(hosts: Sequence[str]) -> bool:
-    return any(not ip_address(host).is_loopback for host in hosts)
-
-
-def _host_candidate(host: str, port: int, place: int) -> Candidate:
-    """The first address is preferred."""
-    foundation, priority = candidate_foundation("host", "udp", host), candidate_priority(1, "host", 65_535 - place)
-    return Candidate(foundation, 1, "udp", priority, host, port, "host")
-
-
-def _readable(text: str, host: str) -> Candidate | None:
-    """A candidate that we can try; None for what is none, for TCP, for a name, and for who is not one host.
-
-    `host` is where signalling comes from: only from this machine may it be this machine.
-    """
-    try:
-        candidate = Candidate.from_sdp(text)
-        address = ip_address(candidate.host)
-    except ValueError:
-        return None
-    if address.is_multicast or address.is_unspecified or (address.is_loopback and not is_loopback(host)):
-        return None
-    usable = candidate.component == 1 and candidate.transport.lower() == "udp" and 0 < candidate.port <= 65_535
-    return candidate if usable else None

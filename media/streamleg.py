@@ -150,10 +150,14 @@ class StreamLeg(ABC):
 
     # --- Leg: audio ---
 
-    async def exchange(self) -> Exchange:
-        """The next frame's time. The first call starts the call's time. Raises LegError once closed."""
+    def begin(self) -> None:
+        """Start the call's time, once a stream is agreed; for who only plays, and never asks for an exchange."""
         self._wanted = True
         self._start()
+
+    async def exchange(self) -> Exchange:
+        """The next frame's time. The first call starts the call's time. Raises LegError once closed."""
+        self.begin()
         while (exchange := self._incoming.take()) is None:
             self._check_open()
             self._arrived.clear()
@@ -193,6 +197,11 @@ class StreamLeg(ABC):
     async def lost(self) -> str:
         """Wait until the media is lost for good; the reason. A new agreement forgives a silence before it."""
         return await asyncio.shield(self._lost)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether `lost` has a reason."""
+        return self._lost.done()
 
     async def close(self) -> None:
         """Stop, and give the ports back. Idempotent."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal, TypeAlias
 
 from media.clock import Clock
 from media.ice import IceWay
@@ -33,14 +34,19 @@ FIRST_PACKET_S = 30.0
 """There is a way, but no audio came for so long."""
 
 
+Ways: TypeAlias = Literal["both", "in", "out"]
+
+
 class OtherIce(LegError):
     """Candidates are of another session of ICE than the one that goes on: a restart, which takes an offer."""
 
 
 class WebRtcLeg(StreamLeg):
     """One party over WebRTC. `host` is where its signalling comes from; `advertised` replaces our own addresses, by
-    the version of IP; `servers` tell more of them. `one_way`: what we say is fetched by others (RFC 9725), so that it
-    is no hold where the far end only sends. The rest is said in `StreamLeg`.
+    the version of IP; `servers` tell more of them. The rest is said in `StreamLeg`.
+
+    `ways`: "in" is a publisher's leg (RFC 9725), which only sends to us, and does not hold by that; "out" is a
+    listener's, to whom we only send.
     """
 
     def __init__(
@@ -53,12 +59,12 @@ class WebRtcLeg(StreamLeg):
         servers: Sequence[IceServer] = (),
         when_closed: Callable[[Leg], None] | None = None,
         codecs: Codecs = (),
-        one_way: bool = False,
+        ways: Ways = "both",
         grace_s: float = GRACE_S,
     ) -> None:
         super().__init__(audio_format, clock, host, when_closed, "demand", codecs)
         self._ports, self._advertised, self._servers = ports, advertised or {}, servers
-        self._one_way, self._grace_s = one_way, grace_s
+        self._ways, self._grace_s = ways, grace_s
         self._ice: IceWay | None = None
         self._remote: Remote | None = None
         self._ever = self._away = False
@@ -114,7 +120,15 @@ class WebRtcLeg(StreamLeg):
     def _read(self, stream: Stream) -> Stream:
         if stream.dtls is None:
             raise LegError("the audio stream is without a=fingerprint and a=setup; WebRTC makes its keys by DTLS")
-        return replace(stream, one_way=self._one_way and stream.receives)
+        if self._ways == "in":
+            if not stream.receives:
+                raise LegError("the offer's audio is not to be sent to us; this is where it is published")
+            return replace(stream, sends=False, one_way=True)
+        if self._ways == "out":
+            if not stream.sends:
+                raise LegError("the offer's audio is not to be sent by us; this is where it is listened to")
+            return replace(stream, receives=False)
+        return stream
 
     async def _gathered(self, controlling: bool) -> IceWay:
         """A new way, which is yet to be found."""

@@ -1,4 +1,4 @@
-"""Calls by HTTP: `/duplex`, both ways in one exchange, with the ways of WHIP (RFC 9725).
+"""Calls by HTTP: `/duplex`, both ways in one exchange, with the ways of WHIP; and WHIP itself at `/whip` (RFC 9725).
 
     POST    an offer        201 with the answer, and a session's URL in Location
     to a session:
@@ -12,23 +12,20 @@ Session descriptions are text here. What is wrong is told by a problem body.
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from ipaddress import ip_address
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from signaling.call import CallOffer, Rejection
-from signaling.problem import RETRY_S, Access, Problem, rejected
+from signaling.front import FRAGMENT, SDP, Candidates, Front, Router, source_of, trickle
+from signaling.problem import RETRY_S, Problem, rejected
 from signaling.webcall import WebCall
+from signaling.whep import WhepEndpoint
 
-logger = logging.getLogger(__name__)
-
-SDP = "application/sdp"
-FRAGMENT = "application/trickle-ice-sdpfrag"
+DUPLEX, WHIP = "duplex", "whip"
+"""What is called, in an offer's `callee`."""
 
 DECIDE_S = 20.0
 """A POST waits for so long: a row is primed meanwhile."""
@@ -42,30 +39,14 @@ KEPT_S = 60.0
 MAX_WAITING = 64
 """Calls that nobody has looked at yet. Full: the next one is told to come again."""
 
-Candidates = Callable[[str], Awaitable[None]]
-"""Takes a fragment with candidates. Raises Problem."""
-
-
-class Router(Protocol):
-    """What we ask of a web application."""
-
-    def add_route(self, path: str, route: Callable[[Request], Awaitable[Response]], methods: list[str]) -> None:
-        """Have requests there answered so."""
-
 
 class WhipEndpoint:
-    """A CallSource. `links` tells the Link headers of ICE servers; `unreadable` says what is wrong with a text that is
-    no session description, "" for nothing.
-    """
+    """A CallSource: each POST of an offer is a call. What is published is listened to by `whep`."""
 
-    def __init__(
-        self,
-        access: Access,
-        unreadable: Callable[[str], str] = lambda sdp: "",
-        links: Callable[[], Sequence[str]] = tuple,
-    ) -> None:
+    def __init__(self, front: Front) -> None:
         self.available: Callable[[], bool] = lambda: False
-        self._access, self._unreadable, self._links = access, unreadable, links
+        self.whep = WhepEndpoint(front, self.call_of)
+        self._front = front
         self._offered: asyncio.Queue[WebCall] = asyncio.Queue(MAX_WAITING)
         self._calls: dict[str, WebCall] = {}  # by session
         self._candidates: dict[str, Candidates] = {}  # by the id of the call
@@ -85,73 +66,44 @@ class WhipEndpoint:
         self._candidates[call_id] = candidates
 
     def serve(self, router: Router) -> None:
-        """Answer at `/duplex`."""
-        methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-        router.add_route("/duplex", self._guarded(self._endpoint), methods=methods)
-        router.add_route("/duplex/{session}", self._guarded(self._session), methods=methods)
-
-    def _guarded(self, handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
-            try:
-                response = await handle(request)
-            except Problem as problem:
-                logger.info("x WHIP: %s %d: %s", request.method, problem.status, problem)
-                response = problem.response()
-            response.headers.update(self._access.cors(request))
-            response.headers["Cache-Control"] = "no-store"
-            return response
-
-        return answer
+        """Answer at `/duplex`, `/whip` and `/whep`."""
+        self.whep.serve(router)
+        for name in (DUPLEX, WHIP):
+            self._front.serve(router, f"/{name}", {"POST": self._call}, {"Accept-Post": SDP})
+            handlers = {"POST": self._replace, "PATCH": self._trickle, "DELETE": self._hang_up}
+            accepts = {"Accept-Post": SDP, "Accept-Patch": FRAGMENT}
+            self._front.serve(router, f"/{name}/{{session}}", handlers, accepts)
 
     # --- where calls begin
 
-    async def _endpoint(self, request: Request) -> Response:
-        if request.method == "OPTIONS":
-            return self._options(request, "POST, OPTIONS", {"Accept-Post": SDP})
-        if request.method != "POST":
-            raise Problem(405, "POST an offer here", {"Allow": "POST, OPTIONS"})
-        self._access.check(request)
-        offer = await self._sdp(request)
-        wanted = self._access.persona(request.query_params.get("persona", ""))
+    async def _call(self, request: Request) -> Response:
+        offer = await self._front.sdp(request)
+        wanted = self._front.access.persona(request.query_params.get("persona", ""))
         if not self.available():
             raise rejected(Rejection.OVERLOADED)
-        call = WebCall(self._described(request, offer, wanted))
+        call = WebCall(_described(request, offer, wanted))
         try:
             self._offered.put_nowait(call)
         except asyncio.QueueFull:
             raise Problem(503, "too many calls at once", {"Retry-After": str(RETRY_S)}) from None
-        return await self._decided(request, call)
-
-    def _described(self, request: Request, media: str, wanted: str) -> CallOffer:
-        source = request.client or ("127.0.0.1", 0)
-        headers = {name: request.headers.get(name, "")[:200] for name in ("user-agent", "origin")}
-        return CallOffer(
-            f"web-{secrets.token_hex(8)}",
-            "webrtc",
-            "browser",
-            "duplex",
-            (_address(source[0]), source[1]),
-            media,
-            wanted=wanted,
-            headers=headers,
-        )
-
-    async def _decided(self, request: Request, call: WebCall) -> Response:
-        """What became of an offer."""
         try:
             async with asyncio.timeout(DECIDE_S):
                 await call.wait_decided()
         except TimeoutError:
             await call.hang_up("nobody took the call in time")
             raise rejected(Rejection.OVERLOADED) from None
+        return await self._decided(request, call)
+
+    async def _decided(self, request: Request, call: WebCall) -> Response:
+        """What became of an offer."""
         if call.rejection is not None:
             raise rejected(call.rejection, call.why)
         if call.is_over:
             raise Problem(503, (await call.wait_ended()).reason, {"Retry-After": str(RETRY_S)})
         self._calls[call.session] = call
         call.when_over(lambda: self._over(call))
-        headers = {"Location": f"{request.url.path.rstrip('/')}/{call.session}", **self._of_session(call)}
-        return self._answer(call.answer, 201, headers)
+        location = f"{request.url.path.rstrip('/')}/{call.session}"
+        return self._front.answer(call.answer, 201, {"Location": location, **_of_session(call)})
 
     def _over(self, call: WebCall) -> None:
         self._candidates.pop(call.offer.id, None)
@@ -159,43 +111,24 @@ class WhipEndpoint:
 
     # --- what becomes of them
 
-    async def _session(self, request: Request) -> Response:
-        methods = ("POST", "PATCH", "DELETE", "OPTIONS")
-        allowed = ", ".join(methods)
-        if request.method == "OPTIONS":
-            return self._options(request, allowed, {"Accept-Post": SDP, "Accept-Patch": FRAGMENT})
-        if request.method not in methods:
-            raise Problem(405, f"a session takes {allowed}", {"Allow": allowed})
-        self._access.check(request)
+    def _named(self, request: Request) -> WebCall:
+        """The call whose session that is. Raises Problem 404."""
         call = self._calls.get(request.path_params["session"])
-        if call is None or call.is_over:
+        if call is None or call.is_over or not request.url.path.startswith(f"/{call.offer.callee}/"):
             raise Problem(404, "there is no such session, or no more")
-        if request.method == "DELETE":
-            call.end("caller", "hung up")
-            return Response(status_code=200)
-        if request.method == "PATCH":
-            return await self._trickle(request, call)
-        return await self._replace(request, call)
+        return call
 
-    async def _trickle(self, request: Request, call: WebCall) -> Response:
-        """More candidates (RFC 9725, section 4.3.2). A restart of ICE takes an offer, by POST."""
-        _check_type(request, FRAGMENT)
-        tag = request.headers.get("if-match")
-        if tag is None:
-            raise Problem(428, "If-Match with the ETag of the session is wanted")
-        if tag.strip() == "*":
-            raise Problem(422, "ICE is not restarted by PATCH; POST an offer to this URL instead")
-        if call.etag not in [each.strip() for each in tag.split(",")]:
-            raise Problem(412, "If-Match is of another ICE session than the one that goes on", {"ETag": call.etag})
-        candidates = self._candidates.get(call.offer.id)
-        if candidates is None:
-            raise Problem(405, "this session takes no candidates")
-        await candidates(await _text(request))
-        return Response(status_code=204)
+    async def _hang_up(self, request: Request) -> Response:
+        self._named(request).end("caller", "hung up")
+        return Response(status_code=200)
 
-    async def _replace(self, request: Request, call: WebCall) -> Response:
+    async def _trickle(self, request: Request) -> Response:
+        call = self._named(request)
+        return await trickle(request, call.etag, self._candidates.get(call.offer.id))
+
+    async def _replace(self, request: Request) -> Response:
         """Another offer for the same conversation."""
-        offer = await self._sdp(request)
+        call, offer = self._named(request), await self._front.sdp(request)
         if call.changing.locked() or call.renegotiate is None:
             raise Problem(409, "the session is being changed already", {"Retry-After": "1"})
         async with call.changing:
@@ -207,64 +140,14 @@ class WhipEndpoint:
         if isinstance(answer, Rejection):
             raise rejected(answer)
         call.etag = f'"{secrets.token_hex(8)}"'
-        return self._answer(answer, 200, self._of_session(call))
-
-    # --- parts of answers
-
-    def _answer(self, sdp: str, status: int, headers: dict[str, str]) -> Response:
-        response = Response(sdp, status, headers, SDP)
-        self._link(response)
-        return response
-
-    def _of_session(self, call: WebCall) -> dict[str, str]:
-        return {"ETag": call.etag, "Accept-Patch": FRAGMENT}
-
-    def _link(self, response: Response) -> None:
-        for link in self._links():
-            response.headers.append("Link", link)
-
-    def _options(self, request: Request, allowed: str, headers: dict[str, str]) -> Response:
-        """What may be done here; to a page of another origin, also in the words of CORS.
-
-        Servers for ICE are told to who has a token, or needs none: they relay for whoever knows their passwords.
-        """
-        response = Response(status_code=204, headers={"Allow": allowed, **headers})
-        if self._access.allows(request.headers.get("origin", "")):
-            response.headers["Access-Control-Allow-Methods"] = allowed
-            response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, If-Match"
-            response.headers["Access-Control-Max-Age"] = "600"
-        try:
-            self._access.check(request)
-        except Problem:
-            return response
-        self._link(response)
-        return response
-
-    async def _sdp(self, request: Request) -> str:
-        """The offer in a request. Raises Problem 415 or 400."""
-        _check_type(request, SDP)
-        sdp = await _text(request)
-        if fault := self._unreadable(sdp):
-            raise Problem(400, fault)
-        return sdp
+        return self._front.answer(answer, 200, _of_session(call))
 
 
-async def _text(request: Request) -> str:
-    try:
-        return (await request.body()).decode()
-    except UnicodeDecodeError:
-        raise Problem(400, "the body is not UTF-8") from None
+def _described(request: Request, media: str, wanted: str) -> CallOffer:
+    headers = {name: request.headers.get(name, "")[:200] for name in ("user-agent", "origin")}
+    call_id, callee = f"web-{secrets.token_hex(8)}", request.url.path.strip("/")
+    return CallOffer(call_id, "webrtc", "browser", callee, source_of(request), media, wanted=wanted, headers=headers)
 
 
-def _check_type(request: Request, wanted: str) -> None:
-    told = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if told != wanted:
-        raise Problem(415, f"Content-Type is to be {wanted}, not {told[:60]!r}", {"Accept": wanted})
-
-
-def _address(host: str) -> str:
-    """An address, or that of this machine where the client has none."""
-    try:
-        return str(ip_address(host.partition("%")[0]))
-    except ValueError:
-        return "127.0.0.1"
+def _of_session(call: WebCall) -> dict[str, str]:
+    return {"ETag": call.etag, "Accept-Patch": FRAGMENT}

@@ -18,6 +18,7 @@ from engine.slot import Engine, PromptError
 from media.answer import Legs
 from media.leg import AudioFormat, Leg
 from signaling.call import CallEnded, CallOffer, SignalingError
+from signaling.front import Front
 from signaling.sip.dialer import SipDialer
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.grammar import host_port
@@ -48,7 +49,7 @@ from voipagent.web.certificate import Https, open_https
 from voipagent.web.control import serve_control
 from voipagent.web.front import address, serve_front
 from voipagent.web.metrics import serve_metrics
-from voipagent.webrtc import candidates_of, unreadable
+from voipagent.webrtc import WebLegs, unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -199,8 +200,9 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
         ):
             for persona in settings.who_answers:
                 await check_persona(engine, persona, memory)
-            whip = WhipEndpoint(settings.webrtc.access(settings.http), unreadable, settings.webrtc.links)
-            open_leg = _leg_opener(legs, trunks, whip)
+            whip = WhipEndpoint(Front(settings.webrtc.access(settings.http), unreadable, settings.webrtc.links))
+            web = WebLegs(legs.open_web_leg, whip.take_candidates, whip.whep.publish)
+            open_leg = _leg_opener(legs, trunks, web)
             agent = Agent(
                 engine,
                 open_leg,
@@ -242,15 +244,13 @@ def _reading_anew(sip: SipEndpoint, https: Https | None) -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGHUP)
 
 
-def _leg_opener(legs: Legs, trunks: Iterable[Trunk], whip: WhipEndpoint) -> Callable[[CallOffer], Leg]:
+def _leg_opener(legs: Legs, trunks: Iterable[Trunk], web: WebLegs) -> Callable[[CallOffer], Leg]:
     """Opens legs as the trunk wants them by which a call comes or goes, and for browsers."""
     known = {trunk.name: trunk for trunk in trunks}
 
     def open_leg(offer: CallOffer) -> Leg:
         if offer.kind == "webrtc":
-            web = legs.open_web_leg(offer.source[0])
-            whip.take_candidates(offer.id, candidates_of(web))
-            return web
+            return web(offer)
         trunk = known.get(offer.trunk)
         if trunk is None:
             return legs.open_leg(offer.media, offer.source[0], networks=map(ip_network, offer.also))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
 from media.iceservers import IceServer
-from media.leg import LegError
+from media.leg import Leg, LegError, NoPort
+from media.published import PublishedLeg
 from media.sdp import parse
-from media.webrtc import OtherIce, WebRtcLeg
-from signaling.problem import Access, Problem
+from media.webrtc import OtherIce, Ways, WebRtcLeg
+from signaling.call import CallOffer
+from signaling.front import Candidates
+from signaling.problem import RETRY_S, Access, Problem
+from signaling.whep import Listener
 from voipagent.http import HttpSettings
 from voipagent.kinds import Section
 
@@ -97,14 +102,63 @@ def unreadable(sdp: str) -> str:
     return ""
 
 
-def candidates_of(leg: WebRtcLeg) -> Callable[[str], Awaitable[None]]:
+@dataclass(frozen=True)
+class WebLegs:
+    """Opens the legs of calls by HTTP, and sees to it that what comes for them by HTTP gets there."""
+
+    open_leg: Callable[[str, Ways], WebRtcLeg]
+    take_candidates: Callable[[str, Candidates], None]
+    publish: Callable[[str, Callable[[str], Listener]], Callable[[], None]]
+
+    def __call__(self, offer: CallOffer) -> Leg:
+        """The leg of a call."""
+        if offer.callee != "whip":
+            leg = self.open_leg(offer.source[0], "both")
+            self.take_candidates(offer.id, _candidates_of(leg))
+            return leg
+        published = PublishedLeg(self.open_leg(offer.source[0], "in"))
+        self.take_candidates(offer.id, _candidates_of(published))
+        published.when_closed = self.publish(offer.id, lambda host: _Audience(published, self.open_leg(host, "out")))
+        return published
+
+
+class _Audience:
+    """One who listens."""
+
+    def __init__(self, published: PublishedLeg, leg: WebRtcLeg) -> None:
+        self._published, self._leg = published, leg
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is closed, or lost."""
+        return self._leg not in self._published.listeners
+
+    async def answer(self, offer: str) -> str:
+        """Have it listen. Raises Problem."""
+        try:
+            return await self._published.listen(self._leg, offer)
+        except NoPort as error:
+            raise Problem(503, str(error), {"Retry-After": str(RETRY_S)}) from None
+        except LegError as error:
+            raise Problem(406, str(error)) from None
+
+    async def add_candidates(self, fragment: str) -> None:
+        """More candidates. Raises Problem."""
+        await _candidates_of(self._leg)(fragment)
+
+    async def close(self) -> None:
+        """Listen no longer. Idempotent."""
+        await self._published.leave(self._leg)
+
+
+def _candidates_of(leg: WebRtcLeg | PublishedLeg) -> Candidates:
     """Takes candidates for a leg, and says what is wrong with them as HTTP does."""
 
     async def take(fragment: str) -> None:
         try:
             await leg.add_candidates(fragment)
         except OtherIce as error:
-            raise Problem(422, f"{error}: POST it to this URL") from None
+            raise Problem(422, f"{error}: POST it") from None
         except LegError as error:
             raise Problem(400, str(error)) from None
 

@@ -9,12 +9,13 @@ import pytest
 from engine import room
 from media.answer import Legs
 from media.leg import AudioFormat, LegError
+from media.published import PublishedLeg
+from media.webrtc import WebRtcLeg
 from signaling.call import CallOffer
-from signaling.problem import Access
 from signaling.sip.trunk import Trunk
-from signaling.whip import WhipEndpoint
 from voipagent import app
 from voipagent.persona import Persona
+from voipagent.webrtc import WebLegs
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -43,10 +44,25 @@ OFFER = "\r\n".join(
 )
 
 
+def web_legs(legs: Legs) -> WebLegs:
+    return WebLegs(legs.open_web_leg, lambda call_id, candidates: None, lambda call_id, open_listener: lambda: None)
+
+
+async def test_browsers_and_publishers_have_legs_of_their_own() -> None:
+    async with Legs(AudioFormat(24_000, 1920), ports=(28_000, 28_099)) as legs:
+        open_leg = app._leg_opener(legs, [], web_legs(legs))
+        for callee, kind in (("duplex", WebRtcLeg), ("whip", PublishedLeg)):
+            leg = open_leg(CallOffer("c", "webrtc", "browser", callee, ("127.0.0.1", 5060), OFFER))
+            assert type(leg) is kind
+            with pytest.raises(LegError, match="the audio stream has no a=ice-ufrag|demands encryption"):
+                await leg.answer(OFFER)
+            await leg.close()
+
+
 async def test_a_leg_is_opened_as_the_trunk_wants_it() -> None:
     trunks = [Trunk("acme", "192.0.2.1", codecs=("pcma",)), Trunk("secret", "192.0.2.2", srtp="demand")]
     async with Legs(AudioFormat(24_000, 1920), ports=(28_000, 28_099)) as legs:
-        open_leg = app._leg_opener(legs, trunks, WhipEndpoint(Access()))
+        open_leg = app._leg_opener(legs, trunks, web_legs(legs))
         for trunk, spoken in (("", "RTP/AVP 0"), ("acme", "RTP/AVP 8"), ("unknown", "RTP/AVP 0")):
             offer = CallOffer("c", "sip", "ada", "agent", ("127.0.0.1", 5060), OFFER, trunk=trunk)
             leg = open_leg(offer)

@@ -14,8 +14,9 @@ from engine.echo import EchoEngine
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
 from media.answer import Legs
 from media.leg import AudioFormat
+from signaling.front import FRAGMENT, SDP, Front
 from signaling.problem import Access
-from signaling.whip import FRAGMENT, SDP, WhipEndpoint
+from signaling.whip import WhipEndpoint
 from tests.media.browser import Browser
 from voipagent.agent import Agent
 from voipagent.app import _leg_opener
@@ -23,7 +24,7 @@ from voipagent.calls import CallsSettings
 from voipagent.persona import NamedPersona, Personas
 from voipagent.recording import Recorder
 from voipagent.web.api import create_api, serve_http
-from voipagent.webrtc import unreadable
+from voipagent.webrtc import WebLegs, unreadable
 
 OPEN = Access(open=True)
 
@@ -72,9 +73,10 @@ async def house(
             EchoEngine(rows) as engine,
             Legs(AudioFormat(SAMPLE_RATE, FRAME_SAMPLES), ports=(26_000, 26_999)) as legs,
         ):
-            whip = WhipEndpoint(access, unreadable, lambda: links)
+            whip = WhipEndpoint(Front(access, unreadable, lambda: links))
             whip.serve(api)
-            agent = Agent(engine, _leg_opener(legs, [], whip), personas, recorder, CallsSettings(dir=folder))
+            web = WebLegs(legs.open_web_leg, whip.take_candidates, whip.whep.publish)
+            agent = Agent(engine, _leg_opener(legs, [], web), personas, recorder, CallsSettings(dir=folder))
             running = asyncio.create_task(agent.run(whip))
             try:
                 async with serve_http(api, "127.0.0.1", 0) as port:
