@@ -30,6 +30,7 @@ from signaling.whip import WhipEndpoint
 from voipagent.agent import Agent
 from voipagent.context import Line
 from voipagent.engines import open_engine
+from voipagent.index import CallIndex
 from voipagent.memory import open_memory
 from voipagent.outbound import Wanted
 from voipagent.persona import Persona
@@ -49,6 +50,7 @@ from voipagent.web.certificate import Https, open_https
 from voipagent.web.control import serve_control
 from voipagent.web.front import address, serve_front
 from voipagent.web.metrics import serve_metrics
+from voipagent.web.records import serve_records
 from voipagent.webrtc import WebLegs, unreadable
 
 logger = logging.getLogger(__name__)
@@ -129,6 +131,7 @@ async def _serve(settings: Settings) -> None:
         token = settings.http.token.get_secret_value()
         serve_calls(api, lambda wanted: agent.place(dialer, wanted), token)
         serve_control(api, agent.sessions, house.board, token)
+        serve_records(api, CallIndex(settings.calls.dir), agent.sessions, token)
         house.whip.serve(api)
         serve_front(api, settings, agent.observers, house.whip.call_of)
         serve_metrics(api, _watched(house).exposition, settings.metrics.token.get_secret_value())

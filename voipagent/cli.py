@@ -16,6 +16,7 @@ from rich.console import Console
 from engine.slot import EngineError
 from media.leg import LegError
 from signaling.call import NotAllowed, SignalingError
+from voipagent.callscli import calls
 from voipagent.environment import SettingsError, effective
 from voipagent.outbound import UnknownPersona
 from voipagent.record import FolderError
@@ -43,6 +44,7 @@ cli = typer.Typer(
 bench = typer.Typer(help="Measure, with the numbers that the README quotes.", no_args_is_help=True)
 checkpoint = typer.Typer(help="Make checkpoints.", no_args_is_help=True)
 cli.add_typer(bench, name="bench")
+cli.add_typer(calls, name="calls")
 cli.add_typer(checkpoint, name="checkpoint")
 
 

@@ -1,4 +1,4 @@
-"""Calls over the API: for now, making them."""
+"""Calls over the API: making them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.slot import EngineError
 from signaling.call import NotAllowed, OutgoingCall, SignalingError
 from voipagent.outbound import UnknownPersona, Wanted, explained
 
-NO_TOKEN = "calls are made for whoever has the token, and there is none; VOIPAGENT_HTTP__TOKEN sets it"
+NO_TOKEN = "calls are for whoever has the token, and there is none; VOIPAGENT_HTTP__TOKEN sets it"
 
 
 class CallRequest(BaseModel):
@@ -57,7 +57,7 @@ def serve_calls(api: FastAPI, place: Callable[[Wanted], Awaitable[OutgoingCall]]
 
 
 def check_token(authorization: str, token: str) -> None:
-    """Whether that is the token. A call costs money: without a token to ask for, nobody may make one."""
+    """Whether that is the token. A call costs money, and its record is private: without a token nobody gets either."""
     if not token:
         raise HTTPException(status.HTTP_403_FORBIDDEN, NO_TOKEN)
     scheme, _, told = authorization.partition(" ")
