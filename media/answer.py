@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import socket
 from collections.abc import Iterable
 from ipaddress import ip_address
@@ -90,6 +91,12 @@ class Legs:
         )
         self._open.add(leg)
         return leg
+
+    def framed(self, audio_format: AudioFormat) -> Legs:
+        """The same for those who want other frames, once entered: on our wheel, with our ports, closed with ours."""
+        other = copy.copy(self)
+        other._format = audio_format
+        return other
 
     def open_web_leg(self, host: str, ways: Ways = "both", *, codecs: Iterable[str] | None = None) -> WebRtcLeg:
         """A leg for a browser, whichever of the two offers. It has no port yet; `ways`: see there."""

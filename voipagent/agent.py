@@ -19,6 +19,8 @@ from voipagent.outbound import OutgoingSession, UnknownPersona, Wanted
 from voipagent.persona import Persona, Personas
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recorder
+from voipagent.roomcall import RoomCall
+from voipagent.rooms import Rooms
 from voipagent.session import Session
 from voipagent.transfer import answered
 from voipagent.trim import Memory
@@ -51,6 +53,8 @@ class Agent:
         """How a call is made that a far end wants of us; without one, or the right to it, it is refused."""
         self.index: CallIndex | None = None
         """Where calls are entered once they are over."""
+        self.rooms: Rooms | None = None
+        """Where calls go that are for a room of several people; it is one of the sources, too."""
         self.observers: list[Observer] = []
         """Told what becomes of each call that begins from now on."""
         self.sessions: dict[str, Session] = {}
@@ -153,7 +157,10 @@ class Agent:
     async def _serve(self, call: Call) -> None:
         """One call, whatever becomes of it: a failed one never takes the others down."""
         try:
-            await self._admit(call)
+            if self.rooms is not None and self.ready and self.rooms.wants(call.offer):
+                await self.rooms.join(call)
+            else:
+                await self._admit(call)
         except Exception:
             logger.exception("x %s session failed", call.offer.id)
 
@@ -206,6 +213,7 @@ class Agent:
             persona=persona.name,
             model=self._engine.revision,
             seed=seed,
+            participants=call.roll if isinstance(call, RoomCall) else [],
         )
         enter = self.index.enter if self.index is not None else None
         folder = CallFolder(self._recorder, self._calls.dir, started, offer.id, enter)
@@ -213,7 +221,7 @@ class Agent:
         recording = self._recorder.record(path, self._engine.sample_rate, self._calls.record)
         return kind(
             call,
-            self._open_leg,
+            call.open_leg if isinstance(call, RoomCall) else self._open_leg,
             slot,
             persona,
             record,

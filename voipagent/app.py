@@ -33,10 +33,12 @@ from voipagent.engines import open_engine
 from voipagent.index import CallIndex
 from voipagent.memory import open_memory
 from voipagent.outbound import Wanted
+from voipagent.participant import leg_format
 from voipagent.persona import Persona
 from voipagent.record import check_folder
 from voipagent.recording import Recorder, open_private
 from voipagent.retention import kept
+from voipagent.rooms import Rooms
 from voipagent.settings import EngineSettings, Settings, SipSettings
 from voipagent.story import Telling, tell_all, tell_facts
 from voipagent.talk import check_distinct, writing
@@ -147,7 +149,7 @@ async def _serve(settings: Settings) -> None:
             place = host_port(settings.sip.host, sip.port)
             logger.info("- answering at sip:%s, HTTP on port %d", place, http_port)
             with _reading_anew(sip, https):
-                await agent.run(sip, house.whip)
+                await agent.run(sip, house.whip, house.rooms)
 
 
 def _watched(house: House) -> Telemetry:
@@ -168,6 +170,7 @@ class House:
     agent: Agent
     dialer: SipDialer
     board: Switchboard
+    rooms: Rooms
 
 
 @contextlib.asynccontextmanager
@@ -217,11 +220,16 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
                 settings.watchdog,
             )
             agent.index = index
+            room_legs = legs.framed(leg_format(audio_format))
+            room_web = WebLegs(room_legs.open_web_leg, whip.take_candidates, whip.whep.publish)
+            open_seat = _leg_opener(room_legs, trunks, room_web)
+            agent.rooms = rooms = Rooms(settings.rooms, settings.personas, audio_format, open_seat)
             policy = Outbound(trunks, settings.outbound.limits, lines, phones=settings.sip.users)
             agent.dialer = dialer = SipDialer(
                 sip, policy, routes=sip.trunks.keeper.routes, ring_s=settings.outbound.ring
             )
-            yield House(engine, sip, whip, agent, dialer, Switchboard(dialer, open_leg, audio_format, dialer.is_phone))
+            board = Switchboard(dialer, open_leg, audio_format, dialer.is_phone)
+            yield House(engine, sip, whip, agent, dialer, board, rooms)
 
 
 @contextlib.contextmanager

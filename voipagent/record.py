@@ -88,6 +88,8 @@ class CallRecord:
     digits: list[dict[str, Any]] = field(default_factory=list)
     holds: list[dict[str, float]] = field(default_factory=list)
     transfers: list[dict[str, Any]] = field(default_factory=list)
+    participants: list[dict[str, Any]] = field(default_factory=list)
+    """Of a room: everybody who was there."""
     trims: list[dict[str, Any]] = field(default_factory=list)
     troubles: list[dict[str, Any]] = field(default_factory=list)
     summary: str = ""

@@ -1,0 +1,121 @@
+"""A room while somebody is in it: who has a place, and who they were, for the record."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from media.bridge import Side
+from media.leg import AudioFormat, Leg
+from media.room import Room
+from media.roomleg import EVERYBODY_LEFT
+from signaling.call import CallEnded, CallOffer, Rejection
+from voipagent.roomcall import RoomCall
+from voipagent.roomsettings import RoomSettings
+from voipagent.transfer import first_of
+
+KIND = "room"
+"""Of a room's own call."""
+
+MOST_CHARACTERS = 32
+"""Of a participant's name: it comes from the peer."""
+
+
+class Refused(Exception):
+    """There is no place for this call; says why, and how that is answered."""
+
+    def __init__(self, rejection: Rejection, why: str) -> None:
+        super().__init__(why)
+        self.rejection = rejection
+
+
+class Meeting:
+    """One room, from its first participant to its last."""
+
+    def __init__(self, name: str, settings: RoomSettings, audio_format: AudioFormat, over: Callable[[], None]) -> None:
+        """`over` is called as soon as nobody may come any more."""
+        self.name, self._settings, self._over = name, settings, over
+        self.room = Room(audio_format)
+        offer = CallOffer(
+            f"room-{name}-{secrets.token_hex(4)}",
+            KIND,
+            name,
+            settings.number or name,
+            ("127.0.0.1", 0),
+            wanted=settings.persona,
+        )
+        self.call = RoomCall(offer, self.room.leg, self._end)
+        self._present: dict[str, tuple[dict[str, Any], Leg]] = {}
+        self._places: list[str] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Who is there now."""
+        return tuple(self._present)
+
+    @contextlib.contextmanager
+    def place(self, caller: str) -> Iterator[str]:
+        """Keep a place while entered, for a participant who is called as is given. Raises Refused where it is full."""
+        if len(self._places) >= self._settings.max:
+            raise Refused(Rejection.BUSY, f"room {self.name} is full")
+        name = _name(caller, self._places)
+        self._places.append(name)
+        try:
+            yield name
+        finally:
+            self._places.remove(name)
+            if not self._places:
+                self._over()
+                self.room.leg.lose(EVERYBODY_LEFT)
+                self.call.forsake(EVERYBODY_LEFT)
+
+    async def wait_open(self) -> None:
+        """Wait until the agent has a row for it. Raises Refused."""
+        rejection = await self.call.wait_taken()
+        if rejection is not None:
+            raise Refused(rejection, f"room {self.name} cannot be opened: the agent is {rejection.value}")
+
+    async def talk(self, name: str, offer: CallOffer, side: Side) -> str:
+        """Be part of it, in a place of that name, until the leg is lost or the room is closed; why."""
+        entry: dict[str, Any] = {"name": name, "id": offer.id, "kind": offer.kind, "caller": offer.caller}
+        entry |= {"joined": self._now, "left": None, "reason": "", "media": {}}
+        self.call.roll.append(entry)
+        self._present[name] = entry, side.leg
+        reason = "left"
+        try:
+            reason = await first_of(self.room.join(name, side), self._closed())
+        finally:
+            self._leave(name, reason)
+        return reason
+
+    @property
+    def _now(self) -> float:
+        return round(self.room.leg.seconds, 3)
+
+    async def _closed(self) -> str:
+        return (await self.call.wait_ended()).reason
+
+    def _leave(self, name: str, reason: str) -> None:
+        if name in self._present:
+            entry, leg = self._present.pop(name)
+            entry |= {"left": self._now, "reason": reason, "media": asdict(leg.stats)}
+
+    def _end(self, ended: CallEnded) -> None:
+        """The room is closed, and its record is about to be: whoever is there leaves now."""
+        self._over()
+        for name in list(self._present):
+            self._leave(name, ended.reason)
+
+
+def _name(caller: str, taken: list[str]) -> str:
+    """What a participant is called, as nobody else is."""
+    plain = re.sub(r"[^\w@+. -]+", "", caller).strip()[:MOST_CHARACTERS] or "somebody"
+    name, count = plain, 1
+    while name in taken:
+        count += 1
+        name = f"{plain} {count}"
+    return name
