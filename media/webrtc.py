@@ -15,10 +15,11 @@ from media.clock import Clock
 from media.ice import IceWay
 from media.icesdp import PORT, Fragment, Local, Remote, at
 from media.iceservers import IceServer
+from media.keying import DTLS_PROFILES
 from media.leg import AudioFormat, Leg, LegError, LegStats
 from media.negotiation import Codecs, choose, confirm
 from media.ports import Ports
-from media.sdp import parse
+from media.sdp import Description, parse, shown
 from media.stream import Stream
 from media.streamleg import StreamLeg
 
@@ -78,6 +79,7 @@ class WebRtcLeg(StreamLeg):
         """
         self._check_open()
         description = at(parse(offer), self._host)
+        _check_profile(description)
         stream = self._read(choose(description, self._host, "demand", self._codecs, self._hold))
         remote = Remote.read(offer, description.media[stream.number])
         ice = self._ice if self._ice and _goes_on(self._remote, remote) else await self._gathered(controlling=False)
@@ -214,6 +216,13 @@ class WebRtcLeg(StreamLeg):
         if now - self._began >= FIRST_PACKET_S:
             return f"there is a way by ICE to {ice.remote}, but no audio came by it in {FIRST_PACKET_S:g} s"
         return None
+
+
+def _check_profile(description: Description) -> None:
+    """Raises LegError where no audio is encrypted as WebRTC's is."""
+    profiles = [line.profile for line in description.media if line.kind == "audio" and line.port]
+    if profiles and not set(profiles) & set(DTLS_PROFILES):
+        raise LegError(f"the offer's audio is {shown(profiles[0])}; WebRTC's is {DTLS_PROFILES[1]}")
 
 
 def _goes_on(before: Remote | None, now: Remote) -> bool:

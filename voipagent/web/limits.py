@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from signaling.problem import Problem
 
 MAX_BODY = 16 * 1024
 """Bytes. A body is read whole before its sender has shown a token, so none is taken whose length is not said."""
@@ -20,7 +22,7 @@ class BodyLimit:
         await (fault or self._app)(scope, receive, send)
 
 
-def _fault(scope: Scope) -> JSONResponse | None:
+def _fault(scope: Scope) -> Response | None:
     headers = dict(scope["headers"])
     if b"transfer-encoding" in headers:
         return _refused(411, "the length of the body is wanted in Content-Length")
@@ -30,5 +32,5 @@ def _fault(scope: Scope) -> JSONResponse | None:
     return None
 
 
-def _refused(code: int, why: str) -> JSONResponse:
-    return JSONResponse({"detail": why}, code, {"Connection": "close"})
+def _refused(code: int, why: str) -> Response:
+    return Problem(code, why, {"Connection": "close"}).response()
