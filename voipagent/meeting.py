@@ -21,6 +21,9 @@ from voipagent.transfer import first_of
 KIND = "room"
 """Of a room's own call."""
 
+LEFT = "left"
+"""Why a participant is no longer there, if it was the participant's own wish."""
+
 MOST_CHARACTERS = 32
 """Of a participant's name: it comes from the peer."""
 
@@ -85,7 +88,7 @@ class Meeting:
         entry |= {"joined": self._now, "left": None, "reason": "", "media": {}}
         self.call.roll.append(entry)
         self._present[name] = entry, side.leg
-        reason = "left"
+        reason = LEFT
         try:
             reason = await first_of(self.room.join(name, side), self._closed())
         finally:
@@ -108,7 +111,7 @@ class Meeting:
         """The room is closed, and its record is about to be: whoever is there leaves now."""
         self._over()
         for name in list(self._present):
-            self._leave(name, ended.reason)
+            self._leave(name, LEFT if ended.reason == EVERYBODY_LEFT else ended.reason)
 
 
 def _name(caller: str, taken: list[str]) -> str:
