@@ -53,6 +53,7 @@ from voipagent.web.control import serve_control
 from voipagent.web.front import address, serve_front
 from voipagent.web.metrics import serve_metrics
 from voipagent.web.records import serve_records
+from voipagent.web.rooms import serve_rooms
 from voipagent.webrtc import WebLegs, unreadable
 
 logger = logging.getLogger(__name__)
@@ -133,6 +134,7 @@ async def _serve(settings: Settings) -> None:
         token = settings.http.token.get_secret_value()
         serve_calls(api, lambda wanted: agent.place(dialer, wanted), token)
         serve_control(api, agent.sessions, house.board, token)
+        serve_rooms(api, house.rooms, token)
         serve_records(api, CallIndex(settings.calls.dir), agent.sessions, token)
         house.whip.serve(api)
         serve_front(api, settings, agent.observers, house.whip.call_of)
