@@ -6,8 +6,10 @@ import json
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from voipagent.words import Word, Words, parse_words
 
 PAUSE_S = 1.0
 """Silence in the text stream, in seconds, that ends a line."""
@@ -20,21 +22,31 @@ Role: TypeAlias = Literal["agent", "caller"]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One stretch of speech; times are seconds from the answer. `interrupted`: the other side made it end early."""
+    """One stretch of speech; times are seconds from the answer. `interrupted`: the other side made it end early.
+
+    `words`: when each was said, where that is known, as it is of a caller's.
+    """
 
     role: Role
     text: str
     start: float
     end: float
     interrupted: bool = False
+    words: tuple[Word, ...] = ()
 
     def __str__(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(self.as_dict(), ensure_ascii=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; without words that nobody has timed."""
+        told = asdict(self)
+        return told if self.words else {name: value for name, value in told.items() if name != "words"}
 
     @classmethod
     def parse(cls, text: str) -> Line:
         """The inverse of `str`."""
-        return cls(**json.loads(text))
+        line = cls(**json.loads(text))
+        return replace(line, words=parse_words(line.words))
 
 
 class Transcript:
@@ -55,15 +67,17 @@ class Transcript:
         self._finished: list[Line] = []
         self.lines: list[Line] = []  # all that were written
 
-    def hear(self, text: str, start: float, end: float, *, heard: str = "", saying: bool = False) -> None:
+    def hear(
+        self, text: str, start: float, end: float, *, heard: str = "", word_due: bool = False, saying: bool = False
+    ) -> None:
         """Take the texts of one step, "" where there was none: the agent's, and `heard`, the caller's.
 
         The step's frame lasts from `start` to `end`. `saying`: a given text is not over yet, so that no silence ends
-        the agent's line. A long word is one.
+        the agent's line. A long word is one. `word_due`: one of the caller's is about to begin.
         """
         self._frames.append((start, end))
         self._finish(self._agent.hear(text, start, end, saying=saying))
-        self._finish(self._caller.hear(heard, *self._frames[0]))
+        self._finish(self._caller.hear(heard, *self._frames[0], due=word_due))
         self._release(self._horizon())
 
     def end_line(self) -> None:
@@ -111,13 +125,16 @@ class _Side:
         self._role = role
         self._pieces: list[str] = []
         self._start = self._end = 0.0
+        self._words = Words() if role == "caller" else None
 
     def began(self, now: float) -> float:
         """When the line began; without one `now`, for the next cannot begin earlier."""
         return self._start if self._pieces else now
 
-    def hear(self, text: str, start: float, end: float, *, saying: bool = False) -> Line | None:
+    def hear(self, text: str, start: float, end: float, *, saying: bool = False, due: bool = False) -> Line | None:
         """Take a frame's text; gives the line that a pause ends."""
+        if self._words is not None:
+            self._words.hear(text, start, end, due=due)
         if text:
             if not self._pieces:
                 self._start = start
@@ -136,5 +153,10 @@ class _Side:
     def end_line(self) -> Line | None:
         """The line, if there is one; the next text begins another."""
         line = self.line
+        words = self._words.take() if self._words is not None else ()
+        if line is not None and words:
+            # Lines are written in the order in which they began: none turns out later to have begun earlier.
+            first = replace(words[0], start=max(words[0].start, line.start))
+            line = replace(line, end=max(line.end, words[-1].end), words=(first, *words[1:]))
         self._pieces.clear()
         return line

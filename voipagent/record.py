@@ -19,7 +19,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,15 @@ class CallRecord:
     early: str = ""
     """The file with what was heard before a call of ours was answered, if it lasted."""
     persona: str = ""
+    language: str = ""
+    """What the persona is set to speak; nobody has checked what was spoken."""
     model: str = ""
     seed: int = 0
+    ear: str = ""
+    """What wrote down the caller's words."""
+    deaf: str = ""
+    """Why nothing did; from `deaf_at` on, in seconds, where it did before."""
+    deaf_at: float | None = None
     answered: str = ""
     setup_s: float | None = None
     """From the offer, or from our dialling, to the answer."""
@@ -152,7 +159,7 @@ class CallFolder:
         Left out while the disk has not written the last note yet: the next one tells more.
         """
         if self._noted is None or self._noted.done():
-            text = told({"record": record.as_dict(), "lines": [asdict(line) for line in begun]})
+            text = told({"record": record.as_dict(), "lines": [line.as_dict() for line in begun]})
             self._noted = self._do(BEGUN, replace_file, self.path / BEGUN, text)
 
     async def write_record(self, record: CallRecord) -> None:

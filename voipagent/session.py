@@ -57,6 +57,7 @@ class Session:
     ) -> None:
         self.call, self.slot, self.persona = call, slot, persona
         self.record, self.recording = record, recording
+        record.ear, record.deaf = slot.ear, slot.deaf
         self._minutes = Minutes(record, folder, recording)
         self._open_leg = open_leg
         self._offered = time.monotonic()
@@ -223,7 +224,12 @@ class Session:
             leg.play(reply.frame)
             self._count(reply)
             self._transcript.hear(
-                reply.text, started, self.recording.seconds, heard=reply.heard, saying=self.slot.saying
+                reply.text,
+                started,
+                self.recording.seconds,
+                heard=reply.heard,
+                word_due=reply.word_due,
+                saying=self.slot.saying,
             )
             if reply.text or reply.heard:
                 for line in self._transcript.growing:
@@ -235,7 +241,7 @@ class Session:
     def _watch_over(self, exchange: Exchange, reply: Reply) -> None:
         """Have the row primed anew when its window is nearly full, or the model is stuck."""
         saying = self.slot.saying
-        spoke = bool(reply.heard) if self.slot.hearing_delay_frames else is_speech(exchange.heard)
+        spoke = is_speech(exchange.heard) if self.slot.deaf else bool(reply.heard)
         trouble = self._watchdog.stepped(reply.text, spoke=spoke, saying=saying)
         if trouble is not None:
             logger.warning("x %s %s: the row is primed anew", self.record.id, trouble.value)
@@ -288,6 +294,8 @@ class Session:
             self._barge_in = None
 
     def _count(self, reply: Reply) -> None:
+        if self.record.deaf != self.slot.deaf:
+            self.record.deaf, self.record.deaf_at = self.slot.deaf, round(self.recording.seconds, 3)
         self.record.frames_stepped += 1
         late = reply.waited_s + reply.step_s > FRAME_S
         self._tell(Stepped(reply.waited_s, reply.step_s, late))

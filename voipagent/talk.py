@@ -74,7 +74,7 @@ async def _converse(
         said = np.clip(reply.frame[: len(samples)], -1.0, 1.0)
         file.writeframes((said * 32767).astype("<i2").tobytes())
         began, ended = number * frame_s, (number + 1) * frame_s
-        transcript.hear(reply.text, began, ended, heard=reply.heard, saying=slot.saying)
+        transcript.hear(reply.text, began, ended, heard=reply.heard, word_due=reply.word_due, saying=slot.saying)
         if forced and not slot.saying:
             transcript.end_line()
     transcript.close()

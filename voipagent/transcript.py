@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 
 from voipagent.context import Line
 
@@ -20,7 +19,7 @@ SHORTEST_S = 0.001
 
 def as_json(lines: Sequence[Line]) -> str:
     """`{"version", "lines": [{"role", "text", "start", "end", "interrupted"}]}`, in the order in which they began."""
-    told = {"version": VERSION, "lines": [asdict(line) for line in _ordered(lines)]}
+    told = {"version": VERSION, "lines": [line.as_dict() for line in _ordered(lines)]}
     return json.dumps(told, ensure_ascii=False, indent=2) + "\n"
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 from voipagent.context import PATIENCE_S, PAUSE_S, Line, Transcript
+from voipagent.words import Word
 
 FRAME_S = 0.08
 
@@ -47,9 +51,10 @@ def test_a_line_of_blanks_writes_nothing() -> None:
 
 
 def test_a_line_round_trips() -> None:
-    line = Line("agent", 'He said "é"\n', 1.25, 2.5)
-    assert Line.parse(str(line)) == line
-    assert "\n" not in str(line)
+    line = Line("caller", 'He said "é"\n', 1.25, 2.5)
+    for each in (line, replace(line, words=(Word("He", 1.25, 1.5), Word('"é"', 1.6, 2.5)))):
+        assert Line.parse(str(each)) == each
+        assert "\n" not in str(each)
 
 
 # --- both sides ----------------------------------------------------------------------------------------------------
@@ -60,17 +65,21 @@ DELAY = 3
 class Talk:
     """Steps of a call: what the agent says at a frame, and what the caller does, which is known DELAY frames later."""
 
-    def __init__(self, said: dict[int, str], heard: dict[int, str], delay: int = DELAY) -> None:
+    def __init__(
+        self, said: dict[int, str], heard: dict[int, str], delay: int = DELAY, due: Collection[int] = ()
+    ) -> None:
         self.lines: list[Line] = []
         self.transcript = Transcript(self.lines.append, delay)
         self._said, self._heard, self._delay, self._frame = said, heard, delay, 0
+        self._due = due
 
     def until(self, frame: int) -> list[Line]:
         """What is written before `frame`."""
         for number in range(self._frame, frame):
             heard = self._heard.get(number - self._delay, "")
             start, end = number * FRAME_S, (number + 1) * FRAME_S
-            self.transcript.hear(self._said.get(number, ""), start, end, heard=heard)
+            due = number - self._delay in self._due
+            self.transcript.hear(self._said.get(number, ""), start, end, heard=heard, word_due=due)
         self._frame = frame
         return self.lines
 
@@ -81,7 +90,24 @@ class Talk:
 
 def test_the_callers_words_have_the_times_of_when_they_were_said() -> None:
     talk = Talk({}, {10: " good", 12: " day"})
-    assert talk.until(12 + DELAY + 14) == [Line("caller", "good day", 0.8, 1.04)]
+    words = Word("good", 0.8, 0.96), Word("day", 0.96, 1.52)  # nothing tells where it ended, but it was over by then
+    assert talk.until(12 + DELAY + 14) == [Line("caller", "good day", 0.8, 1.52, words=words)]
+
+
+def test_a_word_begins_where_it_is_due() -> None:
+    """The mark came in frame 9, the word's text in 11; and no line has begun before its first word's text."""
+    talk = Talk({}, {11: " good", 20: " day"}, due={9, 17})
+    talk.until(40)
+    assert talk.close() == [("caller", "good day")]
+    assert talk.lines[0].words == (Word("good", 0.88, 1.44), Word("day", 1.44, 2.16))
+    assert (talk.lines[0].start, talk.lines[0].end) == (0.88, 2.16)
+
+
+def test_the_agents_words_are_not_timed() -> None:
+    talk = Talk({3: " Good day."}, {})
+    talk.until(10)
+    talk.close()
+    assert talk.lines[0].words == () and "words" not in str(talk.lines[0])
 
 
 def test_no_word_was_said_before_the_call() -> None:

@@ -8,7 +8,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ async def test_how_far_a_call_has_come_is_there_while_it_lasts(recorder: Recorde
     folder.note(RECORD, [line])
     recorder.do(lambda: None).result(5)
     begun = json.loads((folder.path / "begun.json").read_text())
-    assert (begun["record"]["id"], begun["lines"]) == ("id-1", [asdict(line)])
+    assert (begun["record"]["id"], begun["lines"]) == ("id-1", [line.as_dict()])
     assert mode(folder.path / "begun.json") == 0o600
     await folder.write_record(RECORD)
     assert not (folder.path / "begun.json").exists()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from engine.echo import EchoEngine, EchoSlot
-from engine.slot import FRAME_SAMPLES, EngineError, EngineFull, Frame, Prompt, Reply, Sampling
+from engine.slot import FRAME_SAMPLES, EngineError, EngineFull, Frame, Pause, Prompt, Reply, Sampling
 from media.leg import Digit, NoPort, Pcm
 from signaling.call import CallEnded, Rejection
 from tests.fakes import SILENCE, FakeCall, FakeLeg, offer
@@ -26,6 +26,7 @@ from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recorder
 from voipagent.session import Session
 from voipagent.trim import Memory
+from voipagent.words import Word
 
 SPEECH = (0.1 * np.sin(np.arange(FRAME_SAMPLES))).astype(np.float32)
 GREETING = "Hello, this is Ada. How can I help?"
@@ -103,6 +104,7 @@ def listening(words: dict[int, str]) -> type[EchoSlot]:
 
     class Listening(EchoSlot):
         hearing_delay_frames = 2
+        ear, deaf = "test", ""
 
         async def step(self, frame: Frame) -> Reply:
             reply = await super().step(frame)
@@ -171,7 +173,39 @@ async def test_both_sides_are_in_the_transcript_in_the_order_in_which_they_spoke
     assert [(line.role, line.text) for line in on.lines] == [
         *(("agent", "Good day."), ("caller", "hello"), ("caller", "what else")),
     ]
-    assert [(line.start, line.end) for line in on.lines[1:]] == [(0.08, 0.24), (3.04, 3.28)]
+    assert [(line.start, line.end) for line in on.lines[1:]] == [(0.08, 0.72), (3.04, 3.28)]
+    assert on.lines[2].words == (Word("what", 3.04, 3.2), Word("else", 3.2, 3.28))
+    assert (on.record["ear"], on.record["deaf"], on.record["deaf_at"]) == ("test", "", None)
+
+
+async def test_an_ear_that_gives_way_is_in_the_record_with_its_reason(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deafened(listening({1: " hello"})):  # type: ignore[misc]  # a class made by a function
+        async def step(self, frame: Frame) -> Reply:
+            reply: Reply = await super().step(frame)
+            self.deaf = "there is no time for it" if reply.number >= 5 else ""
+            return reply
+
+    monkeypatch.setattr("engine.echo.EchoSlot", Deafened)
+    async with stage(recorder, tmp_path) as on:
+        on.leg.hear(*[SILENCE] * 10)
+        await on.leg.heard(10)
+        on.call.end()
+        await on.over()
+    assert (on.record["ear"], on.record["deaf"]) == ("test", "there is no time for it")
+    assert on.record["deaf_at"] == pytest.approx(0.48)
+    assert [line.text for line in on.lines] == ["hello"]
+
+
+async def test_why_nobody_writes_down_what_the_caller_says_is_in_the_record(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path) as on:
+        on.leg.hear(SPEECH)
+        await on.leg.heard(1)
+        on.call.end()
+        await on.over()
+    assert (on.record["ear"], on.record["deaf_at"]) == ("", None)
+    assert on.record["deaf"] == "an echo listens to nobody"
 
 
 async def test_a_model_that_does_not_answer_is_primed_anew_and_the_record_tells(
@@ -180,7 +214,7 @@ async def test_a_model_that_does_not_answer_is_primed_anew_and_the_record_tells(
     primed: list[int] = []
 
     class Primed(listening({number: " so" for number in range(10)})):  # type: ignore[misc]  # a class made by a function
-        async def prime(self, prompt: Prompt, keep_frames: int = 0) -> None:
+        async def prime(self, prompt: Prompt, keep_frames: int = 0, pause: Pause | None = None) -> None:
             primed.append(keep_frames)
 
     monkeypatch.setattr("engine.echo.EchoSlot", Primed)
@@ -222,7 +256,8 @@ async def test_while_held_nothing_is_heard_and_times_are_those_of_the_frames(
         await on.leg.heard(44)
         on.call.end()
         await on.over()
-    assert on.lines == [Line("caller", "wait so", 0.16, 0.32)]
+    assert [(line.role, line.text, line.start) for line in on.lines] == [("caller", "wait so", 0.16)]
+    assert [word.start for word in on.lines[0].words] == [0.16, 0.24]
 
 
 async def test_barge_in_stops_the_greeting(recorder: Recorder, tmp_path: Path) -> None:

@@ -175,3 +175,5 @@ async def test_the_transcript_has_the_callers_words_where_there_is_an_ear(
     assert {line.role for line in lines} == roles
     assert all(0 <= line.start < line.end <= 4 for line in lines)
     assert [line.start for line in lines] == sorted(line.start for line in lines)
+    assert all(bool(line.words) == (line.role == "caller") for line in lines)
+    assert all(line.start <= word.start < word.end <= line.end for line in lines for word in line.words)

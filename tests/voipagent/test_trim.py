@@ -25,6 +25,7 @@ class Row:
 
     window_frames = WINDOW
     hearing_delay_frames = 0
+    ear, deaf = "", "a stand-in listens to nobody"
     saying = False
 
     def __init__(self) -> None:
