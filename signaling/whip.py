@@ -36,6 +36,9 @@ CHANGE_S = 5.0
 KEPT_S = 60.0
 """Who listens to what becomes of a call may ask for its end for so long."""
 
+MAX_ASKED = 64
+"""Characters of what a query says: `name` is who calls, `room` a room, `pin` what opens it."""
+
 MAX_WAITING = 64
 """Calls that nobody has looked at yet. Full: the next one is told to come again."""
 
@@ -146,7 +149,19 @@ class WhipEndpoint:
 def _described(request: Request, media: str, wanted: str) -> CallOffer:
     headers = {name: request.headers.get(name, "")[:200] for name in ("user-agent", "origin")}
     call_id, callee = f"web-{secrets.token_hex(8)}", request.url.path.strip("/")
-    return CallOffer(call_id, "webrtc", "browser", callee, source_of(request), media, wanted=wanted, headers=headers)
+    asked = {name: request.query_params.get(name, "")[:MAX_ASKED] for name in ("name", "room", "pin")}
+    return CallOffer(
+        call_id,
+        "webrtc",
+        asked["name"] or "browser",
+        callee,
+        source_of(request),
+        media,
+        wanted=wanted,
+        room=asked["room"].lower(),
+        pin=asked["pin"],
+        headers=headers,
+    )
 
 
 def _of_session(call: WebCall) -> dict[str, str]:

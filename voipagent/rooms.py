@@ -183,3 +183,4 @@ class Rooms:
 async def _refuse(call: Call, rejection: Rejection, why: str) -> None:
     logger.warning("x %s refused, %s: %s", call.offer.id, rejection.value, why)
     await call.reject(rejection)
+    await call.hang_up(why)

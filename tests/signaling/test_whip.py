@@ -305,6 +305,18 @@ async def test_a_persona_may_be_asked_for_where_it_is_allowed() -> None:
         assert (await post(http, "accept", "/duplex?persona=boss")).status_code == 201
 
 
+async def test_a_room_may_be_named_with_what_opens_it_and_who_comes() -> None:
+    async with serving() as (http, agent):
+        await post(http, "accept", "/duplex?room=StandUp&pin=4711&name=Ada%20L.")
+        await post(http, "accept", f"/duplex?name={'x' * 99}")
+        first, second = (call.offer for call in agent.calls)
+        assert (first.room, first.pin, first.caller) == ("standup", "4711", "Ada L.")
+        assert "4711" not in repr(first)
+        assert (second.room, second.pin, len(second.caller)) == ("", "", 64)
+        refused = await post(http, "not_found", "/duplex?room=nowhere")
+        assert refused.status_code == 404
+
+
 async def test_a_session_of_one_kind_is_none_of_another() -> None:
     async with serving() as (http, agent):
         session = (await post(http, "accept", "/duplex")).headers["location"].rpartition("/")[2]
