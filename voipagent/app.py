@@ -199,6 +199,7 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
                 allow=settings.sip.allow,
                 challenge=settings.sip.challenge,
                 users={name: user.password.get_secret_value() for name, user in settings.sip.users.items()},
+                digests=tuple(name.upper() for name in settings.sip.digests),
                 advertised=settings.sip.advertised,
                 tls=_tls(settings.sip),
                 v6_only=settings.sip.v6_only,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -52,6 +52,9 @@ class UserSettings(Section):
         return password
 
 
+Digest: TypeAlias = Literal["sha-256", "md5"]
+
+
 class SipSettings(Section):
     """Where phones reach us."""
 
@@ -80,6 +83,11 @@ class SipSettings(Section):
     users: dict[str, UserSettings] = {}
     challenge: tuple[Network, ...] = Field(
         default=(), description="networks beside those that may call where a user and a password are asked for"
+    )
+    digests: tuple[Digest, ...] = Field(
+        default=("md5",),
+        min_length=1,
+        description="how passwords are asked for, best first, of sha-256, md5; some phones give up at what is not md5",
     )
     srtp: Literal["off", "accept", "demand"] = Field(
         default="accept",

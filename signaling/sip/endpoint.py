@@ -60,8 +60,9 @@ REALM = "voipagent"
 """What phones of our own are told that they log in to."""
 
 ASKED_FOR = ("MD5",)
-"""And the digest that they are asked for. baresip 1.0.0 gives up where SHA-256 is offered, though MD5 is beside it in
-either order; every phone knows MD5, and a password that can be guessed from one can be guessed from the other.
+"""And the digests that they are asked for, unless others are wanted. baresip 1.0.0 gives up where SHA-256 is offered,
+though MD5 is beside it in either order; every phone knows MD5, and what can be guessed from one can be guessed from
+the other.
 """
 
 
@@ -80,7 +81,8 @@ class SipEndpoint:
     it; `lines` count their calls together with those that we make.
 
     `users` are names and passwords of phones of our own: they may register, and call from the networks in `challenge`
-    too, where everybody is asked for a password. Raises ValueError for a name that a phone could not say.
+    too, where everybody is asked for a password, by one of `digests`, best first (RFC 8760). Raises ValueError for a
+    name that a phone could not say.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class SipEndpoint:
         allow: tuple[Network, ...],
         challenge: tuple[Network, ...] = (),
         users: Mapping[str, str] | None = None,
+        digests: tuple[str, ...] = ASKED_FOR,
         advertised: Iterable[str] = (),
         tls: Tls | None = None,
         v6_only: bool = False,
@@ -106,7 +109,7 @@ class SipEndpoint:
         self.trunks = Trunks(trunks, lines or Lines())
         challenge = challenge if users else ()  # with no user, nobody there could show who they are
         self._gate = Gate(allow, challenge, self.trunks.admission.knows)
-        registrar = _registrar(users) if users else None
+        registrar = _registrar(users, digests) if users else None
         self._registrar = registrar
         self._agent = UserAgent(
             available=lambda: self.available(),
@@ -334,6 +337,6 @@ class SipEndpoint:
 # --- small print ---------------------------------------------------------------------------------------------------
 
 
-def _registrar(users: Mapping[str, str]) -> Registrar:
+def _registrar(users: Mapping[str, str], digests: tuple[str, ...]) -> Registrar:
     """With nonces that no other run of ours takes."""
-    return Registrar(Guard(REALM, users, secrets.token_bytes(32), lambda: secrets.token_hex(8), ASKED_FOR))
+    return Registrar(Guard(REALM, users, secrets.token_bytes(32), lambda: secrets.token_hex(8), digests))

@@ -18,7 +18,7 @@ from media.sdp import parse
 from signaling.call import Call, CallEnded, SignalingError
 from tests.peers import sipp
 from tests.peers.folders import read
-from tests.peers.test_libre import hears_itself, talk, telephone
+from tests.peers.libre import Phone, hears_itself, talk, telephone, telephones
 from tests.peers.test_sipp import talk_file
 from tests.signaling.sip.answering import Desk, desk, leave, refuse
 from voipagent.lab.bursts import make_bursts
@@ -321,22 +321,6 @@ async def test_libre_is_transferred(there: bool) -> None:
                 assert (await over).by == "caller"
 
 
-@contextlib.asynccontextmanager
-async def telephones(*names: str) -> AsyncIterator[list[Any]]:
-    """User agents of one libre: a process has no more than one."""
-    from baresip import Account, Config, Runtime, UserAgent
-
-    runtime = Runtime()
-    listen = "sip_listen 127.0.0.1:0\n"
-    many = Config(net_interface="127.0.0.1", native_log_level="error", extra_config_text=listen, max_concurrent_calls=8)
-    await runtime.start(many)
-    try:
-        accounts = [Account(name, "127.0.0.1", "", reg_interval=0, audio_codecs=("pcmu",)) for name in names]
-        yield [await UserAgent.create(runtime, account) for account in accounts]
-    finally:
-        await runtime.close()
-
-
 @pytest.mark.peer("baresip")
 async def test_two_libres_are_put_together() -> None:
     """Attended: the first takes our place in the call with the second, which it names by Replaces."""
@@ -359,7 +343,11 @@ async def test_two_libres_are_put_together() -> None:
         await call.wait_ended()
 
     accepting: list[asyncio.Future[Any]] = []
-    async with asyncio.timeout(30), desk(serve) as opened, telephones("first", "second") as phones:
+    async with (
+        asyncio.timeout(30),
+        desk(serve) as opened,
+        telephones(Phone(user="first"), Phone(user="second")) as phones,
+    ):
         phones[1].on_incoming(lambda line: accepting.append(asyncio.ensure_future(line.answer())))
         for phone in phones:
             line = await phone.dial(f"sip:agent@127.0.0.1:{opened.port}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from signaling.sip.outbound import Outbound
 from signaling.sip.outgoing import OutgoingSipCall
 from signaling.sip.trunk import Trunk
 from tests.peers.folders import read
-from tests.peers.test_libre import hears_itself, talk
+from tests.peers.libre import hears_itself, ringing, talk
 from tests.peers.uas import REMEMBER, Called, called, expect, say
 from tests.signaling.sip.peer import OFFER
 from voipagent.lab.bursts import make_bursts
@@ -149,27 +148,6 @@ async def test_it_rings_and_rings(tmp_path: Path) -> None:
 # --- libre ---------------------------------------------------------------------------------------------------------
 
 
-@contextlib.asynccontextmanager
-async def answering_telephone() -> AsyncIterator[tuple[str, asyncio.Queue[Any]]]:
-    """A user agent of libre that speaks PCMU and takes each call; its URI, and the calls."""
-    from baresip import Account, Config, Runtime, UserAgent
-
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    runtime, calls = Runtime(), asyncio.Queue[Any]()
-    listen = f"sip_listen 127.0.0.1:{port}\n"
-    await runtime.start(Config(net_interface="127.0.0.1", native_log_level="error", extra_config_text=listen))
-    try:
-        agent = await UserAgent.create(
-            runtime, Account("libre", "127.0.0.1", "", reg_interval=0, audio_codecs=("pcmu",))
-        )
-        agent.on_incoming(calls.put_nowait)
-        yield f"sip:libre@127.0.0.1:{port}", calls
-    finally:
-        await runtime.close()
-
-
 @libre_peer
 async def test_a_conversation_with_a_telephone(tmp_path: Path) -> None:
     """`voipagent dial` rings it; it takes our digits, hears its own voice back, and hangs up."""
@@ -179,7 +157,7 @@ async def test_a_conversation_with_a_telephone(tmp_path: Path) -> None:
         **{"VOIPAGENT_ENGINE__MODEL": "echo", "VOIPAGENT_CALLS__DIR": str(tmp_path / "calls")},
         **{"VOIPAGENT_SIP__HOST": "127.0.0.1", "VOIPAGENT_SIP__PORT": "0", "VOIPAGENT_OUTBOUND__DIRECT": "libre@*"},
     }
-    async with asyncio.timeout(90), answering_telephone() as (uri, calls):
+    async with asyncio.timeout(90), ringing() as (uri, calls):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "voipagent", "dial", uri, "--digits", "15#"),
             env=environ,

@@ -17,7 +17,7 @@ from signaling.sip.outbound import Outbound
 from signaling.sip.trunk import Lines, Trunk
 from tests.peers.folders import read
 from tests.peers.kamailio import PASSWORD, Kamailio, kamailio
-from tests.peers.test_libre import hears_itself, talk, telephone
+from tests.peers.libre import hears_itself, talk, telephone
 from tests.signaling.sip.answering import ANSWER, desk, leave
 from tests.signaling.sip.peer import OFFER
 from tests.voipagent.test_serve_transfer import post

@@ -10,8 +10,8 @@ import pytest
 
 from tests.peers.folders import read
 from tests.peers.kamailio import kamailio
+from tests.peers.libre import hears_itself, talk, telephone
 from tests.peers.test_kamailio import call, environ, registered, trunks
-from tests.peers.test_libre import hears_itself, talk, telephone
 from tests.signaling.sip.certificates import Authority
 from voipagent.lab.bursts import make_bursts
 from voipagent.lab.serving import serving_agent

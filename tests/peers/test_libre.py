@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tests.peers.folders import read
-from voipagent.lab.bursts import Burst, find, make_bursts, render
+from tests.peers.libre import hears_itself, talk, telephone
+from voipagent.lab.bursts import make_bursts
 from voipagent.lab.serving import serving_agent
 
 pytestmark = pytest.mark.peer("baresip")
@@ -26,49 +22,6 @@ CODECS = [
     ("opus/48000/2", 48_000, "opus"),
 ]
 GREETING = "Hello, this is Ada."
-
-
-@contextlib.asynccontextmanager
-async def telephone(codec: str, transport: str = "udp", encryption: str = "") -> AsyncIterator[Any]:
-    """A user agent of libre that offers one codec; `encryption` is its `mediaenc`."""
-    from baresip import Account, Config, Runtime, UserAgent
-
-    runtime = Runtime()
-    listen = "sip_listen 127.0.0.1:0\n"
-    await runtime.start(Config(net_interface="127.0.0.1", native_log_level="error", extra_config_text=listen))
-    try:
-        more: dict[str, Any] = {"transport": transport, "extra_params": (f"mediaenc={encryption}",) * bool(encryption)}
-        account = Account("libre", "127.0.0.1", "", reg_interval=0, audio_codecs=(codec,), **more)
-        yield await UserAgent.create(runtime, account)
-    finally:
-        await runtime.close()
-
-
-async def talk(line: Any, samples: NDArray[np.float32], rate: int, extra_s: float) -> NDArray[np.float32]:
-    """Say `samples` in real time, and `extra_s` of silence; gives what was heard meanwhile."""
-    from baresip import AudioNotActive, AudioRestarted
-
-    packet, channels = rate // 50, 2 if rate == 48_000 else 1  # its Opus is stereo
-    padded = np.concatenate([samples, np.zeros(round(extra_s * rate), np.float32)])
-    pieces = np.split((padded * 32767).astype("<i2"), range(packet, len(padded), packet))
-    heard, loop = [], asyncio.get_running_loop()
-    began = loop.time()
-    for number, piece in enumerate(pieces):
-        await asyncio.sleep(began + number * 0.02 - loop.time())
-        with contextlib.suppress(AudioNotActive, AudioRestarted):  # its re-INVITEs replace the streams
-            line.audio.write(np.repeat(piece, channels).tobytes())
-            heard.append(line.audio.read(1 << 16))
-    said: NDArray[np.float32] = (np.frombuffer(b"".join(heard), "<i2") / 32768).astype(np.float32)
-    return said[::channels]
-
-
-async def hears_itself(line: Any, burst: Burst, rate: int) -> bool:
-    """Say a burst until it comes back, a few times at most: a re-INVITE of libre's own may swallow one."""
-    for _ in range(4):
-        heard = await talk(line, render([replace(burst, start=0)], rate), rate, 0.5)
-        if find(burst.noise, heard) is not None:
-            return True
-    return False
 
 
 @pytest.mark.parametrize(("codec", "rate", "name"), CODECS, ids=[name for _, _, name in CODECS])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.peers.folders import read
-from tests.peers.test_libre import hears_itself, talk
+from tests.peers.libre import Phone, hears_itself, ringing, talk, telephones
 from voipagent.lab.bursts import make_bursts
 from voipagent.lab.serving import ServingAgent, serving_agent
 
@@ -23,25 +24,14 @@ ELSEWHERE = {"VOIPAGENT_SIP__ALLOW": "192.0.2.0/24", "VOIPAGENT_SIP__CHALLENGE":
 USERS = {"VOIPAGENT_SIP__USERS__LIBRE__PASSWORD": "wonderland"}
 
 
-@contextlib.asynccontextmanager
-async def telephone(agent: ServingAgent, password: str, transport: str = "udp") -> AsyncIterator[Any]:
-    """A user agent of libre whose registrar is the agent."""
-    from baresip import Account, Config, Runtime, UserAgent
-
-    runtime = Runtime()
-    listen = "sip_listen 127.0.0.1:0\n"
-    await runtime.start(Config(net_interface="127.0.0.1", native_log_level="error", extra_config_text=listen))
-    try:
-        domain = f"127.0.0.1:{agent.sip_port}"
-        account = Account("libre", domain, password, reg_interval=60, audio_codecs=("pcmu",), transport=transport)  # type: ignore[arg-type,unused-ignore]  # typed only where the wheel is installed
-        yield await UserAgent.create(runtime, account)
-    finally:
-        await runtime.close()
+def user(agent: ServingAgent, password: str = "wonderland", transport: str = "udp") -> Phone:
+    """Whose registrar is the agent."""
+    return Phone(transport=transport, password=password, domain=f"127.0.0.1:{agent.sip_port}")
 
 
 @contextlib.asynccontextmanager
-async def office(tmp_path: Path) -> AsyncIterator[ServingAgent]:
-    environ = {"VOIPAGENT_ENGINE__MODEL": "echo", "VOIPAGENT_CALLS__DIR": str(tmp_path / "calls")}
+async def office(tmp_path: Path, **more: str) -> AsyncIterator[ServingAgent]:
+    environ = more | {"VOIPAGENT_ENGINE__MODEL": "echo", "VOIPAGENT_CALLS__DIR": str(tmp_path / "calls")}
     async with asyncio.timeout(60), serving_agent(environ | ELSEWHERE | USERS) as agent:
         yield agent
 
@@ -49,7 +39,7 @@ async def office(tmp_path: Path) -> AsyncIterator[ServingAgent]:
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 async def test_it_registers_calls_and_leaves(transport: str, tmp_path: Path) -> None:
     (burst,) = make_bursts(1, 8_000, seed=9, first_s=0.0)
-    async with office(tmp_path) as agent, telephone(agent, "wonderland", transport) as phone:
+    async with office(tmp_path) as agent, telephones(user(agent, transport=transport)) as (phone,):
         await phone.register(timeout=10)
         line = await phone.dial(f"{agent.target};transport={transport}")
         await line.wait_established(timeout=10)
@@ -60,6 +50,38 @@ async def test_it_registers_calls_and_leaves(transport: str, tmp_path: Path) -> 
         assert await agent.stop() == 0
     (left,) = read(tmp_path / "calls")
     assert left.record["ended_by"] == "caller"
+    assert np.abs(left.caller).max() > 0.2
+
+
+async def call(agent: ServingAgent, target: str) -> None:
+    """Have it call somebody, over the API."""
+    body = json.dumps({"target": target}).encode()
+    headers = {"Authorization": "Bearer s3cret", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"http://127.0.0.1:{agent.http_port}/api/v1/calls", body, headers)
+    answer = await asyncio.to_thread(urllib.request.urlopen, request, timeout=10)
+    with answer:
+        assert answer.status == 202
+
+
+@pytest.mark.parametrize(("digests", "transport"), [("sha-256,md5", "udp"), ("sha-256", "tcp")])
+async def test_it_is_called_by_us(digests: str, transport: str, tmp_path: Path) -> None:
+    """It logs in by SHA-256, where that is asked for, and rings when the API has it called by its name."""
+    (burst,) = make_bursts(1, 8_000, seed=10, first_s=0.0)
+    more = {"VOIPAGENT_HTTP__TOKEN": "s3cret", "VOIPAGENT_SIP__DIGESTS": digests, "VOIPAGENT_LOG__LEVEL": "debug"}
+    async with office(tmp_path, **more) as agent, ringing(user(agent, transport=transport)) as (_, calls):
+        answers = [line for line in agent.log if line.startswith("  Authorization: Digest")]
+        assert answers and all("algorithm=SHA-256" in line for line in answers)
+        await call(agent, "libre")
+        line = await calls.get()
+        await line.answer()
+        await line.wait_established(timeout=10)
+        await talk(line, np.zeros(0, np.float32), 8_000, 1.0)
+        assert await hears_itself(line, burst, 8_000)
+        await line.hangup()
+        while not any("hung up" in line for line in agent.log if "over after" in line):
+            await asyncio.sleep(0.02)
+    (left,) = read(tmp_path / "calls")
+    assert (left.record["direction"], left.record["callee"], left.record["ended_by"]) == ("out", "libre", "callee")
     assert np.abs(left.caller).max() > 0.2
 
 
@@ -113,7 +135,7 @@ async def _answered(agent: ServingAgent, times: int, expires: int | None) -> Non
 async def test_a_wrong_password_is_refused_and_told(tmp_path: Path) -> None:
     from baresip import RegistrationError
 
-    async with office(tmp_path) as agent, telephone(agent, "guess") as phone:
+    async with office(tmp_path) as agent, telephones(user(agent, "guess")) as (phone,):
         with pytest.raises(RegistrationError) as error:
             await phone.register(timeout=10)
         assert error.value.status == 401

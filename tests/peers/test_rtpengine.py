@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +14,10 @@ import pytest
 from tests.peers.baresip import baresip
 from tests.peers.folders import Left, read
 from tests.peers.kamailio import PASSWORD, Kamailio, kamailio
+from tests.peers.libre import Phone, hears_itself, ringing, talk, telephone
 from tests.peers.rtpengine import DTLS, PLAIN, SDES, rtpengine
 from tests.peers.test_baresip import CALL_S, found, said
 from tests.peers.test_kamailio import call, environ, registered
-from tests.peers.test_libre import hears_itself, talk, telephone
 from voipagent.lab.bursts import make_bursts
 from voipagent.lab.serving import ServingAgent, serving_agent
 
@@ -65,26 +63,8 @@ async def call_2000(agent: ServingAgent) -> None:
     assert b" 202 " in answer, answer
 
 
-@contextlib.asynccontextmanager
-async def registered_telephone(proxy: Kamailio) -> AsyncIterator[asyncio.Queue[Any]]:
-    """A user agent of libre that is 2000; its calls."""
-    from baresip import Account, Config, Runtime, UserAgent
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    runtime, calls = Runtime(), asyncio.Queue[Any]()
-    listen = f"sip_listen 127.0.0.1:{port}\n"
-    await runtime.start(Config(net_interface="127.0.0.1", native_log_level="error", extra_config_text=listen))
-    try:
-        password = PASSWORD.format(user="2000")
-        account = Account("2000", f"127.0.0.1:{proxy.port}", password, reg_interval=60, audio_codecs=("pcmu",))
-        agent = await UserAgent.create(runtime, account)
-        agent.on_incoming(calls.put_nowait)
-        await agent.register(timeout=10)
-        yield calls
-    finally:
-        await runtime.close()
+def user_2000(proxy: Kamailio) -> Phone:
+    return Phone(user="2000", password=PASSWORD.format(user="2000"), domain=f"127.0.0.1:{proxy.port}")
 
 
 @pytest.mark.peer("baresip")
@@ -155,7 +135,7 @@ async def test_we_call_plainly_and_the_telephone_is_spoken_to_by_dtls(tmp_path: 
 async def test_we_call_with_a_key_and_the_telephone_is_spoken_to_plainly(tmp_path: Path) -> None:
     """SDES: we take DTLS where it is offered, but offer keys of our own."""
     (burst,) = make_bursts(1, 8_000, seed=14, first_s=0.0)
-    async with between(tmp_path, SDES, PLAIN, "demand") as (proxy, agent), registered_telephone(proxy) as calls:
+    async with between(tmp_path, SDES, PLAIN, "demand") as (proxy, agent), ringing(user_2000(proxy)) as (_, calls):
         await call_2000(agent)
         line, pressed = await calls.get(), list[str]()
         line.on_dtmf(lambda event: pressed.append(event.digit))

@@ -9,6 +9,7 @@ import shutil
 import threading
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,9 +108,11 @@ async def test_digits_from_a_capture(tmp_path: Path) -> None:
     assert left.digits == "1"
 
 
-async def test_it_registers_with_us_and_leaves(tmp_path: Path) -> None:
-    """By its password, which our challenge asks for both times."""
-    settings = {"allow": (), "challenge": (ip_network("127.0.0.0/8"),), "users": {"100": "wonderland"}}
+@pytest.mark.parametrize("digests", [("MD5",), ("MD5", "SHA-256")])
+async def test_it_registers_with_us_and_leaves(digests: tuple[str, ...], tmp_path: Path) -> None:
+    """By its password, which our challenge asks for both times; it knows MD5 alone, and reads one challenge."""
+    settings: dict[str, Any] = {"allow": (), "challenge": (ip_network("127.0.0.0/8"),)}
+    settings |= {"users": {"100": "wonderland"}, "digests": digests}
     login = "[authentication username=100 password=wonderland]\n"
     here = '<ereg regexp="expires=60" search_in="hdr" header="Contact:" check_it="true" assign_to="seen"/>'
     nobody = '<ereg regexp="Contact:" search_in="msg" check_it_inverse="true" assign_to="seen"/>'

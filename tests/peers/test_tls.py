@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import shutil
 import signal
-from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.peers.baresip import baresip
 from tests.peers.folders import read
+from tests.peers.libre import hears_itself, talk, telephone
 from tests.peers.test_baresip import found, said
-from tests.peers.test_libre import hears_itself, talk
 from tests.signaling.sip.certificates import Authority
 from voipagent.lab.bursts import make_bursts
 from voipagent.lab.serving import ServingAgent, serving_agent
@@ -44,22 +41,6 @@ def target(agent: ServingAgent) -> str:
     return f"sip:agent@127.0.0.1:{port};transport=tls"
 
 
-@contextlib.asynccontextmanager
-async def telephone(config: Mapping[str, object]) -> AsyncIterator[Any]:
-    """A user agent of libre that speaks TLS."""
-    from baresip import Account, Config, Runtime, UserAgent
-
-    runtime = Runtime()
-    lines = {"sip_listen": "127.0.0.1:0"} | dict(config)
-    text = "".join(f"{name} {value}\n" for name, value in lines.items())
-    await runtime.start(Config(net_interface="127.0.0.1", native_log_level="error", extra_config_text=text))
-    try:
-        account = Account("libre", "127.0.0.1", "", reg_interval=0, audio_codecs=("pcmu",), transport="tls")
-        yield await UserAgent.create(runtime, account)
-    finally:
-        await runtime.close()
-
-
 @pytest.mark.peer("baresip")
 async def test_libre_calls_over_tls_both_looking_at_certificates(authority: Authority, tmp_path: Path) -> None:
     """It takes ours by its authority, and shows one of its own, which we demand."""
@@ -67,7 +48,8 @@ async def test_libre_calls_over_tls_both_looking_at_certificates(authority: Auth
     settings = environ(tmp_path, authority.sign("127.0.0.1"), TLS_CA=authority.path, TLS_VERIFY="demand")
     own = authority.sign("sip:phone.example.com")
     config = {"sip_certificate": own, "sip_cafile": authority.path, "sip_verify_server": "yes"}
-    async with asyncio.timeout(60), serving_agent(settings) as agent, telephone(config) as caller:
+    calling = telephone(transport="tls", config=config)
+    async with asyncio.timeout(60), serving_agent(settings) as agent, calling as caller:
         line = await caller.dial(target(agent))
         await line.wait_established(timeout=10)
         await talk(line, np.zeros(0, np.float32), 8_000, 1.0)
@@ -85,7 +67,7 @@ async def test_libre_without_a_certificate_is_not_heard_where_one_is_demanded(
     from baresip import CallFailed
 
     settings = environ(tmp_path, authority.sign("127.0.0.1"), TLS_CA=authority.path, TLS_VERIFY="demand")
-    async with asyncio.timeout(60), serving_agent(settings) as agent, telephone({}) as caller:
+    async with asyncio.timeout(60), serving_agent(settings) as agent, telephone(transport="tls") as caller:
         line = await caller.dial(target(agent))
         with pytest.raises(CallFailed):
             await line.wait_established(timeout=10)
