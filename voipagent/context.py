@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -24,7 +24,7 @@ Role: TypeAlias = Literal["agent", "caller"]
 class Line:
     """One stretch of speech; times are seconds from the answer. `interrupted`: the other side made it end early.
 
-    `words`: when each was said, where that is known, as it is of a caller's.
+    `words`: when each was said, where that is known, as it is of a caller's. `speaker`: which of several callers.
     """
 
     role: Role
@@ -33,14 +33,14 @@ class Line:
     end: float
     interrupted: bool = False
     words: tuple[Word, ...] = ()
+    speaker: str = ""
 
     def __str__(self) -> str:
         return json.dumps(self.as_dict(), ensure_ascii=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; without words that nobody has timed."""
-        told = asdict(self)
-        return told if self.words else {name: value for name, value in told.items() if name != "words"}
+        """For JSON; without words that nobody has timed, and without a speaker where there is only one."""
+        return {name: value for name, value in asdict(self).items() if value or name not in ("words", "speaker")}
 
     @classmethod
     def parse(cls, text: str) -> Line:
@@ -58,25 +58,39 @@ class Transcript:
     The caller's words are known `delay_frames` after they were said (`Slot.hearing_delay_frames`); their times are set
     back by as much. What the caller says in the last of these before the end of the call is lost with it: nobody
     listens on for words that nobody answers.
+
+    Where several are the caller, each word is of the one who was loudest when it began, and another one begins a line.
     """
 
     def __init__(self, write: Callable[[Line], None], delay_frames: int = 0) -> None:
         self._write = write
         self._agent, self._caller = _Side("agent"), _Side("caller")
         self._frames = deque([(0.0, 0.0)], maxlen=1 + delay_frames)  # the last steps' times
+        self._speakers = deque([""], maxlen=1 + delay_frames)  # and who was loudest then
         self._finished: list[Line] = []
         self.lines: list[Line] = []  # all that were written
 
     def hear(
-        self, text: str, start: float, end: float, *, heard: str = "", word_due: bool = False, saying: bool = False
+        self,
+        text: str,
+        start: float,
+        end: float,
+        *,
+        heard: str = "",
+        word_due: bool = False,
+        saying: bool = False,
+        speakers: Sequence[str] = (),
     ) -> None:
         """Take the texts of one step, "" where there was none: the agent's, and `heard`, the caller's.
 
         The step's frame lasts from `start` to `end`. `saying`: a given text is not over yet, so that no silence ends
-        the agent's line. A long word is one. `word_due`: one of the caller's is about to begin.
+        the agent's line. A long word is one. `word_due`: one of the caller's is about to begin. `speakers`: who of
+        several callers spoke in the frame, the loudest first; nobody: whoever spoke last, for a word ends softly.
         """
         self._frames.append((start, end))
+        self._speakers.append(speakers[0] if speakers else self._speakers[-1])
         self._finish(self._agent.hear(text, start, end, saying=saying))
+        self._finish(self._caller.change_speaker(self._speakers[0], heard))
         self._finish(self._caller.hear(heard, *self._frames[0], due=word_due))
         self._release(self._horizon())
 
@@ -126,6 +140,7 @@ class _Side:
         self._pieces: list[str] = []
         self._start = self._end = 0.0
         self._words = Words() if role == "caller" else None
+        self._speaker = ""
 
     def began(self, now: float) -> float:
         """When the line began; without one `now`, for the next cannot begin earlier."""
@@ -144,11 +159,21 @@ class _Side:
             return self.end_line()
         return None
 
+    def change_speaker(self, speaker: str, text: str) -> Line | None:
+        """Whose the coming text is, where it begins a word; gives the line that another one's ends."""
+        if speaker == self._speaker or not text or (self._pieces and not text.startswith(" ")):
+            return None
+        line = self.end_line()
+        self._speaker = speaker
+        return line
+
     @property
     def line(self) -> Line | None:
         """The line as far as it has come."""
         text = "".join(self._pieces).strip()
-        return Line(self._role, text, round(self._start, 3), round(self._end, 3)) if text else None
+        if not text:
+            return None
+        return Line(self._role, text, round(self._start, 3), round(self._end, 3), speaker=self._speaker)
 
     def end_line(self) -> Line | None:
         """The line, if there is one; the next text begins another."""

@@ -230,6 +230,7 @@ class Session:
                 heard=reply.heard,
                 word_due=reply.word_due,
                 saying=self.slot.saying,
+                speakers=exchange.speakers,
             )
             if reply.text or reply.heard:
                 for line in self._transcript.growing:

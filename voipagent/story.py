@@ -98,7 +98,7 @@ def _last_words(lines: Sequence[Line], words: int) -> str:
     """From the end backwards, whole lines while they fit."""
     told: list[str] = []
     for line in reversed(lines):
-        said = f"{line.role.capitalize()}: {line.text}"
+        said = f"{line.speaker or line.role.capitalize()}: {line.text}"
         words -= len(said.split())
         if words < 0:
             break

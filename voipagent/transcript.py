@@ -18,14 +18,17 @@ SHORTEST_S = 0.001
 
 
 def as_json(lines: Sequence[Line]) -> str:
-    """`{"version", "lines": [{"role", "text", "start", "end", "interrupted"}]}`, in the order in which they began."""
+    """`{"version", "lines": [{"role", "text", "start", "end", "interrupted"}]}`, in the order in which they began.
+
+    With "words" where they are timed, and "speaker" where several are the caller.
+    """
     told = {"version": VERSION, "lines": [line.as_dict() for line in _ordered(lines)]}
     return json.dumps(told, ensure_ascii=False, indent=2) + "\n"
 
 
 def as_webvtt(lines: Sequence[Line]) -> str:
     """W3C WebVTT: a cue a line, its speaker as voice. Cues may overlap, as people do."""
-    cues = [f"{_cue_times(line)}\n<v {_who(line)}>{_escaped(_one_line(line.text))}</v>\n" for line in _ordered(lines)]
+    cues = [f"{_cue_times(line)}\n<v {_escaped(_who(line))}>{_escaped(_one_line(line.text))}</v>\n" for line in _ordered(lines)]
     return "\n".join(["WEBVTT\n", *cues])
 
 
@@ -65,7 +68,7 @@ def _told(line: Line) -> str:
 
 
 def _who(line: Line) -> str:
-    return line.role.capitalize()
+    return _one_line(line.speaker) or line.role.capitalize()
 
 
 def _one_line(text: str) -> str:

@@ -103,6 +103,45 @@ def test_a_word_begins_where_it_is_due() -> None:
     assert (talk.lines[0].start, talk.lines[0].end) == (0.88, 2.16)
 
 
+def told_by(*steps: tuple[str, tuple[str, ...]], delay_frames: int = 0) -> list[Line]:
+    """The lines of steps of what was heard, and who spoke in the frame."""
+    lines: list[Line] = []
+    transcript = Transcript(lines.append, delay_frames)
+    for number, (heard, speakers) in enumerate(steps):
+        transcript.hear("", number * 0.08, (number + 1) * 0.08, heard=heard, speakers=speakers)
+    transcript.close()
+    return lines
+
+
+def test_where_several_are_the_caller_each_line_is_of_one() -> None:
+    lines = told_by(
+        *((" good", ("ada",)), (" morning", ("ada", "bob")), (" and", ("bob", "ada")), (" to you", ("bob",))),
+        *((" thanks", ()), (" all", ("ada",))),
+    )
+    assert [(line.speaker, line.text) for line in lines] == [
+        ("ada", "good morning"),
+        ("bob", "and to you thanks"),
+        ("ada", "all"),
+    ]
+    assert lines[1].start == 0.16 and Line.parse(str(lines[1])) == lines[1]
+
+
+def test_a_word_is_of_the_one_who_began_it() -> None:
+    lines = told_by((" mor", ("ada",)), ("ning", ("bob",)), (" bob", ("bob",)))
+    assert [(line.speaker, line.text) for line in lines] == [("ada", "morning"), ("bob", "bob")]
+
+
+def test_who_spoke_is_known_of_when_it_was_said() -> None:
+    steps = [("", ("ada",)), ("", ("bob",)), (" hello", ("cid",)), (" there", ()), ("", ())]
+    lines = told_by(*steps, delay_frames=2)
+    assert [(line.speaker, line.text) for line in lines] == [("ada", "hello"), ("bob", "there")]
+
+
+def test_a_lone_caller_has_no_name() -> None:
+    (line,) = told_by((" hello", ()))
+    assert line.speaker == "" and "speaker" not in str(line)
+
+
 def test_the_agents_words_are_not_timed() -> None:
     talk = Talk({3: " Good day."}, {})
     talk.until(10)

@@ -48,6 +48,17 @@ def test_webvtt_opens_and_says_the_same(tmp_path: Path) -> None:
     assert [markup.partition(">")[0] for _, _, markup, _ in read] == ["<v Agent", "<v Caller", "<v Agent"]
 
 
+def test_of_several_callers_each_has_a_name(tmp_path: Path) -> None:
+    said = [Line("caller", "hello", 1.0, 2.0, speaker="Ada <L>"), Line("agent", "hello Ada", 2.0, 3.0)]
+    assert as_text(said) == "[00:00:01] Ada <L>: hello\n[00:00:02] Agent: hello Ada\n"
+    assert [markup.partition(">")[0] for _, _, markup, _ in cues(as_webvtt(said), tmp_path)] == [
+        "<v Ada &lt;L&gt;",
+        "<v Agent",
+    ]
+    told = json.loads(as_json(said))["lines"]
+    assert told[0]["speaker"] == "Ada <L>" and "speaker" not in told[1]
+
+
 def test_an_empty_call_is_a_valid_file(tmp_path: Path) -> None:
     assert as_webvtt([]) == "WEBVTT\n"
     assert cues(as_webvtt([]), tmp_path) == []
