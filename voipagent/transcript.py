@@ -28,7 +28,10 @@ def as_json(lines: Sequence[Line]) -> str:
 
 def as_webvtt(lines: Sequence[Line]) -> str:
     """W3C WebVTT: a cue a line, its speaker as voice. Cues may overlap, as people do."""
-    cues = [f"{_cue_times(line)}\n<v {_escaped(_who(line))}>{_escaped(_one_line(line.text))}</v>\n" for line in _ordered(lines)]
+    cues = [
+        f"{_cue_times(line)}\n<v {_escaped(_who(line))}>{_escaped(_one_line(line.text))}</v>\n"
+        for line in _ordered(lines)
+    ]
     return "\n".join(["WEBVTT\n", *cues])
 
 
