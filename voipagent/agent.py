@@ -13,8 +13,10 @@ from engine.slot import Engine, EngineError, EngineFull, EngineState, Slot
 from media.leg import Leg
 from signaling.call import Call, CallOffer, CallSource, Dialer, OutgoingCall, Rejection, SignalingError
 from voipagent.calls import CallsSettings
+from voipagent.consent import Announcement
 from voipagent.events import Observer, Refused, Telling
 from voipagent.index import CallIndex
+from voipagent.longest import Longest
 from voipagent.outbound import OutgoingSession, UnknownPersona, Wanted
 from voipagent.persona import Persona, Personas
 from voipagent.record import CallFolder, CallRecord, utc_now
@@ -51,6 +53,8 @@ class Agent:
         self.draining = False
         self.dialer: Dialer | None = None
         """How a call is made that a far end wants of us; without one, or the right to it, it is refused."""
+        self.announcement: Announcement | None = None
+        """What callers hear before the model does."""
         self.index: CallIndex | None = None
         """Where calls are entered once they are over."""
         self.rooms: Rooms | None = None
@@ -230,5 +234,7 @@ class Agent:
             max_hold_s=self._calls.max_hold,
             memory=self._memory,
             watchdog=self._watchdog,
+            announcement=self.announcement,
+            longest=Longest(self._calls.max_length, self._calls.goodbye),
             observers=tuple(self.observers),
         )

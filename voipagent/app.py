@@ -28,6 +28,7 @@ from signaling.sip.transport import bind
 from signaling.sip.trunk import Lines, Trunk
 from signaling.whip import WhipEndpoint
 from voipagent.agent import Agent
+from voipagent.consent import load_announcement
 from voipagent.context import Line
 from voipagent.engines import open_engine
 from voipagent.index import CallIndex
@@ -207,6 +208,7 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
                 lines=lines,
             ) as sip,
         ):
+            announcement = load_announcement(settings.calls.consent, engine.sample_rate, engine.frame_samples)
             for persona in settings.who_answers:
                 await check_persona(engine, persona, memory)
             whip = WhipEndpoint(Front(settings.webrtc.access(settings.http), unreadable, settings.webrtc.links))
@@ -222,7 +224,7 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
                 memory,
                 settings.watchdog,
             )
-            agent.index = index
+            agent.index, agent.announcement = index, announcement
             room_legs = legs.framed(leg_format(audio_format))
             room_web = WebLegs(room_legs.open_web_leg, whip.take_candidates, whip.whep.publish)
             open_seat = _leg_opener(room_legs, trunks, room_web)

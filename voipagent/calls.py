@@ -1,17 +1,20 @@
-"""Settings of what is kept of a call, and for how long."""
+"""Settings of what is kept of a call and for how long, of what a caller is told, and of how long a call may be."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from voipagent.kinds import Section
 
+GOODBYE = "Thank you for calling and goodbye."
+"""A sentence that the embedded model can say, too."""
+
 
 class CallsSettings(Section):
-    """What is kept of a call."""
+    """What is kept of a call, what a caller is told of it, and how long one may be."""
 
     dir: Path = Field(default=Path("calls"), description="one folder a call is made here")
     record: Literal["both", "agent", "none"] = Field(default="both", description="whose voice is recorded")
@@ -23,6 +26,21 @@ class CallsSettings(Section):
     recordings_days: float | None = Field(
         default=None, gt=0, description="days after which its recording is removed, if sooner; empty: with the rest"
     )
+    consent: str = Field(
+        default="off",
+        description="what a caller hears before the agent listens: off, tone, or an announcement as an audio file",
+    )
+    max_length: float | None = Field(
+        default=None, gt=0, description="seconds from the answer after which the agent says goodbye; empty: any length"
+    )
+    goodbye: str = Field(default=GOODBYE, description="what it says then, before it hangs up; empty: nothing")
+
+    @field_validator("consent")
+    @classmethod
+    def _named(cls, consent: str) -> str:
+        if consent not in ("off", "tone") and not Path(consent).suffix:
+            raise ValueError(f"{consent!r} is neither off nor tone, nor an audio file such as announcement.wav")
+        return consent
 
     @model_validator(mode="after")
     def _sooner(self) -> Self:

@@ -25,10 +25,10 @@ class Minutes:
         self.record, self.folder, self.recording = record, folder, recording
         self.turns = Turns(recording.sample_rate)
 
-    def hear(self, exchange: Exchange) -> None:
-        """Take what was exchanged in a frame's time."""
-        skipped_s = exchange.skipped / self.recording.sample_rate
-        self.turns.hear(exchange, self.recording.seconds + skipped_s)
+    def hear(self, exchange: Exchange, *, judged: bool = True) -> None:
+        """Take what was exchanged in a frame's time; `judged`: by caller and agent, who talk to each other."""
+        if judged:
+            self.turns.hear(exchange, self.recording.seconds + exchange.skipped / self.recording.sample_rate)
         self.recording.write(exchange)
 
     def keep(self, line: Line) -> None:

@@ -87,6 +87,8 @@ class CallRecord:
     frames_late: int = 0
     step_s_max: float = 0.0
     step_s_mean: float = 0.0
+    consent: Mapping[str, Any] = field(default_factory=dict)
+    """What the caller heard before anybody listened: `heard`, `duration_s`, and if that was the `whole` of it."""
     barged_in: bool = False
     response_latency: Mapping[str, Any] = field(default_factory=dict)
     """`count` of the agent's responses, `p50_s`, `p90_s`, `p95_s`; see `turns` for these and the next two."""

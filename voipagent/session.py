@@ -16,9 +16,11 @@ from engine.slot import EngineError, EngineFull, Reply, Slot
 from media.leg import Exchange, Leg, LegError, NoPort
 from signaling.call import Call, CallEnded, CallOffer, Rejection, SignalingError
 from voipagent.bargein import BargeIn, is_speech
+from voipagent.consent import Announcement
 from voipagent.context import Line as Said
 from voipagent.context import Transcript
 from voipagent.events import Answered, Began, Ended, Measured, Observer, Refused, Spoke, Stepped, Telling, Troubled
+from voipagent.longest import Act, Longest
 from voipagent.minutes import Minutes
 from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
@@ -54,6 +56,8 @@ class Session:
         memory: Memory | None = None,
         watchdog: WatchdogSettings | None = None,
         observers: Sequence[Observer] = (),
+        announcement: Announcement | None = None,
+        longest: Longest | None = None,
     ) -> None:
         self.call, self.slot, self.persona = call, slot, persona
         self.record, self.recording = record, recording
@@ -69,6 +73,7 @@ class Session:
         self._transcript = Transcript(self._keep, slot.hearing_delay_frames)
         self._barge_in: BargeIn | None = None
         self._memory = memory
+        self._announcement, self._longest = announcement, longest or Longest()
         self._watchdog = Watchdog(watchdog or WatchdogSettings())
         self._trimmer: Trimmer | None = None
         self._leg: Leg | None = None
@@ -121,7 +126,7 @@ class Session:
             group.create_task(self._call_digits(), name="call digits")
             line = await first_of(self._conversation(leg), asyncio.shield(self._put_through))
             if line is not None:
-                await self.call.hang_up(await line.talk(leg, lambda exchange: self._hear(leg, exchange)))
+                await self.call.hang_up(await line.talk(leg, lambda exchange: self._hear(leg, exchange, judged=False)))
 
     async def _conversation(self, leg: Leg) -> None:
         """Caller and model, until one is gone or the caller is put through."""
@@ -210,14 +215,12 @@ class Session:
 
     async def _converse(self, leg: Leg) -> None:
         """The two of them talk: a frame's time in, a frame back, until cancelled."""
+        await self._announce(leg)
         while True:
-            exchange = await leg.exchange()
             started = self.recording.seconds
-            self._hear(leg, exchange)
+            exchange = await self._exchange(leg)
             if exchange.held:
-                await self._hold(started)
                 continue
-            self._held_s = 0.0
             self._yield_to(exchange)
             forced = self.slot.saying
             reply = await self.slot.step(exchange.heard)
@@ -238,6 +241,42 @@ class Session:
             if forced and not self.slot.saying:
                 self._transcript.end_line()
             self._watch_over(exchange, reply)
+            await self._limit()
+
+    async def _announce(self, leg: Leg) -> None:
+        """Let the caller hear what is to be heard before anybody listens. The row is not stepped, nobody interrupts."""
+        if self._announcement is None:
+            return
+        note = self.record.consent = {"heard": self._announcement.name, "duration_s": 0.0, "whole": False}
+        for frame in self._announcement.frames:
+            while (await self._exchange(leg, judged=False)).held:
+                pass
+            leg.play(frame)
+            note["duration_s"] = round(note["duration_s"] + FRAME_S, 3)
+        note["whole"] = True
+
+    async def _exchange(self, leg: Leg, *, judged: bool = True) -> Exchange:
+        """The next frame's time, written down; `held`: there is nothing to be heard or said in it."""
+        exchange = await leg.exchange()
+        started = self.recording.seconds
+        self._hear(leg, exchange, judged=judged)
+        if exchange.held:
+            await self._hold(started)
+            await self._limit(held=True)
+        else:
+            self._held_s = 0.0
+        return exchange
+
+    async def _limit(self, *, held: bool = False) -> None:
+        """Say goodbye to who has talked for long enough, then hang up."""
+        act = self._longest.passed(self.recording.seconds, saying=self.slot.saying, held=held)
+        if act is Act.SAY:
+            logger.info("- %s says goodbye: %s", self.record.id, self._longest.reason)
+            self._transcript.end_line()
+            self._barge_in = None
+            self.slot.say(self._longest.goodbye)
+        elif act is Act.HANG_UP:
+            await self.call.hang_up(self._longest.reason)
 
     def _watch_over(self, exchange: Exchange, reply: Reply) -> None:
         """Have the row primed anew when its window is nearly full, or the model is stuck."""
@@ -259,9 +298,12 @@ class Session:
         self._tell(Spoke(line, final=True))
         self._minutes.keep(line)
 
-    def _hear(self, leg: Leg, exchange: Exchange) -> None:
-        """Write down what was exchanged; about once a second tell and note how far it has come."""
-        self._minutes.hear(exchange)
+    def _hear(self, leg: Leg, exchange: Exchange, *, judged: bool) -> None:
+        """Write down what was exchanged; about once a second tell and note how far it has come.
+
+        `judged`: caller and agent talk, so that it can be told who answers and who interrupts whom.
+        """
+        self._minutes.hear(exchange, judged=judged)
         self._exchanges += 1
         if self._exchanges % MEASURED_FRAMES == 0:
             self._tell(Measured(round(self.recording.seconds, 3), replace(leg.stats)))

@@ -19,8 +19,10 @@ from engine.slot import FRAME_SAMPLES, EngineError, EngineFull, Frame, Pause, Pr
 from media.leg import Digit, NoPort, Pcm
 from signaling.call import CallEnded, Rejection
 from tests.fakes import SILENCE, FakeCall, FakeLeg, offer
+from voipagent.consent import Announcement
 from voipagent.context import Line
 from voipagent.events import Observer
+from voipagent.longest import Longest
 from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recorder
@@ -72,6 +74,8 @@ async def stage(
     memory: Memory | None = None,
     record_whom: Literal["both", "agent", "none"] = "both",
     observers: Sequence[Observer] = (),
+    announcement: Announcement | None = None,
+    longest: Longest | None = None,
 ) -> AsyncIterator[Stage]:
     call, leg = call or FakeCall(), leg or FakeLeg()
     folder = CallFolder(recorder, tmp_path, utc_now(), "id")
@@ -90,6 +94,8 @@ async def stage(
             max_hold_s,
             memory,
             observers=observers,
+            announcement=announcement,
+            longest=longest,
         )
         task = asyncio.create_task(session.run())
         try:
