@@ -17,6 +17,9 @@ PAUSE_S = 1.0
 PATIENCE_S = 10.0
 """Seconds behind the call that a line waits, at most, for the other side to finish what it began earlier."""
 
+SPEAKER_FRAMES = 2
+"""How long after a word began it is looked who was loudest: it takes a while until that is no longer the last one."""
+
 Role: TypeAlias = Literal["agent", "caller"]
 
 
@@ -59,7 +62,8 @@ class Transcript:
     back by as much. What the caller says in the last of these before the end of the call is lost with it: nobody
     listens on for words that nobody answers.
 
-    Where several are the caller, each word is of the one who was loudest when it began, and another one begins a line.
+    Where several are the caller, a word is of the one who was loudest soon after it began, and another one begins a
+    line.
     """
 
     def __init__(self, write: Callable[[Line], None], delay_frames: int = 0) -> None:
@@ -90,7 +94,8 @@ class Transcript:
         self._frames.append((start, end))
         self._speakers.append(speakers[0] if speakers else self._speakers[-1])
         self._finish(self._agent.hear(text, start, end, saying=saying))
-        self._finish(self._caller.change_speaker(self._speakers[0], heard))
+        speaker = self._speakers[min(SPEAKER_FRAMES, len(self._speakers) - 1)]
+        self._finish(self._caller.change_speaker(speaker, heard))
         self._finish(self._caller.hear(heard, *self._frames[0], due=word_due))
         self._release(self._horizon())
 
@@ -161,9 +166,9 @@ class _Side:
 
     def change_speaker(self, speaker: str, text: str) -> Line | None:
         """Whose the coming text is, where it begins a word; gives the line that another one's ends."""
-        if speaker == self._speaker or not text or (self._pieces and not text.startswith(" ")):
+        if speaker == self._speaker or not text or (self._speaker and self._pieces and not text.startswith(" ")):
             return None
-        line = self.end_line()
+        line = self.end_line() if self._speaker else None
         self._speaker = speaker
         return line
 

@@ -132,9 +132,18 @@ def test_a_word_is_of_the_one_who_began_it() -> None:
 
 
 def test_who_spoke_is_known_of_when_it_was_said() -> None:
-    steps = [("", ("ada",)), ("", ("bob",)), (" hello", ("cid",)), (" there", ()), ("", ())]
-    lines = told_by(*steps, delay_frames=2)
-    assert [(line.speaker, line.text) for line in lines] == [("ada", "hello"), ("bob", "there")]
+    """Four frames ago, and two more until it was clear who began."""
+    speakers = ["", "ada", "ada", "bob", "bob", "bob", "cid", "cid"]
+    texts = ["", "", "", "", "", " hello", " there", " bob"]
+    steps = [(text, (who,) if who else ()) for text, who in zip(texts, speakers, strict=True)]
+    lines = told_by(*steps, delay_frames=4)
+    assert [(line.speaker, line.text) for line in lines] == [("bob", "hello there bob")]
+    assert told_by(*steps, ("", ("cid",)), (" yes", ("cid",)), delay_frames=4)[1].speaker == "cid"
+
+
+def test_who_it_is_may_turn_out_within_the_line() -> None:
+    lines = told_by((" hel", ()), ("lo", ("ada",)), (" bob", ("ada",)))
+    assert [(line.speaker, line.text) for line in lines] == [("ada", "hello bob")]
 
 
 def test_a_lone_caller_has_no_name() -> None:
