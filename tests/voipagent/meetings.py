@@ -57,7 +57,7 @@ class House:
 
     def __init__(self, engine: EchoEngine, agent: Agent, rooms: Rooms, source: FakeSource, folder: Path) -> None:
         self.engine, self.agent, self.rooms, self.source, self.folder = engine, agent, rooms, source, folder
-        self.legs: dict[str, FakeLeg] = {}
+        self.legs: dict[str, Leg] = {}
         self.callers: list[Caller] = []
 
     def open_leg(self, call_offer: CallOffer) -> Leg:
@@ -69,8 +69,8 @@ class House:
         """Somebody calls; what becomes of it is the test's to see."""
         call_id = f"call-{len(self.callers)}"
         call = FakeCall(replace(offer(call_id=call_id), caller=caller, callee=callee, **more))
-        self.legs[call_id] = leg or FakeLeg()
-        self.callers.append(Caller(call, self.legs[call_id]))
+        self.callers.append(Caller(call, leg or FakeLeg()))
+        self.legs[call_id] = self.callers[-1].leg
         self.source.queue.put_nowait(call)
         await settle()
         return self.callers[-1]
@@ -110,9 +110,14 @@ async def meeting_house(
     rows: int = 2,
     delay_frames: int = 0,
     personas: Mapping[str, NamedPersona] | None = None,
+    engine: EchoEngine | None = None,
 ) -> AsyncIterator[House]:
-    """`delay_frames`: how late the engine says what it heard; many, and it is silent."""
-    source, engine = FakeSource(), EchoEngine(rows, delay_frames)
+    """`delay_frames`: how late the engine says what it heard; many, and it is silent.
+
+    Without the loop's debugging: a test turns it tens of thousands of times.
+    """
+    asyncio.get_running_loop().set_debug(False)
+    source, engine = FakeSource(), engine or EchoEngine(rows, delay_frames)
     async with engine:
         named = dict(personas or {})
         agent = Agent(

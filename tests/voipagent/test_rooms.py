@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import SecretStr
 
+from engine.echo import EchoEngine, EchoSlot
+from engine.slot import Frame, Reply, Sampling, Tokens
 from media.leg import Digit, LegError, Pcm
 from signaling.call import CallEnded, Rejection
 from tests.fakes import FakeLeg
@@ -155,6 +160,36 @@ async def test_the_rooms_persona_takes_part(recorder: Recorder, tmp_path: Path) 
             caller.call.end()
             await house.rows_are_free(2)
     assert [each["persona"] for each in house.records()] == ["Scribe", "Other"]
+
+
+class Ear(EchoSlot):
+    """An echo that writes down a word for each frame with sound in it."""
+
+    deaf = ""
+
+    async def step(self, frame: Frame) -> Reply:
+        return replace(await super().step(frame), heard=" word" if frame.any() else "")
+
+
+class Hearing(EchoEngine):
+    @asynccontextmanager
+    async def open(self, sampling: Sampling, replay: Tokens | None = None) -> AsyncIterator[Ear]:
+        async with super().open(sampling, replay):
+            yield Ear(0, None)
+
+
+async def test_who_spoke_is_in_the_transcript(recorder: Recorder, tmp_path: Path) -> None:
+    async with meeting_house(recorder, tmp_path, engine=Hearing(2)) as house:
+        for name in ("ada", "bob"):
+            await house.call(caller=name)
+        for levels in ((0.0, 0.0), (0.1, 0.0), (0.0, 0.0), (0.0, 0.2), (0.0, 0.0)):
+            await house.say(*levels, ticks=30)
+        for caller in house.callers:
+            caller.call.end()
+        await house.rows_are_free(2)
+    (left,) = read(tmp_path)
+    assert [(line.role, line.speaker) for line in left.lines] == [("caller", "ada"), ("caller", "bob")]
+    assert [line.start for line in left.lines] == pytest.approx([0.56, 1.76], abs=0.17)
 
 
 # --- what goes wrong -----------------------------------------------------------------------------------------------
