@@ -83,6 +83,7 @@ class Batch:
     `ears`: how many rows, the first ones, have an ear; None: as many as memory holds. `deaf`: why there is no `ear`.
     `kv`: how the model's keys and values lie in memory. `limit_s`: the longest that a frame may take to its reply; None
     is any time. What ticks take is found by `rehearse`. `prefixes`: where prompts are remembered; nowhere unless given.
+    `pins`: prompts can be pinned.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Batch:
         prefixes: Prefixes | None = None,
         ears: int | None = None,
         deaf: str = NO_EAR,
+        pins: bool = False,
     ) -> None:
         self.rows = rows
         self.revision, self.tokenizer = checkpoint.revision, checkpoint.tokenizer
@@ -111,9 +113,9 @@ class Batch:
         self.vocabulary = tuple(1 + token for token in self._config.initial)  # a stream's initial token is its last
         with torch.inference_mode():
             self._codec = self._mimi.initial_state(rows)
-            self._state = self._moshi.initial_state(rows, eight_bits=kv == "int8")
+            self._state = self._moshi.initial_state(rows, eight_bits=kv == "int8", pins=pins)
             self._primer = Primer(self._moshi, self._state, kv == "int8", prefixes or Prefixes(0))
-        self.renewable_frames = self._primer.renewable_frames
+        self.renewable_frames, self.pins = self._primer.renewable_frames, pins
         self._device = self._state.kv.position.device
         self._audio = next(self._mimi.parameters()).dtype
         none = Hearing(self.tokenizer, deaf=deaf)
@@ -162,9 +164,10 @@ class Batch:
         keep_frames: int,
         sampling: Sampling,
         voice: VoiceState | None = None,
+        pinned: bool = False,
     ) -> list[PrimeChunk]:
         """The chunks that prime `row`: `Primer.plan`."""
-        return self._primer.plan(row, frames, self._logs[row].log, keep_frames, sampling, voice)
+        return self._primer.plan(row, frames, self._logs[row].log, keep_frames, sampling, voice, pinned=pinned)
 
     def prefill(self, chunk: PrimeChunk) -> None:
         """Run one chunk of a plan; in order, each once. Raises EngineFull, after which `row` must be opened anew."""

@@ -44,6 +44,7 @@ class Rows(Protocol):
     vocabulary: tuple[int, ...]  # how many tokens each of the K streams has
     window_frames: int
     renewable_frames: int
+    pins: bool  # whether a prompt can be pinned
     hearing: Hearing
     revision: str
     tokenizer: Tokenizer
@@ -63,8 +64,9 @@ class Rows(Protocol):
         keep_frames: int,
         sampling: Sampling,
         voice: VoiceState | None = None,
+        pinned: bool = False,
     ) -> list[PrimeChunk]:
-        """The chunks that prime `row`, at least one."""
+        """The chunks that prime `row`, at least one; `pinned`: it never forgets what it is primed with."""
 
     def prefill(self, chunk: PrimeChunk) -> None:
         """Run one of them. Raises EngineFull, and the others go on."""
@@ -102,7 +104,7 @@ class Open:
 @dataclass(frozen=True, slots=True)
 class Prime:
     """Run a prompt's frames through `row`, behind a voice that is a state, then its own last columns; a live row is
-    that from a `pause` on."""
+    that from a `pause` on, in any other the prompt may be `pinned`."""
 
     row: int
     frames: NDArray[np.int64]
@@ -111,6 +113,7 @@ class Prime:
     sampling: Sampling
     done: asyncio.Future[None]
     pause: Pause | None = None
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +213,12 @@ class Worker:
                     self._prime(row, _Priming(self._in_place(row, self._no_frames(), len(log), sampling, None), None))
             case Prime(row, done=done) | Step(RowStep(row), done=done) if row in self._failed:
                 self._post([(done, self._failed[row])])
-            case Prime(row, frames, voice, keep_frames, sampling, done, pause):
+            case Prime(row, frames, voice, keep_frames, sampling, done, pause, pinned):
                 if self._scheduler.state(row) in (RowState.LIVE, RowState.RENEWING):
                     wait = partial(self._waits, row, pause)
                     chunks = self._rows.renew(row, frames, keep_frames, sampling, voice, wait)
                 else:
-                    chunks = self._in_place(row, frames, keep_frames, sampling, voice)
+                    chunks = self._in_place(row, frames, keep_frames, sampling, voice, pinned)
                 self._prime(row, _Priming(chunks, done, pause))
             case Step(step):
                 self._scheduler.step(step.row, command)  # one that still waited was given up by its conversation
@@ -244,10 +247,16 @@ class Worker:
                 self._scheduler.resume(row)
 
     def _in_place(
-        self, row: int, frames: NDArray[np.int64], keep_frames: int, sampling: Sampling, voice: VoiceState | None
+        self,
+        row: int,
+        frames: NDArray[np.int64],
+        keep_frames: int,
+        sampling: Sampling,
+        voice: VoiceState | None,
+        pinned: bool = False,
     ) -> Generator[bool, None, None]:
         """As `Rows.renew`, of a row that is not stepped meanwhile."""
-        *first, last = self._rows.plan(row, frames, keep_frames, sampling, voice)
+        *first, last = self._rows.plan(row, frames, keep_frames, sampling, voice, pinned)
         for chunk in first:
             self._rows.prefill(chunk)
             yield False

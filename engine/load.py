@@ -48,12 +48,13 @@ def load_batch(
     graphs: Graphs = "auto",
     prefix_bytes: int = PREFIX_BYTES,
     deterministic: bool = False,
+    pins: bool = False,
 ) -> Batch:
     """Load a checkpoint and make rows for it, warm; and for its `ear`: `auto` is the one beside it, if there is one,
     `off` none; else it is a folder or a Hub repository. Where memory has no room for ears, there are fewer, or none.
 
     `graphs`: `on` runs static steps, on CUDA as graphs; `auto` is that on CUDA only. `prefix_bytes` hold what the model
-    remembers of prompts.
+    remembers of prompts. With `pins`, prompts can be pinned, and every step costs some more.
 
     `deterministic`: the same call gives the same tokens whatever else is on, to the last bit: all steps have one width,
     all primes one split, and torch takes its deterministic algorithms, in the whole process. It costs time. (A call
@@ -78,7 +79,7 @@ def load_batch(
         if limit_s == "auto":
             limit_s = LIMIT_S if chosen.type == "cuda" else None
         prefixes = Prefixes(prefix_bytes, whole_only=deterministic)
-        make = partial(Batch, checkpoint, rows, kv=kv, limit_s=limit_s, prefixes=prefixes)
+        make = partial(Batch, checkpoint, rows, kv=kv, limit_s=limit_s, prefixes=prefixes, pins=pins)
         batch = _warm(make, *_ear(ear, model, checkpoint, chosen, dtype))
         if deterministic:
             batch.prepare([rows], graphs=False)

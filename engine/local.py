@@ -53,7 +53,7 @@ class LocalEngine:
     `limit_s` is the longest that a frame may take to its reply: a call that would make it longer is refused; None is
     any time, `auto` that on a CPU and LIMIT_S on a card, whose ticks take as long today as tomorrow.
     `graphs` is whether steps are captured, `auto` on a card. `prefix_bytes` hold what the model remembers of prompts,
-    for the next call that begins with the same. `deterministic`: `load_batch`.
+    for the next call that begins with the same. `deterministic` and `pins`: `load_batch`.
     Entering raises CheckpointError, or EngineError if the device cannot be had. `load` makes the rows, on the thread; a
     test gives its own.
 
@@ -81,6 +81,7 @@ class LocalEngine:
         deterministic: bool = False,
         load: Callable[[], Rows] | None = None,
     ) -> None:
+        pins: bool = False,
         self.state = EngineState.LOADING
         self._model = model
         self._load = load or partial(
@@ -99,6 +100,7 @@ class LocalEngine:
             deterministic=deterministic,
         )
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+            pins=pins,
         self._waiting: set[asyncio.Future[Any]] = set()
         self._free_rows: list[int] = []
         self._slots: list[LocalSlot] = []  # those that are open, the oldest first

@@ -91,8 +91,10 @@ class LocalSlot:
         """
         frames, voice = self._lay_out(prompt, keep_frames)
         self._check_free(self._priming)
-        sampling = self._sampling
-        self._priming = self._ask(lambda done: Prime(self.row, frames, voice, keep_frames, sampling, done, pause))
+        sampling, pinned = self._sampling, prompt.pinned
+        self._priming = self._ask(
+            lambda done: Prime(self.row, frames, voice, keep_frames, sampling, done, pause, pinned)
+        )
         await self._priming
 
     def _lay_out(self, prompt: Prompt, keep_frames: int) -> tuple[NDArray[np.int64], VoiceState | None]:
@@ -108,16 +110,19 @@ class LocalSlot:
             raise PromptError(
                 f"the prompt takes {length} frames and {keep_frames} are to be kept; together they must be fewer "
                 f"than the {holds} that {what}"
+        if prompt.pinned:
+            self._check_pinned(length)
             )
         return frames, voice
 
-    def _frames(self, prompt: Prompt) -> tuple[NDArray[np.int64], VoiceState | None]:
-        rows = self._rows
-        if prompt.voice and prompt.voice not in rows.voices:
-            there = ", ".join(rows.voices) or "none"
+    def _check_pinned(self, length: int) -> None:
+        if not self._rows.pins:
+            raise PromptError("no prompt can be pinned here: the engine was not made for it")
+        if self._stepping is not None:
+            raise PromptError("a prompt is pinned before the call begins, and this one has begun")
+        if 1 + length > (most := self._rows.window_frames // 2):
             raise PromptError(
-                f"no voice {prompt.voice!r} lies beside the weights; there are: {there} (a file of your own is named "
-                "by its path, .wav or .pt)"
+                f"the prompt takes {length} frames; pinned, it must be fewer than {most}, half the window"
             )
         spoken, state = told(rows.voices[prompt.voice] if prompt.voice else None, len(rows.layout.silence))
         return rows.layout.frames(rows.tokenizer, prompt.text, spoken), state

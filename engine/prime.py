@@ -42,7 +42,8 @@ class PrimeChunk:
     """Columns [N, K] to run through a row; the last 1 + D stay ahead of it. Or `vectors` [N, dim] of a voice.
 
     `fresh`: the model forgets the row first, and then knows what is `shared`. `draw`: the column after the prompt is
-    drawn, with this sampling; before that, what it has become is `kept` for others, who begin with this.
+    drawn, with this sampling; before that, what it has become is `kept` for others, who begin with this. `pinned`: of
+    the row's positions, so many first ones are pinned after this.
     """
 
     row: int
@@ -52,6 +53,7 @@ class PrimeChunk:
     vectors: Tensor | None = None
     shared: Shared | None = None
     kept: tuple[VoiceState | None, NDArray[np.int64]] | None = None
+    pinned: int = 0
 
 
 class Primer:
@@ -90,11 +92,12 @@ class Primer:
         sampling: Sampling,
         voice: VoiceState | None = None,
         slots: int | None = None,
+        pinned: bool = False,
     ) -> list[PrimeChunk]:
         """The chunks that prime `row` with a prompt's `frames` (T, K) and then the last `keep_frames` of its log.
 
         A `voice` that is a state comes before the prompt. `slots` is what the row's ring holds, if not the window: a
-        shadow's, of which nothing is kept for others.
+        shadow's, of which nothing is kept for others. `pinned`: voice and prompt are, and the initial column before.
         """
         told = torch.from_numpy(frames)
         columns = (voice.columns(self._config, told) if voice else self._config.columns(told)).numpy()
@@ -107,7 +110,10 @@ class Primer:
         chunks[0] = replace(chunks[0], fresh=True, shared=shared)
         chunks[-1] = replace(chunks[-1], draw=sampling, kept=None if slots else (voice, known))
         kept = self.kept(log, keep_frames)
-        return [*chunks, *(self._chunks(row, self.past(log, kept)) if kept else ())]
+        chunks += self._chunks(row, self.past(log, kept)) if kept else ()
+        if pinned:
+            chunks[-1] = replace(chunks[-1], pinned=length_of(voice) + len(known))
+        return chunks
 
     def _spoken(self, row: int, voice: VoiceState | None) -> list[PrimeChunk]:
         nothing = np.zeros((0, self._config.streams), np.int64)
@@ -224,6 +230,9 @@ class Primer:
             self.prefixes.keep(*chunk.kept, state.kv)
         if chunk.draw is not None:
             self._draw(state, chunk.draw)
+        if chunk.pinned:
+            assert state.kv.pinned is not None  # who asks for it has looked
+            state.kv.pinned.fill_(chunk.pinned)
 
     def _draw(self, state: MoshiState, sampling: Sampling) -> None:
         """Make the first live column without a caller. No word is in it, so that forced text begins with the first step

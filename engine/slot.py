@@ -58,10 +58,23 @@ class EngineState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the row is told before it listens: persona text, and the name of a voice ("" = the weights' own)."""
+    """What the row is told before it listens: persona text, and the name of a voice ("" = the weights' own).
+
+    `pinned`: the row never forgets it, however long it is stepped; it forgets the oldest behind it.
+    """
 
     text: str = ""
     voice: str = ""
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSize:
+    """What a prompt costs: text tokens, those of its tags too, and the frames of a row's window that they take, with a
+    voice and the silence around them."""
+
+    tokens: int
+    frames: int
 
 
 @dataclass(frozen=True, slots=True)

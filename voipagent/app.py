@@ -180,11 +180,11 @@ class House:
 async def _house(settings: Settings) -> AsyncIterator[House]:
     """From the ground up: what must be there first is entered first, and left last."""
     check_folder(settings.calls.dir)
-    trunks, lines = settings.signaling_trunks, Lines()
+    trunks, lines, pins = settings.signaling_trunks, Lines(), settings.context.policy == "pin"
     with Recorder() as recorder:
         async with (
             kept(settings.calls) as index,
-            open_engine(settings.engine, [each.voice for each in settings.who_answers]) as engine,
+            open_engine(settings.engine, [each.voice for each in settings.who_answers], pins) as engine,
             open_memory(settings.context, settings.summary, _telling(settings.engine)) as memory,
             Legs(
                 audio_format := AudioFormat(engine.sample_rate, engine.frame_samples),

@@ -19,9 +19,10 @@ from voipagent.window import Shares
 class ContextSettings(Section):
     """Calls that are longer than the model's window."""
 
-    policy: Literal["reprime", "off"] = Field(
+    policy: Literal["reprime", "pin", "off"] = Field(
         default="reprime",
         description="reprime: before the window is full, the row is told anew who it is and what was said; "
+        "pin: it never forgets its persona, and the rest oldest first (an experiment: no weights were trained so); "
         "off: it forgets the oldest first, its persona before all",
     )
     due: float = Field(default=0.8, description="share of the window from which on the next pause is used for it")
@@ -70,9 +71,11 @@ class SummarySettings(Section):
 async def open_memory(
     context: ContextSettings, summary: SummarySettings, tell: Telling
 ) -> AsyncIterator[Memory | None]:
-    """What every call's trims are done with; None with the policy `off`."""
+    """What every call's trims are done with; None with the policy `off`. With `pin` the engine must be made for it."""
     if context.policy == "off":
         yield None
+    elif context.policy == "pin":
+        yield Memory(context.shares, tell, pinned=True)
     elif not summary.url:
         yield Memory(context.shares, tell, Extractive())
     else:

@@ -40,11 +40,15 @@ class Trim:
 
 @dataclass(frozen=True)
 class Memory:
-    """How calls are kept going: when, with whose summary, and how it is told. The same for every call."""
+    """How calls are kept going: when, with whose summary, and how it is told. The same for every call.
+
+    `pinned`: they are not trimmed, and the rows never forget their prompts.
+    """
 
     shares: Shares = field(default_factory=Shares)
     tell: Telling = tell_all
     summarizer: Summarizer = field(default_factory=Extractive)
+    pinned: bool = False
 
 
 @dataclass

@@ -195,11 +195,14 @@ class Moshi(nn.Module):
         dtype: torch.dtype | None = None,
         eight_bits: bool = False,
         slots: int | None = None,
+        pins: bool = False,
     ) -> MoshiState:
         """Fresh rows, on the weights' device and of their type unless told otherwise; keys and values in `eight_bits`
-        if that is wanted, in rings of `slots` if not of the whole window."""
+        if that is wanted, in rings of `slots` if not of the whole window; `pins`: as in `Transformer.initial_state`."""
         config = self.config
-        kv = self.transformer.initial_state(rows, device=device, dtype=dtype, eight_bits=eight_bits, slots=slots)
+        kv = self.transformer.initial_state(
+            rows, device=device, dtype=dtype, eight_bits=eight_bits, slots=slots, pins=pins
+        )
         device = kv.position.device
         # Forced tokens reach D columns beyond the next, emitted ones lie up to D behind it.
         table = torch.full((rows, 2 * (config.delay + 1), config.streams), UNGENERATED, device=device)

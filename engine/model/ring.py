@@ -28,6 +28,10 @@ class KvState:
 
     In 8 bits, keys and values are int8, each vector with a scale of its own: half of bfloat16's bytes to hold and to
     read. (Of a vector's greatest number it then knows each to 0.4 %, float8_e4m3 to 6 % of itself.)
+
+    Of a row's first positions, `pinned` are never overwritten: position p >= pinned lies in slot pinned + (p - pinned)
+    mod (C - pinned). To a query at n >= C they are as near as if the ring were a window: position p of them counts as
+    p + n - (C - 1) (attention sinks: StreamingLLM, arXiv 2309.17453, section 3.2). None: no row has any.
     """
 
     keys: Tensor  # [B, layers, G, C, h]
@@ -36,6 +40,7 @@ class KvState:
     stretches: tuple[slice, ...] = ()
     scales: tuple[Tensor, Tensor] | None = None  # of keys and of values in 8 bits [B, layers, G, C, 1] float32
     index: Tensor | None = None  # [b] int64: which of the rings are meant, where they are scattered
+    pinned: Tensor | None = None  # [B] int64
 
     def _held(self) -> tuple[Tensor, ...]:
         return self.keys, self.values, *(self.scales or ())
@@ -52,11 +57,13 @@ class KvState:
         """Become `other`, which has come so many `positions` and forgot none of them, if its rings are no longer."""
         self.begin_as(other, positions)
         self.position.copy_(other.position)
+        if self.pinned is not None:
+            self.pinned.fill_(0)
 
     def first(self, positions: int) -> KvState:
         """A copy of the first `positions`, which were never overwritten, in rings of no more."""
         parts = (part[:, :, :, :positions].clone() for part in self._held())
-        return replace(self._of(*parts), position=torch.full_like(self.position, positions))
+        return replace(self._of(*parts), position=torch.full_like(self.position, positions), pinned=None)
 
     def begin_as(self, other: KvState, positions: int) -> None:
         """Of a fresh row: have come so many `positions`, the first of `other`."""
@@ -78,20 +85,23 @@ class KvState:
     def reset(self, rows: Tensor) -> None:
         """Make the rows where `rows` [B] bool is True fresh. Between steps only: it asks the device which rows."""
         chosen = rows.nonzero().squeeze(1).to(self.position.device)  # the other rows' gigabytes are not even read
-        for tensor in (*self._held(), self.position):
+        for tensor in (*self._held(), self.position, *(() if self.pinned is None else (self.pinned,))):
             tensor.index_fill_(0, chosen, 0)
 
     def row(self, index: int) -> KvState:
         """A view of one row, B = 1: what is done to it is done to the row."""
         one = slice(index, index + 1)
-        return replace(self._of(*(tensor[one] for tensor in self._held())), position=self.position[one])
+        pinned = None if self.pinned is None else self.pinned[one]
+        return replace(self._of(*(tensor[one] for tensor in self._held())), position=self.position[one], pinned=pinned)
 
     def select(self, rows: Rows) -> KvState:
         """The state of some rows, to run them alone. No ring is copied."""
-        position = rows.take(self.position)
+        own = replace(
+            self, position=rows.take(self.position), pinned=None if self.pinned is None else rows.take(self.pinned)
+        )
         if rows.index is None:
-            return replace(self._of(*map(rows.take, self._held())), position=position)
-        return replace(self, position=position, stretches=rows.stretches, index=None if rows.stretches else rows.index)
+            return own._of(*map(rows.take, self._held()))
+        return replace(own, stretches=rows.stretches, index=None if rows.stretches else rows.index)
 
     def merge(self, rows: Rows, selected: KvState) -> None:
         """Take back what `select` gave, once it has run."""
@@ -145,6 +155,24 @@ class Ring:
 def _rings(cells: Tensor, scales: Tensor | None, index: Tensor | None) -> Iterator[Ring]:
     of_layers = repeat(None) if scales is None else scales.unbind(1)
     return (Ring(*layer, index) for layer in zip(cells.unbind(1), of_layers, strict=False))
+
+
+def slots_of(positions: Tensor, slots: int, pinned: Tensor | None) -> Tensor:
+    """The slot of each position [B, T], where the first pinned [B] ones stay in theirs."""
+    if pinned is None:
+        return positions % slots
+    first = pinned[:, None]
+    return torch.where(positions < first, positions, first + (positions - first) % (slots - first))
+
+
+def positions_held(newest: Tensor, slots: int, pinned: Tensor | None = None) -> Tensor:
+    """Which position each slot holds [B, C] once position newest [B, 1] is written; negative: none yet."""
+    slot = torch.arange(slots, device=newest.device)
+    if pinned is None:
+        return newest - (newest - slot) % slots
+    first = pinned[:, None]
+    later = newest - (newest - slot) % (slots - first)
+    return torch.where(slot < first, torch.where(slot <= newest, slot, -1), torch.where(later >= first, later, -1))
 
 
 def rounded(vectors: Tensor) -> tuple[Tensor, Tensor]:

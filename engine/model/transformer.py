@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.model.ring import KvState, Ring
+from engine.model.ring import KvState, Ring, positions_held, slots_of
 from engine.model.weights import project
 
 LAYER_NORM_EPSILON = 1e-5
@@ -76,14 +76,17 @@ class _Part:
     bias: Tensor  # [b, 1, T, S] of the activations' type: -inf hides a key; S = C, or C + T when parallel
     slots: Tensor  # [b, G, W, h] where the last W = min(T, C) of the new keys go
     mask: Tensor | None  # [b] bool
+    pins: tuple[Tensor, Tensor] | None = None  # which slots are [b, 1, C, 1], and how far those turn [b, 1, 1, h/2]
     reach: tuple[Tensor, Tensor] | None = None  # where a kernel reads: rows of the rings [b], and slots they hold [b]
 
     def of(self, own: slice, rings: slice) -> _Part:
         """Fewer of these rows."""
-        mask, reach = self.mask, self.reach
+        mask, pins, reach = self.mask, self.pins, self.reach
+        if pins is not None:
+            pins = pins[0][own], pins[1][own]
         if reach is not None:
             reach = reach[0][: rings.stop - rings.start], reach[1][own]  # which counts from the first of its rings
-        return _Part(own, rings, self.bias[own], self.slots[own], None if mask is None else mask[own], reach)
+        return _Part(own, rings, self.bias[own], self.slots[own], None if mask is None else mask[own], pins, reach)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +193,8 @@ def _attend(query: Tensor, new: tuple[Tensor, ...], rings: tuple[Ring, ...], par
         assert decode is not None
         return decode(query[:, :, 0], rings[0].cells, rings[1].cells, *part.reach, _scales(rings))[:, :, None]
     keys, values = (ring.read(query.dtype) for ring in rings)
+    if part.pins is not None:
+        keys = torch.where(part.pins[0], rotate(keys, part.pins[1]), keys)
     return _mixed(query, keys, values, part.bias)
 
 
@@ -274,10 +279,12 @@ class Transformer(nn.Module):
         dtype: torch.dtype | None = None,
         eight_bits: bool = False,
         slots: int | None = None,
+        pins: bool = False,
     ) -> KvState:
         """Fresh rows, on the weights' device and of their type unless told otherwise; or their rings in 8 bits.
 
-        Rings have `context` slots, or only so many `slots`: for rows that will not come further.
+        Rings have `context` slots, or only so many `slots`: for rows that will not come further. With `pins`, rows can
+        have pinned positions, and every step costs some more.
         """
         weights = next(self.parameters())
         device, dtype = device or weights.device, torch.int8 if eight_bits else dtype or weights.dtype
@@ -292,6 +299,7 @@ class Transformer(nn.Module):
             empty(config.head_dim, dtype),
             torch.zeros(rows, dtype=torch.int64, device=device),
             scales=(empty(1, torch.float32), empty(1, torch.float32)) if eight_bits else None,
+            pinned=torch.zeros(rows, dtype=torch.int64, device=device) if pins else None,
         )
 
     def forward(self, x: Tensor, state: KvState, mask: Tensor | None) -> Tensor:
@@ -305,15 +313,17 @@ class Transformer(nn.Module):
         if length > state.slots:
             raise ValueError(f"{length} positions in one call exceed the ring of {state.slots}; use prefill")
         positions = self._positions(state, length)
-        return self._run(x, state, mask, positions, _held(positions[:, -1:], state.slots), parallel=False)
+        held = positions_held(positions[:, -1:], state.slots, state.pinned)
+        return self._run(x, state, mask, positions, held, parallel=False)
 
     def prefill(self, x: Tensor, state: KvState, mask: Tensor | None) -> Tensor:
         """T positions at once, T of any size, with the result of feeding them one call each.
 
-        Every query sees `context` positions, also those that the same call pushes out of the ring.
+        Every query sees `context` positions, also those that the same call pushes out of the ring. Of rows that have
+        nothing pinned yet.
         """
         positions = self._positions(state, x.shape[1])
-        held = torch.cat((_held(state.position[:, None] - 1, state.slots), positions), 1)
+        held = torch.cat((positions_held(state.position[:, None] - 1, state.slots), positions), 1)
         return self._run(x, state, mask, positions, held, parallel=True)
 
     def _positions(self, state: KvState, length: int) -> Tensor:  # [B, T]
@@ -325,18 +335,25 @@ class Transformer(nn.Module):
         """Positions [B, T] are the queries', held [B, S] those of the keys they choose from (negative: none there)."""
         config, ring = self.config, state.slots
         query, key = positions[:, :, None], held[:, None, :]
-        hidden = (key < 0) | (key > query) | (key <= query - config.context)  # [B, T, S]
+        pins, pinned = None, None if parallel else state.pinned
+        forgotten = key <= query - config.context
+        if pinned is not None:
+            forgotten &= key >= pinned[:, None, None]
+            turned = rotation(config, (positions[:, -1:] - (ring - 1)).clamp_min(0))
+            pins = (torch.arange(ring, device=pinned.device) < pinned[:, None])[:, None, :, None], turned
+        hidden = (key < 0) | (key > query) | forgotten  # [B, T, S]
         # Numbers rather than truth values: each layer would make them of those.
         bias = x.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)[:, None]
-        slots = (positions[:, -ring:] % ring)[:, None, :, None].expand(-1, config.kv_heads, -1, config.head_dim)
+        places = slots_of(positions[:, -ring:], ring, pinned)
+        slots = places[:, None, :, None].expand(-1, config.kv_heads, -1, config.head_dim)
         reach = None
-        if not parallel and x.shape[1] == 1 and _has_kernel(x):
+        if not parallel and x.shape[1] == 1 and pinned is None and _has_kernel(x):
             rows = torch.arange(len(x), device=x.device) if state.index is None else state.index
             held_slots = (positions[:, 0] + 1).clamp_max(ring)
             if mask is not None:
                 held_slots = held_slots * mask  # a row that waits is not read
             reach = rows.to(torch.int32), held_slots.to(torch.int32)
-        whole = _Part(slice(None), slice(None), bias, slots, mask, reach)
+        whole = _Part(slice(None), slice(None), bias, slots, mask, pins, reach)
         parts = tuple(whole.of(own, rings) for own, rings in _places(state.stretches)) or (whole,)
         call = _Call(rotation(config, positions), parts, parallel)
         for layer, rings in zip(self.layers, state.layers(), strict=True):
@@ -361,11 +378,6 @@ def rotation(config: TransformerConfig, positions: Tensor) -> Tensor:
         pairs * (-math.log(config.max_period) * 2 / config.head_dim)
     )
     return torch.polar(torch.ones_like(angle), angle)
-
-
-def _held(newest: Tensor, slots: int) -> Tensor:
-    """Which position each slot holds [B, C] once position newest [B, 1] is written; negative: none yet."""
-    return newest - (newest - torch.arange(slots, device=newest.device)) % slots
 
 
 def _norm(config: TransformerConfig) -> nn.Module:

@@ -71,6 +71,7 @@ class FakeRows:
         self.numbers = [0] * rows
         self.seeds: list[int] = []
         self.broken: set[int] = set()
+        self.pins = False
         self.says: Callable[[int], int] = lambda row: 3
 
     def _act(self, act: str) -> None:
@@ -88,6 +89,7 @@ class FakeRows:
         keep_frames: int,
         sampling: Sampling,
         voice: VoiceState | None = None,
+        pinned: bool = False,
     ) -> list[PrimeChunk]:
         return [PrimeChunk(row, frames[:2]), PrimeChunk(row, frames[2:], draw=sampling)]
 
@@ -726,7 +728,7 @@ async def test_everything_that_is_asked_for_is_loaded_with(monkeypatch: pytest.M
         return FakeRows()
 
     monkeypatch.setattr(local_module, "load_batch", load)
-    named = {"limit_s": 0.05, "graphs": "off", "prefix_bytes": 7, "deterministic": True}
+    named = {"limit_s": 0.05, "graphs": "off", "prefix_bytes": 7, "deterministic": True, "pins": True}
     arguments = ("m", 3, "cpu", "none", "off", "int4", "int8", ["a.wav"])
     async with LocalEngine(*arguments, **named):  # type: ignore[arg-type]  # a dictionary has no types of its own
         assert asked == [(arguments, named)]

@@ -6,16 +6,23 @@ import asyncio
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from engine.batch import Batch
 from engine.echo import EchoEngine
 from engine.local import LocalEngine
-from engine.slot import PromptError, Sampling
+from engine.localslot import LocalSlot
+from engine.model.checkpoint import load_checkpoint
+from engine.slot import Pause, Prompt, PromptError, Sampling
+from media.leg import Pcm
+from tests.engine.rows import no_log, noise, prime, talk
 from tests.fakes import SILENCE, FakeCall, FakeLeg
-from voipagent.app import check_persona
+from tests.voipagent.longcall import hold_call, shortened
 from voipagent.environment import SettingsError
 from voipagent.memory import ContextSettings, SummarySettings, open_memory
 from voipagent.persona import Persona
+from voipagent.prompts import check_persona
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recorder
 from voipagent.session import Session
@@ -53,7 +60,7 @@ async def test_an_endpoint_is_used_where_one_is_named() -> None:
     [
         ({"CONTEXT__DUE": "0.99"}, r"VOIPAGENT_CONTEXT: due \(0.99\) must be above 0, and hard \(0.95\)"),
         ({"CONTEXT__KEEP": "0.4"}, r"VOIPAGENT_CONTEXT: keep \(0.4\) and prompt \(0.2\)"),
-        ({"CONTEXT__POLICY": "pinned"}, "VOIPAGENT_CONTEXT__POLICY: Input should be 'reprime' or 'off'"),
+        ({"CONTEXT__POLICY": "pinned"}, "VOIPAGENT_CONTEXT__POLICY: Input should be 'reprime', 'pin' or 'off'"),
         ({"SUMMARY__URL": "http://127.0.0.1:9"}, "VOIPAGENT_SUMMARY: url and model belong together"),
         ({"SUMMARY__URL": "127.0.0.1:9", "SUMMARY__MODEL": "m"}, "VOIPAGENT_SUMMARY__URL: '127.0.0.1:9' is no address"),
     ],
@@ -99,3 +106,51 @@ async def test_a_long_call_is_told_again_who_it_is(nano: Path, recorder: Recorde
     for trim in left["trims"]:
         assert (trim["error"], trim["kept_frames"]) == ("", window // 5)
         assert 0 < trim["prompt_frames"] <= window // 5
+
+
+PERSONA = Persona(prompt="You are Ada.")
+
+
+def spied(slot: LocalSlot) -> list[Prompt]:
+    """What the slot is primed with, from now on."""
+    told: list[Prompt] = []
+    prime = slot.prime
+
+    async def listen(prompt: Prompt, keep_frames: int = 0, pause: Pause | None = None) -> None:
+        told.append(prompt)
+        await prime(prompt, keep_frames, pause)
+
+    slot.prime = listen  # type: ignore[method-assign]
+    return told
+
+
+async def test_a_pinned_persona_is_neither_told_again_nor_forgotten(
+    nano: Path, recorder: Recorder, tmp_path: Path
+) -> None:
+    folder = shortened(nano, tmp_path, 60)
+    async with (
+        open_memory(ContextSettings(policy="pin"), SummarySettings(), tell_all) as memory,
+        LocalEngine(str(folder), rows=1, device="cpu", pins=True) as engine,
+        engine.open(Sampling(seed=1)) as slot,
+    ):
+        told = spied(slot)
+        left = await hold_call(slot, recorder, tmp_path, [SILENCE] * 130, memory, PERSONA)
+    assert (left["frames_stepped"], left["trims"]) == (130, [])
+    assert told == [Prompt("You are Ada.", pinned=True)]
+
+
+async def test_off_is_as_if_there_were_none_of_this(nano: Path, recorder: Recorder, tmp_path: Path) -> None:
+    """Bit for bit what the bare rows give that are primed once and stepped, beyond their window."""
+    folder, speech, played = shortened(nano, tmp_path, 60), noise(130), list[Pcm]()
+    async with (
+        open_memory(ContextSettings(policy="off"), SummarySettings(), tell_all) as memory,
+        LocalEngine(str(folder), rows=1, device="cpu") as engine,
+        engine.open(Sampling(seed=1)) as slot,
+    ):
+        left = await hold_call(slot, recorder, tmp_path, speech, memory, PERSONA, played.append)
+    assert left["trims"] == []
+    batch = Batch(load_checkpoint(str(folder)), 1)
+    batch.open(0, no_log())
+    prime(batch, 0, "You are Ada.", sampling=Sampling(seed=1))
+    for frame, stepped in zip(played, talk(batch, 0, speech, Sampling(seed=1)), strict=True):
+        assert np.array_equal(frame, stepped.frame)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.model.ring import KvState
+from engine.model.rows import Rows
 from engine.model.transformer import (
     GatedFeedForward,
     Layer,
@@ -19,6 +20,7 @@ from engine.model.transformer import (
     Transformer,
     TransformerConfig,
     rotate,
+    rotation,
 )
 
 CONFIG = TransformerConfig(dim=16, heads=2, layers=2, hidden=24, context=6)
@@ -256,3 +258,87 @@ def test_too_much_at_once_and_odd_sizes_are_refused() -> None:
         replace(CONFIG, heads=3)
     with pytest.raises(ValueError, match="at least 1"):
         replace(CONFIG, context=0)
+
+
+# --- pinned positions ----------------------------------------------------------------------------------------------
+
+
+def written_out_with_pins(stack: Transformer, x: Tensor, pinned: int) -> Tensor:
+    """The stack over x [T, dim], one call each: `pinned` first positions and the last others, together the context.
+
+    Positions count within that window, so that nothing is ever farther than it is long.
+    """
+    config, size, out = stack.config, stack.config.head_dim, []
+    past: list[list[tuple[Tensor, Tensor]]] = [[] for _ in stack.layers]
+    for number, frame in enumerate(x):
+        recent = config.context - pinned
+        seen = [p for p in range(number + 1) if p < pinned or p > number - recent]
+        shift = max(0, number - (config.context - 1))
+        places = torch.tensor([p + shift if p < pinned else p for p in seen])
+        for layer, memory in zip(stack.layers, past, strict=True):
+            assert isinstance(layer, Layer)
+            parts = layer.norm1(frame[None])[0] @ layer.self_attn.in_proj_weight.T
+            query, key, value = (part.view(config.heads, size) for part in parts.chunk(3))
+            memory.append((key, value))
+            keys = turned_at(torch.stack([memory[p][0] for p in seen], 1), places)
+            values = torch.stack([memory[p][1] for p in seen], 1)
+            scores = turned_at(query[:, None], torch.tensor([number])) @ keys.mT / math.sqrt(size)
+            mixed = (scores.softmax(-1) @ values)[:, 0].flatten()
+            frame = frame + layer.self_attn.out_proj(mixed[None])[0]
+            frame = frame + layer._feed_forward(layer.norm2(frame[None]))[0]
+        out.append(frame)
+    return torch.stack(out)
+
+
+def turned_at(x: Tensor, positions: Tensor) -> Tensor:
+    """x [H, T, h] at these positions."""
+    return rotate(x, rotation(GATED, positions[None]))[0]
+
+
+@pytest.mark.parametrize("pinned", [0, 1, 3])
+def test_pinned_positions_stay_and_the_others_pass_by(pinned: int) -> None:
+    stack, x = build(GATED), noise(3, 25, 16)
+    state = stack.initial_state(3, pins=True)
+    stack.prefill(x[:, :4], state, everybody(3))
+    assert state.pinned is not None
+    state.pinned[1] = pinned
+    got = torch.cat([stack(x[:, at : at + 1], state, None) for at in range(4, 25)], 1)
+    for row in range(3):
+        want = written_out_with_pins(stack, x[row], pinned if row == 1 else 0)
+        torch.testing.assert_close(got[row], want[4:], atol=1e-5, rtol=1e-5)
+
+
+def test_a_row_without_pins_is_bit_for_bit_as_if_there_were_none_beside_it() -> None:
+    stack, x = build(GATED), noise(2, 25, 16)
+    plain, beside = stack.initial_state(2), stack.initial_state(2, pins=True)
+    assert beside.pinned is not None
+    beside.pinned[1] = 3
+    for at in range(25):
+        one, other = (stack(x[:, at : at + 1], state, None)[0] for state in (plain, beside))
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("index", [[0, 1], [0, 2], [1, 3]])
+def test_pins_are_those_of_the_rows_that_are_selected(index: list[int]) -> None:
+    stack, x = build(GATED), noise(4, 12, 16)
+    whole, some = stack.initial_state(4, pins=True), stack.initial_state(4, pins=True)
+    for state in (whole, some):
+        assert state.pinned is not None
+        state.pinned.copy_(torch.tensor([3, 0, 2, 1]))
+    rows = Rows.of(index, torch.device("cpu"))
+    for at in range(12):
+        want = stack(x[:, at : at + 1], whole, None)
+        selected = some.select(rows)
+        got = stack(x[index, at : at + 1], selected, None)
+        some.merge(rows, selected)
+        torch.testing.assert_close(got, want[index], atol=1e-6, rtol=1e-6)
+
+
+def test_a_row_that_is_made_fresh_has_no_pins() -> None:
+    state = build(GATED).initial_state(2, pins=True)
+    assert state.pinned is not None
+    state.pinned.fill_(2)
+    state.reset(torch.tensor([True, False]))
+    assert state.pinned.tolist() == [0, 2]
+    state.row(1).take_over(build(GATED).initial_state(1), 2)
+    assert state.pinned.tolist() == [0, 0]

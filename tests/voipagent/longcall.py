@@ -1,0 +1,76 @@
+"""Calls as long as one likes, as fast as they are stepped: a session with a leg that is always ready."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from engine.slot import Frame, Slot
+from media.leg import Exchange, Pcm
+from tests.fakes import SILENCE, FakeCall, FakeLeg
+from voipagent.persona import Persona
+from voipagent.record import CallFolder, CallRecord, utc_now
+from voipagent.recording import Recorder
+from voipagent.session import Session
+from voipagent.trim import Memory
+from voipagent.watchdog import WatchdogSettings
+
+NUMBERS = itertools.count()
+
+
+class ReadyLeg(FakeLeg):
+    """Hears these frames one after the other, and then the caller hangs up. What is said goes to `said`."""
+
+    def __init__(self, call: FakeCall, frames: Iterable[Frame], said: Callable[[Pcm], None]) -> None:
+        super().__init__()
+        self._call, self._frames, self._said = call, iter(frames), said
+
+    async def exchange(self) -> Exchange:
+        await asyncio.sleep(0)  # the others have their turn
+        frame = next(self._frames, None)
+        if frame is None:
+            self._call.end()
+            await asyncio.get_running_loop().create_future()
+        return Exchange(SILENCE if frame is None else frame, SILENCE)
+
+    def play(self, pcm: Pcm) -> None:
+        self._said(pcm)
+
+
+async def hold_call(
+    slot: Slot,
+    recorder: Recorder,
+    root: Path,
+    frames: Iterable[Frame],
+    memory: Memory | None = None,
+    persona: Persona | None = None,
+    said: Callable[[Pcm], None] = lambda _: None,
+    watchdog: WatchdogSettings | None = None,
+) -> dict[str, Any]:
+    """A whole call of these frames; gives its call.json."""
+    call = FakeCall()
+    name = f"call-{next(NUMBERS)}"
+    folder = CallFolder(recorder, root, utc_now(), name)
+    record = CallRecord(name, "sip", "alice", "agent", "192.0.2.7:5060", "now")
+    recording = recorder.record(folder.path / "recording.wav", 24_000, "none")
+    leg = ReadyLeg(call, frames, said)
+    persona = persona or Persona(prompt="You are Ada.")
+    session = Session(
+        call, lambda _offer: leg, slot, persona, record, folder, recording, 600, memory=memory, watchdog=watchdog
+    )
+    await session.run()
+    left: dict[str, Any] = json.loads((folder.path / "call.json").read_text())
+    return left
+
+
+def shortened(nano: Path, folder: Path, window: int) -> Path:
+    """The same checkpoint with another window."""
+    short = Path(shutil.copytree(nano, folder / f"window-{window}" / "nano"))
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps({**config, "context": window}))
+    return short
