@@ -79,9 +79,9 @@ class LocalEngine:
         graphs: Graphs = "auto",
         prefix_bytes: int = PREFIX_BYTES,
         deterministic: bool = False,
+        pins: bool = False,
         load: Callable[[], Rows] | None = None,
     ) -> None:
-        pins: bool = False,
         self.state = EngineState.LOADING
         self._model = model
         self._load = load or partial(
@@ -98,9 +98,9 @@ class LocalEngine:
             graphs=graphs,
             prefix_bytes=prefix_bytes,
             deterministic=deterministic,
+            pins=pins,
         )
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-            pins=pins,
         self._waiting: set[asyncio.Future[Any]] = set()
         self._free_rows: list[int] = []
         self._slots: list[LocalSlot] = []  # those that are open, the oldest first

@@ -110,9 +110,9 @@ class LocalSlot:
             raise PromptError(
                 f"the prompt takes {length} frames and {keep_frames} are to be kept; together they must be fewer "
                 f"than the {holds} that {what}"
+            )
         if prompt.pinned:
             self._check_pinned(length)
-            )
         return frames, voice
 
     def _check_pinned(self, length: int) -> None:
@@ -123,6 +123,15 @@ class LocalSlot:
         if 1 + length > (most := self._rows.window_frames // 2):
             raise PromptError(
                 f"the prompt takes {length} frames; pinned, it must be fewer than {most}, half the window"
+            )
+
+    def _frames(self, prompt: Prompt) -> tuple[NDArray[np.int64], VoiceState | None]:
+        rows = self._rows
+        if prompt.voice and prompt.voice not in rows.voices:
+            there = ", ".join(rows.voices) or "none"
+            raise PromptError(
+                f"no voice {prompt.voice!r} lies beside the weights; there are: {there} (a file of your own is named "
+                "by its path, .wav or .pt)"
             )
         spoken, state = told(rows.voices[prompt.voice] if prompt.voice else None, len(rows.layout.silence))
         return rows.layout.frames(rows.tokenizer, prompt.text, spoken), state

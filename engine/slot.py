@@ -69,15 +69,6 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptSize:
-    """What a prompt costs: text tokens, those of its tags too, and the frames of a row's window that they take, with a
-    voice and the silence around them."""
-
-    tokens: int
-    frames: int
-
-
-@dataclass(frozen=True, slots=True)
 class Pause:
     """When a live row may become what was primed beside it: once it has made no word for `quiet_frames`, or given text;
     and anywhere once it has been stepped for `latest_frames` since the prime was asked for."""
