@@ -20,6 +20,7 @@ from engine.slot import (
     Frame,
     Pause,
     Prompt,
+    PromptSize,
     Reply,
     Sampling,
     Tokens,
@@ -100,6 +101,7 @@ class EchoEngine:
     window_frames = WINDOW_FRAMES
     sampling = Sampling()
     revision = "echo"
+    prompt_style = "none"
 
     def __init__(
         self, rows: int, delay_frames: int = 0, before_step: Callable[[int], Awaitable[None]] | None = None
@@ -116,6 +118,11 @@ class EchoEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.state = EngineState.DRAINING
+
+    def measure(self, prompt: Prompt) -> PromptSize:
+        """A frame a word."""
+        words = len(prompt.text.split())
+        return PromptSize(words, words)
 
     @asynccontextmanager
     async def open(self, sampling: Sampling, replay: Tokens | None = None) -> AsyncIterator[EchoSlot]:

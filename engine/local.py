@@ -23,7 +23,7 @@ import numpy as np
 from engine.batch import KeyPrecision
 from engine.device import Answers, Command, Free, Open, Rows, Stop, Worker
 from engine.load import PREFIX_BYTES, Graphs, load_batch
-from engine.localslot import LocalSlot, check_sampling
+from engine.localslot import LocalSlot, check_sampling, size_of
 from engine.model.weights import Wanted
 from engine.prefix import PrefixCounts
 from engine.slot import (
@@ -32,6 +32,8 @@ from engine.slot import (
     EngineError,
     EngineFull,
     EngineState,
+    Prompt,
+    PromptSize,
     Sampling,
     Tokens,
 )
@@ -159,6 +161,15 @@ class LocalEngine:
     def sampling(self) -> Sampling:
         """How the weights are meant to be drawn from."""
         return self._rows.sampling
+
+    @property
+    def prompt_style(self) -> str:
+        """How a prompt is told: `system` to weights trained on prompts, `text` to others; `none`: not at all."""
+        return self._rows.layout.style
+
+    def measure(self, prompt: Prompt) -> PromptSize:
+        """What `prompt` costs; no row is taken for it. Raises PromptError if its voice is not there."""
+        return size_of(self._rows, prompt)
 
     @property
     def prefix_counts(self) -> PrefixCounts:

@@ -15,9 +15,9 @@ from engine.batch import RowStep
 from engine.device import Answer, Command, Prime, Rows, Step
 from engine.drawing import NOISE_WIDTH
 from engine.model.sampling import SEEDS
-from engine.model.text import EPAD, Forced, TextReader, schedule
+from engine.model.text import EPAD, PAD, Forced, TextReader, schedule
 from engine.model.voice import VoiceState, length_of, told
-from engine.slot import FRAME_SAMPLES, EngineError, Frame, Pause, Prompt, PromptError, Reply, Sampling
+from engine.slot import FRAME_SAMPLES, EngineError, Frame, Pause, Prompt, PromptError, PromptSize, Reply, Sampling
 
 Ask: TypeAlias = Callable[[Callable[[asyncio.Future[Any]], Command]], asyncio.Future[Any]]
 """Takes what makes a command of a future, and gives that future."""
@@ -81,8 +81,7 @@ class LocalSlot:
 
     def prompt_frames(self, prompt: Prompt) -> int:
         """How many frames of the window `prompt` takes. Raises PromptError if its voice is not there."""
-        frames, voice = self._frames(prompt)
-        return len(frames) + length_of(voice)
+        return size_of(self._rows, prompt).frames
 
     async def prime(self, prompt: Prompt, keep_frames: int = 0, pause: Pause | None = None) -> None:
         """Run the prompt through the row, and its own last `keep_frames` columns; a live row is that from a `pause` on.
@@ -101,7 +100,7 @@ class LocalSlot:
         rows = self._rows
         if keep_frames < 0:
             raise ValueError(f"keep_frames is {keep_frames}; it must not be negative")
-        frames, voice = self._frames(prompt)
+        frames, voice = _frames(rows, prompt)
         length = len(frames) + length_of(voice)
         holds, what = rows.window_frames, "the model's window holds"
         if self._stepping is not None:
@@ -124,17 +123,6 @@ class LocalSlot:
             raise PromptError(
                 f"the prompt takes {length} frames; pinned, it must be fewer than {most}, half the window"
             )
-
-    def _frames(self, prompt: Prompt) -> tuple[NDArray[np.int64], VoiceState | None]:
-        rows = self._rows
-        if prompt.voice and prompt.voice not in rows.voices:
-            there = ", ".join(rows.voices) or "none"
-            raise PromptError(
-                f"no voice {prompt.voice!r} lies beside the weights; there are: {there} (a file of your own is named "
-                "by its path, .wav or .pt)"
-            )
-        spoken, state = told(rows.voices[prompt.voice] if prompt.voice else None, len(rows.layout.silence))
-        return rows.layout.frames(rows.tokenizer, prompt.text, spoken), state
 
     async def step(self, frame: Frame) -> Reply:
         """Hear one frame and say one. Raises EngineError; ValueError if that is no frame."""
@@ -175,3 +163,20 @@ class LocalSlot:
         for asked in (self._stepping, self._priming):
             if asked is not None and not asked.done():
                 asked.set_exception(EngineError("the slot is closed"))
+
+
+def size_of(rows: Rows, prompt: Prompt) -> PromptSize:
+    """What `prompt` costs. Raises PromptError if its voice is not there."""
+    frames, voice = _frames(rows, prompt)
+    return PromptSize(int((frames[:, 0] != PAD).sum()), len(frames) + length_of(voice))
+
+
+def _frames(rows: Rows, prompt: Prompt) -> tuple[NDArray[np.int64], VoiceState | None]:
+    if prompt.voice and prompt.voice not in rows.voices:
+        there = ", ".join(rows.voices) or "none"
+        raise PromptError(
+            f"no voice {prompt.voice!r} lies beside the weights; there are: {there} (a file of your own is named "
+            "by its path, .wav or .pt)"
+        )
+    spoken, state = told(rows.voices[prompt.voice] if prompt.voice else None, len(rows.layout.silence))
+    return rows.layout.frames(rows.tokenizer, prompt.text, spoken), state

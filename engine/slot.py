@@ -69,6 +69,15 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptSize:
+    """What a prompt costs: text tokens, those of its tags too, and the frames of a row's window that they take, with a
+    voice and the silence around them."""
+
+    tokens: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """When a live row may become what was primed beside it: once it has made no word for `quiet_frames`, or given text;
     and anywhere once it has been stepped for `latest_frames` since the prime was asked for."""
@@ -201,6 +210,13 @@ class Engine(Protocol):
     @property
     def state(self) -> EngineState:
         """Whether it can be asked for anything."""
+
+    @property
+    def prompt_style(self) -> str:
+        """How a prompt is told: `system` to weights trained on prompts, `text` to others; `none`: not at all."""
+
+    def measure(self, prompt: Prompt) -> PromptSize:
+        """What `prompt` costs; no row is taken for it. Raises PromptError if its voice is not there."""
 
     def open(self, sampling: Sampling, replay: Tokens | None = None) -> AbstractAsyncContextManager[Slot]:
         """Reserve a row while entered; with `replay` (T, K) rebuild it from a call's columns.

@@ -47,7 +47,9 @@ class Agent:
         memory: Memory | None = None,
         watchdog: WatchdogSettings | None = None,
     ) -> None:
-        self._engine, self._open_leg, self._personas = engine, open_leg, personas
+        self._engine, self._open_leg = engine, open_leg
+        self.personas = personas
+        """Who answers new calls; those that run keep theirs."""
         self._recorder, self._calls, self._seed = recorder, calls, seed
         self._memory, self._watchdog = memory, watchdog
         self.draining = False
@@ -151,11 +153,10 @@ class Agent:
 
     def _personas_by_name(self, name: str) -> Persona:
         """The persona of that section or name, the default one for "". Raises UnknownPersona."""
-        default, named = self._personas.default, self._personas.named
-        known: dict[str, Persona] = {default.name: default, **named}
-        found = known.get(name or default.name) or next((each for each in named.values() if each.name == name), None)
+        found = self.personas.find(name)
         if found is None:
-            raise UnknownPersona(f"there is no persona {name!r}; known: {', '.join(known)}")
+            known = ", ".join([self.personas.default.name, *self.personas.named])
+            raise UnknownPersona(f"there is no persona {name!r}; known: {known}")
         return found
 
     async def _serve(self, call: Call) -> None:
@@ -175,7 +176,7 @@ class Agent:
             await self._refuse(call, Rejection.OVERLOADED, f"the engine is {self._engine.state.value}")
             return
         seed = secrets.randbelow(2**31) if self._seed is None else self._seed
-        persona = self._personas.of(offer).filled(offer.caller, offer.callee, datetime.now().astimezone())
+        persona = self.personas.of(offer).filled(offer.caller, offer.callee, datetime.now().astimezone())
         sampling = persona.draw(self._engine.sampling, seed)
         if self.dialer is not None:
             call.referred = lambda target: self._referred(offer, persona, target)
@@ -215,6 +216,7 @@ class Agent:
             headers=dict(offer.headers),
             trunk=offer.trunk,
             persona=persona.name,
+            language=persona.language,
             model=self._engine.revision,
             seed=seed,
             participants=call.roll if isinstance(call, RoomCall) else [],

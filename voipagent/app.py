@@ -8,13 +8,13 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from ipaddress import ip_network
 from pathlib import Path
 
-from engine.slot import Engine, PromptError
+from engine.slot import Engine
 from media.answer import Legs
 from media.leg import AudioFormat, Leg
 from signaling.call import CallEnded, CallOffer, SignalingError
@@ -36,6 +36,7 @@ from voipagent.memory import open_memory
 from voipagent.outbound import Wanted
 from voipagent.participant import leg_format
 from voipagent.persona import Persona
+from voipagent.prompts import check_persona, has_files, read_anew
 from voipagent.record import check_folder
 from voipagent.recording import Recorder, open_private
 from voipagent.retention import kept
@@ -62,10 +63,13 @@ logger = logging.getLogger(__name__)
 LARGE = "VOIPAGENT_ENGINE__MODEL=kyutai/moshiko-pytorch-bf16"
 
 
-async def serve(settings: Settings) -> None:
-    """Answer calls until SIGINT or SIGTERM; then hang up, close the records and return. A second signal kills."""
+async def serve(settings: Settings, environ: Mapping[str, str] | None = None) -> None:
+    """Answer calls until SIGINT or SIGTERM; then hang up, close the records and return. A second signal kills.
+
+    `environ` is what the settings were read from, where their files are to be read again on SIGHUP.
+    """
     with _stopped_by_signals(), contextlib.suppress(asyncio.CancelledError):
-        await _serve(settings)
+        await _serve(settings, environ or {})
 
 
 async def dial(settings: Settings, wanted: Wanted) -> CallEnded:
@@ -126,7 +130,7 @@ def _stopped_by_signals() -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, environ: Mapping[str, str]) -> None:
     async with _house(settings) as house:
         agent, dialer, sip = house.agent, house.dialer, house.sip
         api = create_api(
@@ -151,7 +155,7 @@ async def _serve(settings: Settings) -> None:
             logger.info("- talk to it at %s", address(settings.http, http_port))
             place = host_port(settings.sip.host, sip.port)
             logger.info("- answering at sip:%s, HTTP on port %d", place, http_port)
-            with _reading_anew(sip, https):
+            with _reading_anew(sip, https, _prompts(house, environ)):
                 await agent.run(sip, house.whip, house.rooms)
 
 
@@ -171,6 +175,7 @@ class House:
     sip: SipEndpoint
     whip: WhipEndpoint
     agent: Agent
+    memory: Memory | None
     dialer: SipDialer
     board: Switchboard
     rooms: Rooms
@@ -234,30 +239,47 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
                 sip, policy, routes=sip.trunks.keeper.routes, ring_s=settings.outbound.ring
             )
             board = Switchboard(dialer, open_leg, audio_format, dialer.is_phone)
-            yield House(engine, sip, whip, agent, dialer, board, rooms)
+            yield House(engine, sip, whip, agent, memory, dialer, board, rooms)
+
+
+def _prompts(house: House, environ: Mapping[str, str]) -> Callable[[], None] | None:
+    """Gives new calls the prompts that lie in the files now; None where no prompt comes from one."""
+
+    def read() -> None:
+        agent = house.agent
+        agent.personas = read_anew(environ, house.engine, house.memory, agent.personas)
+
+    return read if has_files(environ) else None
 
 
 @contextlib.contextmanager
-def _reading_anew(sip: SipEndpoint, https: Https | None) -> Iterator[None]:
-    """Read the certificates again on SIGHUP; where we have none, it ends us as it does others."""
-    loop = asyncio.get_running_loop()
+def _reading_anew(sip: SipEndpoint, https: Https | None, prompts: Callable[[], None] | None = None) -> Iterator[None]:
+    """Read certificates and prompts again on SIGHUP; where we have neither, it ends us as it does others."""
+    loop, tls = asyncio.get_running_loop(), sip.flows.tls_port or https is not None
 
     def read() -> None:
-        try:
-            sip.flows.reload()
-            if https is not None:
-                https.reload()
-        except (SignalingError, HttpError) as error:
-            logger.error("x SIGHUP: %s; the certificates of before stay", error)
-        else:
-            logger.info("- SIGHUP: certificates were read again")
+        if tls:
+            _read_certificates(sip, https)
+        if prompts is not None:
+            prompts()
 
-    if sip.flows.tls_port or https is not None:
+    if tls or prompts is not None:
         loop.add_signal_handler(signal.SIGHUP, read)
     try:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _read_certificates(sip: SipEndpoint, https: Https | None) -> None:
+    try:
+        sip.flows.reload()
+        if https is not None:
+            https.reload()
+    except (SignalingError, HttpError) as error:
+        logger.error("x SIGHUP: %s; the certificates of before stay", error)
+    else:
+        logger.info("- SIGHUP: certificates were read again")
 
 
 def _leg_opener(legs: Legs, trunks: Iterable[Trunk], web: WebLegs) -> Callable[[CallOffer], Leg]:
@@ -303,22 +325,6 @@ def _tell_of_pocket(persona: Persona) -> None:
 def _telling(engine: EngineSettings) -> Telling:
     """The embedded model was taught one form; others take any text."""
     return tell_facts if engine.model == "pocket" else tell_all
-
-
-async def check_persona(engine: Engine, persona: Persona, memory: Memory | None = None) -> None:
-    """Prime a row with it once, so that what no call could have is found at the start. Raises PromptError."""
-    async with engine.open(engine.sampling) as slot:
-        prompt = persona.filled("unknown", "unknown", datetime.now().astimezone()).engine_prompt()
-        await slot.prime(prompt)
-        if memory is None:
-            return
-        frames, most = slot.prompt_frames(prompt), round(memory.shares.prompt * slot.window_frames)
-        if frames > most:
-            raise PromptError(
-                f"the persona {persona.name!r} takes {frames} frames, and may take {most} of the model's window of "
-                f"{slot.window_frames}: shorten VOIPAGENT_PERSONA__PROMPT, raise VOIPAGENT_CONTEXT__PROMPT, "
-                "or set VOIPAGENT_CONTEXT__POLICY=off"
-            )
 
 
 async def talk(settings: Settings, source: Path, target: Path, transcript: Path | None) -> None:

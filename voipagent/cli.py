@@ -19,6 +19,7 @@ from signaling.call import NotAllowed, SignalingError
 from voipagent.callscli import calls
 from voipagent.environment import SettingsError, effective
 from voipagent.outbound import UnknownPersona
+from voipagent.personascli import personas
 from voipagent.record import FolderError
 from voipagent.settings import Settings, example
 from voipagent.talk import AudioFileError
@@ -46,6 +47,7 @@ checkpoint = typer.Typer(help="Make checkpoints.", no_args_is_help=True)
 cli.add_typer(bench, name="bench")
 cli.add_typer(calls, name="calls")
 cli.add_typer(checkpoint, name="checkpoint")
+cli.add_typer(personas, name="personas")
 
 
 def main() -> None:
@@ -73,7 +75,7 @@ def serve() -> None:
     """Answer the phone until SIGINT or SIGTERM."""
     from voipagent.app import serve as run
 
-    asyncio.run(run(_settings()))
+    asyncio.run(run(_settings(), os.environ))
 
 
 @cli.command()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import product
 from string import Formatter
-from typing import Self
+from typing import Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -35,6 +36,10 @@ class Persona(BaseModel):
         default="", description="a voice beside the weights, by name, or a .wav or .pt file; empty: the weights' own"
     )
     greeting: str = Field(default="", description="spoken first, word for word; empty: the model begins as it likes")
+    language: str = Field(
+        default="",
+        description="what it speaks, such as en or de-AT, for the records; the weights speak what they have learnt",
+    )
     temperature: float | None = Field(
         default=None, ge=0, le=2, description="of the words that are drawn; empty: as the weights are meant to be drawn"
     )
@@ -50,6 +55,13 @@ class Persona(BaseModel):
             known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
             raise ValueError(f"there is no {{{wrong[0]}}}, but {known}; a brace that is meant is written twice")
         return text
+
+    @field_validator("language")
+    @classmethod
+    def _tagged(cls, language: str) -> str:
+        if language and not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", language):
+            raise ValueError(f"{language!r} is no language tag (BCP 47), such as en, fr or de-AT")
+        return language
 
     def engine_prompt(self) -> Prompt:
         """What a row is primed with before the call begins."""
@@ -80,19 +92,29 @@ class NamedPersona(Persona):
     numbers: tuple[str, ...] = Field(
         default=(), description="called numbers that it answers; a * at the end stands for any digits"
     )
+    callers: tuple[str, ...] = Field(
+        default=(), description="callers whom it answers, as NUMBERS; whoever calls can claim to be one"
+    )
     trunks: tuple[str, ...] = Field(default=(), description="trunks whose calls it answers, whatever was called")
 
     @model_validator(mode="after")
     def _sayable(self) -> Self:
-        if wrong := [number for number in self.numbers if not re.fullmatch(r"[^*]+\*?|\*", number)]:
+        if wrong := [number for number in (*self.numbers, *self.callers) if not re.fullmatch(r"[^*]+\*?|\*", number)]:
             raise ValueError(f"{wrong[0]!r} is no number or user, such as +49301234, +4930*, or reception")
         return self
 
 
+Rank: TypeAlias = tuple[int, int, int]
+"""How well a persona fits a call: by the caller, by what was called, and by the trunk; 0 is not at all."""
+
+NO_RANK: Rank = (0, 0, 0)
+
+
 @dataclass(frozen=True)
 class Personas:
-    """Which persona a call gets. The one whose number was called, the more of it is given the better; else the one of
-    the trunk; else `default`. Where a persona has both, both must be met, and that counts more than a number alone.
+    """Which persona a call gets. The one that is asked for by name, where its caller may ask; else the one for the
+    caller; else the one whose number was called; the more of a number is given the better; else the one of the trunk;
+    else `default`. Where a persona has several of these, all must be met, and that counts more than some of them alone.
     """
 
     default: Persona = field(default_factory=Persona)
@@ -106,24 +128,30 @@ class Personas:
         return iter((self.default, *self.named.values()))
 
     def of(self, offer: CallOffer) -> Persona:
-        """The one for this call."""
+        """The one for this call. (Whether a caller may ask for one by name is decided where the offer is made.)"""
         if offer.wanted in self.named:
             return self.named[offer.wanted]
-        fits = [(rank, each) for each in self.named.values() if (rank := _rank(each, offer)) > (0, 0)]
-        return max(fits, key=lambda fit: fit[0], default=((0, 0), self.default))[1]
+        fits = [(rank, each) for each in self.named.values() if (rank := _rank(each, offer)) > NO_RANK]
+        return max(fits, key=lambda fit: fit[0], default=(NO_RANK, self.default))[1]
+
+    def find(self, name: str) -> Persona | None:
+        """The one of that section or name; the default one for ""."""
+        known = {self.default.name: self.default, **self.named}
+        return known.get(name or self.default.name) or next((each for each in self if each.name == name), None)
 
     def _clashes(self) -> Iterator[str]:
         """Two that would answer the same call with the same right."""
-        claims: dict[tuple[str, str], str] = {}
+        claims: dict[tuple[str, ...], str] = {}
         for name, persona in self.named.items():
-            for claim in ((number, trunk) for number in persona.numbers or ("",) for trunk in persona.trunks or ("",)):
-                if claim != ("", "") and (other := claims.setdefault(_normal(claim), name)) != name:
-                    what = " on trunk ".join(part for part in claim if part)
+            for claim in product(persona.numbers or ("",), persona.callers or ("",), persona.trunks or ("",)):
+                if any(claim) and (other := claims.setdefault(_normal(*claim), name)) != name:
+                    called, caller, trunk = claim
+                    what = " on trunk ".join(filter(None, (" from ".join(filter(None, (called, caller))), trunk)))
                     yield f"{what} is answered by both {other!r} and {name!r}; leave it to one of them"
 
 
-def _normal(claim: tuple[str, str]) -> tuple[str, str]:
-    return bare_number(claim[0]), claim[1]
+def _normal(called: str, caller: str, trunk: str) -> tuple[str, ...]:
+    return bare_number(called), bare_number(caller), trunk
 
 
 def bare_number(number: str) -> str:
@@ -131,20 +159,30 @@ def bare_number(number: str) -> str:
     return re.sub(r"^(\+|00)|(?<=\d)[ ().-]+(?=\d)", "", number.lower())
 
 
-def _rank(persona: NamedPersona, offer: CallOffer) -> tuple[int, int]:
-    """How well it fits: given digits plus one, and whether the trunk is its own; (0, 0) where it does not."""
-    trunk = offer.trunk in persona.trunks
-    if persona.trunks and not trunk:
-        return 0, 0
-    if not persona.numbers:
-        return 0, int(trunk)
-    called = bare_number(offer.callee)
-    digits = [
-        2 * len(bare_number(number).rstrip("*")) + 1 + (not number.endswith("*"))
-        for number in persona.numbers
-        if (called.startswith(bare_number(number[:-1])) if number.endswith("*") else called == bare_number(number))
-    ]
-    return (max(digits), int(trunk)) if digits else (0, 0)
+def _rank(persona: NamedPersona, offer: CallOffer) -> Rank:
+    """How well it fits; NO_RANK where any of what it asks for is not met."""
+    parts = (
+        (persona.callers, _given(persona.callers, offer.caller)),
+        (persona.numbers, _given(persona.numbers, offer.callee)),
+        (persona.trunks, int(offer.trunk in persona.trunks)),
+    )
+    if any(wanted and not met for wanted, met in parts):
+        return NO_RANK
+    caller, called, trunk = (met for _, met in parts)
+    return caller, called, trunk
+
+
+def _given(numbers: Iterable[str], number: str) -> int:
+    """How much of `number` is given by the one of `numbers` that fits it best; 0 where none does."""
+    bare = bare_number(number)
+    return max(
+        (
+            2 * len(bare_number(each).rstrip("*")) + 1 + (not each.endswith("*"))
+            for each in numbers
+            if (bare.startswith(bare_number(each[:-1])) if each.endswith("*") else bare == bare_number(each))
+        ),
+        default=0,
+    )
 
 
 def name_each(personas: dict[str, NamedPersona]) -> dict[str, NamedPersona]:
