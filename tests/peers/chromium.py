@@ -69,14 +69,18 @@ class Chromium:
         result: dict[str, Any] = told["result"]
         return result
 
-    async def open(self, url: str, *, width: int = 1280, height: int = 800, dark: bool = False) -> Page:
-        """A new page of that size."""
+    async def open(
+        self, url: str, *, width: int = 1280, height: int = 800, dark: bool = False, first: str = ""
+    ) -> Page:
+        """A new page of that size; `first` is a script that runs before those of the page."""
         target = (await self.ask("Target.createTarget", url="about:blank"))["targetId"]
         session = (await self.ask("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
         page = self._pages[session] = Page(self, session)
         for domain in ("Page", "Runtime", "Log", "Network"):
             await page.ask(f"{domain}.enable")
         await page.resize(width, height, dark=dark)
+        if first:
+            await page.ask("Page.addScriptToEvaluateOnNewDocument", source=first)
         await page.ask("Page.navigate", url=url)
         await page.until("document.readyState === 'complete'")
         return page

@@ -6,6 +6,8 @@ const GATHERED_MS = 700; // then the offer goes with the candidates that are the
 const CONNECTED_MS = 12000;
 const AWAY_MS = 3000; // a gap that mends itself is no reason for another connection
 const GRACE_MS = 60000; // the server holds the conversation for so long
+const FIRST_MS = 25000; // the server may prime its model before it answers
+const REQUEST_MS = 8000; // any later request: where packets vanish, nothing else would say so
 const SDP = 'application/sdp';
 const FRAGMENT = 'application/trickle-ice-sdpfrag';
 
@@ -170,7 +172,12 @@ export class Call extends EventTarget {
 
   async #fetch(url, options) {
     try {
-      return await fetch(url, { ...options, headers: { ...options.headers, ...this.headers }, cache: 'no-store' });
+      return await fetch(url, {
+        ...options,
+        headers: { ...options.headers, ...this.headers },
+        cache: 'no-store',
+        signal: AbortSignal.timeout(this.#url ? REQUEST_MS : FIRST_MS),
+      });
     } catch {
       throw new Fault('unreachable');
     }
