@@ -31,6 +31,14 @@ class Minutes:
             self.turns.hear(exchange, self.recording.seconds + exchange.skipped / self.recording.sample_rate)
         self.recording.write(exchange)
 
+    def step(self, step_s: float, late: bool) -> None:
+        """Take how long the model was at a frame."""
+        record = self.record
+        record.frames_stepped += 1
+        record.frames_late += late
+        record.step_s_mean += (step_s - record.step_s_mean) / record.frames_stepped
+        record.step_s_max = max(record.step_s_max, step_s)
+
     def keep(self, line: Line) -> None:
         """Write a finished line down, if its words may be kept."""
         if self._may_keep(line):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from engine.slot import EngineError, EngineFull, Reply, Slot
@@ -25,6 +25,7 @@ from voipagent.minutes import Minutes
 from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recording
+from voipagent.tasks import first_error, to_the_end
 from voipagent.transfer import Line, Switchboard, first_of
 from voipagent.trim import Memory, Trim, Trimmer
 from voipagent.watchdog import Trouble, Watchdog, WatchdogSettings
@@ -68,7 +69,6 @@ class Session:
         self._tell = Telling(record.id, observers)
         self._max_hold_s = max_hold_s
         self._held_s = 0.0
-        self._step_s = 0.0
         self._exchanges = 0
         self._transcript = Transcript(self._keep, slot.hearing_delay_frames)
         self._barge_in: BargeIn | None = None
@@ -92,7 +92,7 @@ class Session:
             await self.call.hang_up("the agent is shutting down")
             raise
         finally:
-            await _to_the_end(self._end(leg))
+            await to_the_end(self._end(leg))
         return await self.call.wait_ended()
 
     async def _live(self, leg: Leg) -> None:
@@ -103,12 +103,12 @@ class Session:
                 await self.call.wait_ended()
                 talk.cancel()
         except* LegError as errors:
-            fault = _first(errors)
+            fault = first_error(errors)
             logger.warning("x %s no media: %s", self.record.id, fault)
             await self._refuse(Rejection.BUSY if isinstance(fault, NoPort) else Rejection.NOT_ACCEPTABLE)
             await self.call.hang_up(str(fault))
         except* EngineError as errors:
-            error = _first(errors)
+            error = first_error(errors)
             logger.error("x %s engine: %s", self.record.id, error)
             await self._refuse(Rejection.BUSY if isinstance(error, EngineFull) else Rejection.OVERLOADED)
             await self.call.hang_up("the engine failed")
@@ -339,13 +339,9 @@ class Session:
     def _count(self, reply: Reply) -> None:
         if self.record.deaf != self.slot.deaf:
             self.record.deaf, self.record.deaf_at = self.slot.deaf, round(self.recording.seconds, 3)
-        self.record.frames_stepped += 1
         late = reply.waited_s + reply.step_s > FRAME_S
         self._tell(Stepped(reply.waited_s, reply.step_s, late))
-        self.record.frames_late += late
-        self._step_s += reply.step_s
-        self.record.step_s_mean = self._step_s / self.record.frames_stepped
-        self.record.step_s_max = max(self.record.step_s_max, reply.step_s)
+        self._minutes.step(reply.step_s, late)
 
     async def _watch(self, leg: Leg) -> None:
         await self.call.hang_up(await leg.lost())
@@ -389,21 +385,3 @@ class Session:
         self._tell(Ended(ended))
         await self._minutes.close(leg.stats, self._transcript.lines, self._trims, ended)
         logger.info("- %s over after %.1f s: %s: %s", record.id, record.duration_s, ended.by, ended.reason)
-
-
-async def _to_the_end(work: Coroutine[None, None, None]) -> None:
-    """Await `work` though we may be cancelled meanwhile, so that a record is closed whole; then be cancelled."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first plain exception in a group of groups."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

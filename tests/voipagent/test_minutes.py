@@ -56,6 +56,16 @@ async def test_the_record_tells_of_turns_network_trims_and_files(recorder: Recor
     assert record["recording"] == "recording.wav" in record["artefacts"]
 
 
+async def test_steps_are_counted_with_their_mean_and_longest(recorder: Recorder, tmp_path: Path) -> None:
+    on = minutes(recorder, tmp_path)
+    for step_s in (0.01, 0.03, 0.09, 0.03):
+        on.step(step_s, step_s > 0.08)
+    await on.close(LegStats(), [], [], ENDED)
+    record = left(on)
+    assert (record["frames_stepped"], record["frames_late"], record["step_s_max"]) == (4, 1, 0.09)
+    assert record["step_s_mean"] == pytest.approx(0.04)
+
+
 @pytest.mark.parametrize("channels", ["agent", "none"])
 async def test_where_the_caller_is_not_kept_no_file_has_a_word_of_theirs(
     recorder: Recorder, tmp_path: Path, channels: Channels

@@ -15,7 +15,7 @@ from signaling.call import CallEnded
 from tests.fakes import SILENCE, FakeLeg
 from tests.voipagent.test_session import SPEECH, listening, stage
 from voipagent.consent import Announcement
-from voipagent.longest import GOODBYE_S, TAIL_S, Longest
+from voipagent.longest import TAIL_S, Longest
 from voipagent.recording import Recorder
 
 FRAMES = tuple(np.full(FRAME_SAMPLES, level, np.float32) for level in (0.1, 0.2, 0.3, 0.0, 0.0))
@@ -28,7 +28,7 @@ class Paced(FakeLeg):
     """Lets others have their turn between two frames, as a clock does: what ends the call has happened by the next."""
 
     async def exchange(self) -> Exchange:
-        for _ in range(20):
+        for _ in range(10):
             await asyncio.sleep(0)
         return await super().exchange()
 
@@ -97,7 +97,7 @@ async def test_while_the_caller_holds_it_waits(recorder: Recorder, tmp_path: Pat
 
 async def test_a_call_that_is_long_enough_ends_with_a_goodbye_that_is_heard(recorder: Recorder, tmp_path: Path) -> None:
     async with stage(recorder, tmp_path, leg=Paced(), longest=Longest(2.0, GOODBYE)) as on:
-        on.leg.hear(*[SPEECH] * 300)
+        on.leg.hear(*[SPEECH] * 100)
         ended = await on.over()
     assert ended == CallEnded("agent", "the call lasted 2 s, which is the longest allowed")
     assert [line.text for line in on.lines] == [GOODBYE]
@@ -108,7 +108,7 @@ async def test_a_call_that_is_long_enough_ends_with_a_goodbye_that_is_heard(reco
 
 async def test_it_takes_the_word_from_the_greeting(recorder: Recorder, tmp_path: Path) -> None:
     async with stage(recorder, tmp_path, leg=Paced(), longest=Longest(0.8, GOODBYE), greeting=GREETING) as on:
-        on.leg.hear(*[SILENCE] * 300)
+        on.leg.hear(*[SILENCE] * 100)
         await on.over()
     first, last = (line.text for line in on.lines)
     assert GREETING.startswith(first) and last == GOODBYE
@@ -121,16 +121,17 @@ async def test_a_row_that_never_says_it_is_hung_up_on(
         saying = True
 
     monkeypatch.setattr("engine.echo.EchoSlot", Mute)
+    monkeypatch.setattr("voipagent.longest.GOODBYE_S", 1.5)
     async with stage(recorder, tmp_path, leg=Paced(), longest=Longest(2.0, GOODBYE)) as on:
-        on.leg.hear(*[SILENCE] * 300)
+        on.leg.hear(*[SILENCE] * 100)
         await on.over()
-    assert on.record["duration_s"] == pytest.approx(2 + GOODBYE_S, abs=0.3)
+    assert on.record["duration_s"] == pytest.approx(2 + 1.5, abs=0.2)
     assert on.record["ended_by"] == "agent"
 
 
 async def test_a_call_on_hold_ends_without_words(recorder: Recorder, tmp_path: Path) -> None:
     async with stage(recorder, tmp_path, leg=Paced(), longest=Longest(2.0, GOODBYE)) as on:
-        on.leg.hear(*[SILENCE] * 300, held=True)
+        on.leg.hear(*[SILENCE] * 100, held=True)
         await on.over()
     assert (on.record["duration_s"], on.record["frames_stepped"]) == (pytest.approx(2.0), 0)
 
