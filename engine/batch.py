@@ -128,6 +128,11 @@ class Batch:
         self._widths: Widths[StaticStep] = Widths([])
 
     @property
+    def ears(self) -> Ears | None:
+        """Those of its rows, if there are any: for those who measure."""
+        return self._ears
+
+    @property
     def state(self) -> MoshiState:
         """What the model remembers of the rows: for those who measure."""
         return self._state

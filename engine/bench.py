@@ -21,6 +21,7 @@ import torch
 
 from engine.batch import Batch, RowStep
 from engine.estimate import CARDS, WEIGHTS, estimate
+from engine.growth import growth, open_ear
 from engine.measure import LEAST, PART_TURNS, Plan, Report, fill, measure, median_ms, prepare, random_checkpoint
 from engine.model.checkpoint import Checkpoint, load_checkpoint
 from engine.model.mimi import MimiConfig
@@ -109,8 +110,12 @@ def _run(options: argparse.Namespace) -> None:
     else:
         checkpoint = load_checkpoint(options.model, device, dtype)
     window = min(options.window or checkpoint.moshi.config.context, checkpoint.moshi.config.context)
+    ear = open_ear(options.ear, options.model, checkpoint, dtype) if options.ear else None
     for rows in options.rows:
         plan = Plan(rows, window, options.arrivals, options.seconds, options.warm, options.kv, options.graphs)
+        if ear is not None:
+            print(growth(checkpoint, ear, rows, window, options.kv, options.graphs), flush=True)
+            continue
         if options.profile:
             print(profile(checkpoint, plan))
             continue
@@ -145,6 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warm", type=float, default=60, help="seconds before that (60)")
     parser.add_argument("--device", help="cuda, cuda:1, cpu (cuda if there is one)")
     parser.add_argument("--against", choices=("moshi",), help="also run that package's own loop")
+    parser.add_argument(
+        "--ear", help="instead, how much longer ticks take with one: 1b, random; auto, that beside MODEL; or a folder"
+    )
     parser.add_argument("--profile", action="store_true", help="instead, what takes the longest in a tick")
     parser.add_argument("--csv", type=Path, help="append a line to this file")
     parser.add_argument("--plot", type=Path, help="draw what is in the CSV, as .png, .svg or .pdf (needs matplotlib)")

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, Sampling
 FRAME_S = FRAME_SAMPLES / SAMPLE_RATE
 
 Arrivals = Literal["together", "spread"]
+
+M = TypeVar("M", bound=nn.Module)
 
 Graphs = Literal["auto", "on", "off"]
 
@@ -123,14 +125,20 @@ class Report:
 def random_checkpoint(sizes: MoshiConfig, codec: MimiConfig, device: torch.device, dtype: torch.dtype) -> Checkpoint:
     """A model of these sizes that knows nothing, made where it will run: no copy of it passes through the host."""
     torch.manual_seed(0)
-    with torch.device("meta"):
-        mimi, moshi = Mimi(codec, codec.quantizer.n_q), Moshi(sizes)
-    for module, kind in ((mimi, torch.float32), (moshi, dtype)):
-        module.to(kind).to_empty(device=device).requires_grad_(False)
-        _draw(module)
+    mimi = drawn(lambda: Mimi(codec, codec.quantizer.n_q), device, torch.float32)
+    moshi = drawn(lambda: Moshi(sizes), device, dtype)
     codes = max(sizes.dep_q, 1), max(sizes.n_q - sizes.dep_q, 1)
     layout = PromptLayout("none", (0,) * codes[0], (0,) * codes[1])
     return Checkpoint(mimi, moshi, Tokenizer(train_tokenizer()), layout, {}, "random", Sampling())
+
+
+def drawn(build: Callable[[], M], device: torch.device, dtype: torch.dtype) -> M:
+    """A module of random weights, made where it will run."""
+    with torch.device("meta"):
+        module = build()
+    module.to(dtype).to_empty(device=device).requires_grad_(False)
+    _draw(module)
+    return module
 
 
 def _draw(module: nn.Module) -> None:
