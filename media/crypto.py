@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from media.leg import LegError
 
-Policy: TypeAlias = Literal["off", "accept", "demand"]
+Policy: TypeAlias = Literal["off", "accept", "demand", "dtls"]
 """Which calls are taken: plain ones alone, both as they are offered, encrypted ones alone."""
 
 SUITES = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -16,6 +16,14 @@ from media.sdp import Description, Media
 from media.stream import DEFAULT_PTIME_MS, Stream
 
 OUR_EVENT_TYPE = 101
+FIRST: Mapping[Policy, str] = {
+    "off": PLAIN_PROFILES[0],
+    "accept": PLAIN_PROFILES[0],
+    "demand": SECURE_PROFILES[0],
+    "dtls": DTLS_PROFILES[0],
+}
+"""The profile of a session's first offer, by our policy."""
+
 DYNAMIC = range(96, 128)
 """Payload types that a description gives their meaning (RFC 3551, section 6)."""
 
@@ -78,18 +86,17 @@ class Describer:
 
         If we are to `hold`, we say that we listen to nothing (RFC 3264, section 8.4).
 
-        Encrypted if that is demanded, with every suite, or if the stream is already, with the key that it has; where
-        ICE finds the way, by DTLS.
+        Encrypted if that is demanded, with every suite, or if the stream is already, with the key that it has; by DTLS
+        where our policy has it, or where ICE finds the way.
         """
         number = self._stream.number if self._stream else 0
-        first = SECURE_PROFILES if self._srtp == "demand" else PLAIN_PROFILES
-        profile = self._stream.profile if self._stream else DTLS_PROFILES[1] if ice else first[0]
+        profile = self._stream.profile if self._stream else DTLS_PROFILES[1] if ice else FIRST[self._srtp]
         self._offered = [] if ice else self._offers()
         rtpmaps, fmtps = self._numbered()
         lines = [_refusal(other) for other in self._shape[:number]]
         lines += _audio_lines(profile, port, rtpmaps, fmtps, DEFAULT_PTIME_MS, "sendonly" if hold else "sendrecv")
         lines += _crypto_lines(self._offered)
-        if ice or (self._stream and self._stream.dtls):
+        if profile in DTLS_PROFILES or (self._stream and self._stream.dtls):
             lines += self._dtls_lines("actpass")
         lines.append("a=rtcp-mux")
         if ice:

@@ -26,7 +26,11 @@ TAKEN = {
     "off": PLAIN_PROFILES,
     "accept": PLAIN_PROFILES + SECURE_PROFILES + DTLS_PROFILES,
     "demand": SECURE_PROFILES + DTLS_PROFILES,
+    "dtls": SECURE_PROFILES + DTLS_PROFILES,
 }
+"""What we take of what is offered; `demand` and `dtls` differ in what we offer ourselves."""
+
+STRICT = ("demand", "dtls")
 
 Keys: TypeAlias = Crypto | Dtls | None
 """How a stream is encrypted: by a key that was told, by one that is agreed on its way, or not at all."""
@@ -50,7 +54,7 @@ def encryption(line: Media, srtp: Policy, client: bool = True) -> Keys:
     if srtp == "accept" and not secure:
         return None
     why = f"none of its a=crypto will do: {'; '.join(faults)}" if faults else "without a=crypto"
-    demand = "demands encryption" if srtp == "demand" else "encrypts"
+    demand = "demands encryption" if srtp in STRICT else "encrypts"
     raise LegError(
         f"the offer's audio is {line.profile}, {why}; this agent {demand} by a=crypto of {', '.join(OFFERED)}"
     )
@@ -86,7 +90,7 @@ def confirmed(ours: Media, line: Media, srtp: Policy) -> Keys:
     offered = {crypto.tag: crypto.suite for crypto in _cryptos(ours)[0]}
     cryptos, faults = _cryptos(line) if offered else ([], [])
     chosen = next((crypto for crypto in cryptos if offered.get(crypto.tag) == crypto.suite), None)
-    if chosen is None and (srtp == "demand" or ours.profile in SECURE_PROFILES):
+    if chosen is None and (srtp in STRICT or ours.profile in SECURE_PROFILES):
         why = "the answer's a=crypto is none of our offer's" if cryptos else "the answer has no a=crypto"
         raise LegError(f"{'; '.join(faults) or why}; our offer has {', '.join(offered.values())}")
     return chosen

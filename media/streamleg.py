@@ -316,7 +316,8 @@ class StreamLeg(ABC):
     def _send(self, stream: Stream, now: float, on_time: bool) -> Sent:
         """Take the next 20 ms and send them, unless a key is pressed or the tick was missed. Says what really left."""
         sent, pressed = self._outgoing.tick(), self._keypad.pressed
-        pressing, event = self._keypad.step(self._sender.timestamp, stream.event_rate) if on_time else (False, None)
+        may_press = on_time and self._security.ready  # without its key, a press would leave for nobody
+        pressing, event = self._keypad.step(self._sender.timestamp, stream.event_rate) if may_press else (False, None)
         if pressed and pressing and stream.event_type is None:
             pressing, event, sent = False, None, self._toned(sent, *pressed, stream.codec.sample_rate)
         if pressing or not on_time or not self._may_send(now):

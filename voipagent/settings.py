@@ -21,7 +21,7 @@ from pydantic import (
     field_validator,
 )
 
-from signaling.sip.trunk import Trunk
+from signaling.sip.trunk import Srtp, Trunk
 from voipagent.calls import CallsSettings
 from voipagent.environment import FILE, Setting, SettingsError, effective, fault_line, nest, schema, text_of
 from voipagent.http import HttpSettings
@@ -89,9 +89,10 @@ class SipSettings(Section):
         min_length=1,
         description="how passwords are asked for, best first, of sha-256, md5; some phones give up at what is not md5",
     )
-    srtp: Literal["off", "accept", "demand"] = Field(
+    srtp: Srtp = Field(
         default="accept",
-        description="encrypted audio (SRTP, by SDES or DTLS): off, accept where it is offered, or demand",
+        description="encrypted audio (SRTP, by SDES or DTLS): off, accept where it is offered, demand, "
+        "or dtls: as demand, and our own offers are by DTLS instead of SDES",
     )
     codecs: tuple[Codec, ...] = Field(
         default=(),

@@ -43,7 +43,9 @@ class TrunkSettings(Section):
         description="numbers of ours that it may call, as it writes them, such as +4930123*, !+4930123999; empty: any",
     )
     codecs: tuple[Codec, ...] = Field(default=(), description="codecs that it may use, best first; empty: all of ours")
-    srtp: Srtp | None = Field(default=None, description="encrypted audio: off, accept or demand; empty: as SIP__SRTP")
+    srtp: Srtp | None = Field(
+        default=None, description="encrypted audio: off, accept, demand or dtls; empty: as SIP__SRTP"
+    )
     max_calls: int | None = Field(default=None, ge=1, description="calls at once, in and out together; empty: any")
     cps: float | None = Field(default=None, gt=0, description="new calls a second, in and out each; empty: any")
     refer_in: bool = Field(default=False, description="whether it may tell us to call somebody else (REFER)")

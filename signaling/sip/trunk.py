@@ -20,7 +20,7 @@ from signaling.sip.grammar import parse_uri
 
 Network: TypeAlias = IPv4Network | IPv6Network
 Transport: TypeAlias = Literal["udp", "tcp", "tls"]
-Srtp: TypeAlias = Literal["off", "accept", "demand"]
+Srtp: TypeAlias = Literal["off", "accept", "demand", "dtls"]
 
 DEFAULT_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}
 

@@ -31,13 +31,16 @@ def reply(text: str, srtp: Policy, describer: Describer | None = None) -> tuple[
     return ours.split("\r\n")[5], Crypto.parse(cryptos[0]) if cryptos else None
 
 
-@pytest.mark.parametrize("policy", ["off", "accept", "demand"])
+@pytest.mark.parametrize("policy", ["off", "accept", "demand", "dtls"])
 @pytest.mark.parametrize("profile", ["RTP/AVP", "RTP/AVPF", "RTP/SAVP", "RTP/SAVPF"])
 @pytest.mark.parametrize("keyed", [True, False])
 def test_offer_and_policy_make_the_answer(policy: Policy, profile: str, keyed: bool) -> None:
-    """Off: never keys. Accept: encrypted where keys are offered, plain where the profile is. Demand: never without."""
+    """Off: never keys. Accept: encrypted where keys are offered, plain where the profile is. Demand: never without.
+
+    DTLS is what our own offers are made of then; what others offer is taken as where encryption is demanded.
+    """
     text, secure = secured(*([CM_80] if keyed else []), profile=profile), "SAVP" in profile
-    if (policy == "off" and secure) or (policy == "demand" and not keyed) or (secure and not keyed):
+    if (policy == "off" and secure) or (policy in ("demand", "dtls") and not keyed) or (secure and not keyed):
         with pytest.raises(LegError, match=f"the offer's audio is '?{profile}"):
             reply(text, policy)
         return
@@ -211,7 +214,7 @@ def test_no_repr_and_no_fault_tells_a_key() -> None:
 PRINT = "a=fingerprint:sha-256 " + ":".join(["0A"] * 32)
 
 
-@pytest.mark.parametrize("policy", ["accept", "demand"])
+@pytest.mark.parametrize("policy", ["accept", "demand", "dtls"])
 @pytest.mark.parametrize("profile", ["UDP/TLS/RTP/SAVP", "UDP/TLS/RTP/SAVPF", "RTP/SAVPF"])
 @pytest.mark.parametrize(("setup", "ours"), [("actpass", "active"), ("active", "passive"), ("passive", "active")])
 def test_a_handshake_is_agreed_where_a_fingerprint_is(policy: Policy, profile: str, setup: str, ours: str) -> None:
@@ -229,6 +232,44 @@ def test_a_fingerprint_of_the_whole_session_will_do_and_keys_go_before_it() -> N
     assert choose(parse(text), THERE, "accept").dtls is not None
     both = choose(parse(secured(CM_80, more=(PRINT, "a=setup:actpass"))), THERE, "accept")
     assert both.crypto == THEIRS[CM_80] and both.dtls is None
+
+
+@pytest.mark.parametrize(("setup", "ours"), [("active", "passive"), ("passive", "active")])
+@pytest.mark.parametrize("profile", ["UDP/TLS/RTP/SAVP", "UDP/TLS/RTP/SAVPF"])
+def test_our_own_offer_is_by_dtls_where_the_policy_has_it(profile: str, setup: str, ours: str) -> None:
+    describer = Describer(7, "dtls")
+    text = describer.offer(HERE, 16_384)
+    assert describer.offer(HERE, 16_384) == text
+    assert describer.identity is not None
+    assert "m=audio 16384 UDP/TLS/RTP/SAVP 96 9 0 8 101 102\r\n" in text and not cryptos(text)
+    assert f"a=setup:actpass\r\na=fingerprint:{describer.identity.fingerprint}\r\n" in text
+    answer = parse(secured(profile=profile, more=(PRINT, f"a=setup:{setup}")))
+    stream = confirm(parse(text), answer, THERE, "dtls")
+    assert stream.dtls is not None and stream.dtls.setup == ours
+    describer.accepted(answer, stream)
+    again = describer.offer(HERE, 16_384)
+    assert f"m=audio 16384 {profile} " in again and f"a=fingerprint:{describer.identity.fingerprint}" in again
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        (sdp("m=audio 4000 RTP/AVP 0"), "'RTP/AVP', our offer's UDP/TLS/RTP/SAVP"),
+        (secured(CM_80), "'RTP/SAVP', our offer's UDP/TLS/RTP/SAVP"),
+        (secured(profile="UDP/TLS/RTP/SAVP"), "the answer's audio is UDP/TLS/RTP/SAVP, without an a=fingerprint"),
+        (secured(profile="UDP/TLS/RTP/SAVP", more=(PRINT,)), "without an a=setup"),
+    ],
+)
+def test_an_answer_without_the_handshake_that_we_offer_is_refused(theirs: str, said: str) -> None:
+    with pytest.raises(LegError, match=said):
+        confirm(parse(Describer(7, "dtls").offer(HERE, 16_384)), parse(theirs), THERE, "dtls")
+
+
+def test_what_they_offered_by_keys_goes_on_by_keys() -> None:
+    describer = Describer(7, "dtls")
+    first = reply(secured(CM_80), "dtls", describer)[1]
+    text = describer.offer(HERE, 16_384)
+    assert "RTP/SAVP 9" in text and cryptos(text) == [first] and "fingerprint" not in text
 
 
 def test_our_part_stays_what_it_was() -> None:

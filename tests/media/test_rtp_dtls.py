@@ -111,6 +111,26 @@ async def test_a_whole_call(setup: str, mux: bool, codec: Codec) -> None:
         assert (stats.packets_lost, stats.packets_dropped) == (0, 0)
 
 
+@pytest.mark.parametrize("setup", ["active", "passive"])
+@pytest.mark.parametrize("mux", [True, False])
+async def test_a_whole_call_that_we_offer(setup: str, mux: bool) -> None:
+    phone = DtlsPhone(PCMU, setup, mux)
+    async with Line(phone=phone, srtp="dtls") as line:
+        offer = await line.leg.offer()
+        assert "UDP/TLS/RTP/SAVP " in offer and "a=setup:actpass" in offer
+        phone.read(offer.replace("actpass", "passive" if setup == "active" else "active"))
+        await line.leg.accepted(phone.sdp())
+        pending = asyncio.ensure_future(line.leg.exchange())
+        await asyncio.sleep(0)
+        agree(line, phone)
+        await pending
+        line.talk()
+        exchanges = await line.frames(25, echo=True)
+        assert loudness(exchanges[-1].heard) == pytest.approx(0.177, abs=0.02)
+        assert loudness(phone.hear(phone.packets(40)[-40:])) == pytest.approx(0.177, abs=0.02)
+        assert line.leg.stats.encryption == ("DTLS AEAD_AES_256_GCM",)
+
+
 async def test_nothing_leaves_and_nothing_is_believed_before_the_keys() -> None:
     phone = DtlsPhone()
     async with Line(phone=phone) as line:
@@ -122,6 +142,24 @@ async def test_nothing_leaves_and_nothing_is_believed_before_the_keys() -> None:
         assert not np.concatenate([exchange.played for exchange in exchanges]).any()
         assert line.leg.stats.encryption == ()
         assert line.leg.stats.dropped_by_reason == {"SRTP before its key": 20}
+
+
+async def test_keys_are_pressed_once_there_is_a_key_for_them() -> None:
+    """As where a call of ours is answered, and a switchboard wants digits at once."""
+    phone = DtlsPhone()
+    async with Line(phone=phone) as line:
+        await line.connect()
+        pressing = asyncio.ensure_future(line.leg.send_digits("5555555"))
+        pending = asyncio.ensure_future(line.leg.exchange())
+        await asyncio.sleep(0)
+        line.run(25)
+        assert all(map(is_dtls, drain(phone.rtp, 1))), "nothing but the handshake"
+        agree(line, phone)
+        await pending
+        line.run(100)
+        await soon(pressing)
+        keys = [packet.payload[0] for packet in phone.packets(1) if packet.payload_type == 101]
+        assert len(keys) >= 5 and set(keys) == {5}
 
 
 @pytest.mark.parametrize("mux", [True, False])

@@ -8,6 +8,7 @@ import json
 import socket
 import urllib.request
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +64,21 @@ async def call(agent: ServingAgent, target: str) -> None:
         assert answer.status == 202
 
 
-@pytest.mark.parametrize(("digests", "transport"), [("sha-256,md5", "udp"), ("sha-256", "tcp")])
-async def test_it_is_called_by_us(digests: str, transport: str, tmp_path: Path) -> None:
-    """It logs in by SHA-256, where that is asked for, and rings when the API has it called by its name."""
+@pytest.mark.parametrize(
+    ("digests", "transport", "srtp", "encryption"),
+    [("sha-256,md5", "udp", "dtls", "dtls_srtp"), ("sha-256", "tcp", "demand", "srtp-mand")],
+)
+async def test_it_is_called_by_us(digests: str, transport: str, srtp: str, encryption: str, tmp_path: Path) -> None:
+    """Encrypted, when the API has it called by its name. It logs in by SHA-256; of two digests it takes the last."""
     (burst,) = make_bursts(1, 8_000, seed=10, first_s=0.0)
     more = {"VOIPAGENT_HTTP__TOKEN": "s3cret", "VOIPAGENT_SIP__DIGESTS": digests, "VOIPAGENT_LOG__LEVEL": "debug"}
-    async with office(tmp_path, **more) as agent, ringing(user(agent, transport=transport)) as (_, calls):
+    more["VOIPAGENT_SIP__SRTP"] = srtp
+    async with (
+        office(tmp_path, **more) as agent,
+        ringing(replace(user(agent, transport=transport), encryption=encryption)) as (_, calls),
+    ):
         answers = [line for line in agent.log if line.startswith("  Authorization: Digest")]
-        assert answers and all("algorithm=SHA-256" in line for line in answers)
+        assert answers and (digests != "sha-256" or all("algorithm=SHA-256" in line for line in answers))
         await call(agent, "libre")
         line = await calls.get()
         await line.answer()
@@ -83,6 +91,8 @@ async def test_it_is_called_by_us(digests: str, transport: str, tmp_path: Path) 
     (left,) = read(tmp_path / "calls")
     assert (left.record["direction"], left.record["callee"], left.record["ended_by"]) == ("out", "libre", "callee")
     assert np.abs(left.caller).max() > 0.2
+    (used,) = left.record["media"]["encryption"]
+    assert used.startswith("DTLS " if srtp == "dtls" else "A")
 
 
 CONFIG = """

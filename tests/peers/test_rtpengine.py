@@ -132,10 +132,15 @@ async def test_we_call_plainly_and_the_telephone_is_spoken_to_by_dtls(tmp_path: 
 
 
 @pytest.mark.peer("baresip")
-async def test_we_call_with_a_key_and_the_telephone_is_spoken_to_plainly(tmp_path: Path) -> None:
-    """SDES: we take DTLS where it is offered, but offer keys of our own."""
+@pytest.mark.parametrize(
+    ("ours", "srtp", "by"), [(SDES, "demand", "callee"), (DTLS, "dtls", "callee"), (DTLS, "dtls", "agent")]
+)
+async def test_we_call_encrypted_and_the_telephone_is_spoken_to_plainly(
+    ours: str, srtp: str, by: str, tmp_path: Path
+) -> None:
+    """By a key that our offer has, or by a handshake."""
     (burst,) = make_bursts(1, 8_000, seed=14, first_s=0.0)
-    async with between(tmp_path, SDES, PLAIN, "demand") as (proxy, agent), ringing(user_2000(proxy)) as (_, calls):
+    async with between(tmp_path, ours, PLAIN, srtp) as (proxy, agent), ringing(user_2000(proxy)) as (_, calls):
         await call_2000(agent)
         line, pressed = await calls.get(), list[str]()
         line.on_dtmf(lambda event: pressed.append(event.digit))
@@ -144,9 +149,14 @@ async def test_we_call_with_a_key_and_the_telephone_is_spoken_to_plainly(tmp_pat
         await talk(line, np.zeros(0, np.float32), 8_000, 1.0)
         assert await hears_itself(line, burst, 8_000)
         assert pressed == ["1", "5", "#"]
-        await line.hangup()
-        await proxy.said("loose BYE 2000")
+        if by == "callee":
+            await line.hangup()
+            await proxy.said("loose BYE 2000")
+        else:
+            assert await agent.stop() == 0
+            await proxy.said("loose BYE 1000")
     left = the_call(tmp_path)
-    assert (left.record["direction"], left.record["ended_by"]) == ("out", "callee")
-    assert "DTLS" not in left.record["media"]["encryption"][0]
+    assert (left.record["direction"], left.record["ended_by"]) == ("out", by)
+    (used,) = left.record["media"]["encryption"]
+    assert used.startswith("DTLS ") is (srtp == "dtls") and used != "none"
     assert np.abs(left.caller).max() > 0.2
