@@ -16,7 +16,8 @@ class HttpSettings(Section):
     host: str = Field(default="127.0.0.1", description="address to listen on for HTTP")
     port: Port = Field(default=8998, description="port for HTTP: the page at /, the API, /healthz and /readyz")
     token: SecretStr = Field(
-        default=SecretStr(""), description="bearer token for calls over the API: to make, steer and read them; empty: nobody can"
+        default=SecretStr(""),
+        description="bearer token for calls over the API: to make, steer and read them; empty: nobody can",
     )
     tls: Literal["off", "self-signed"] = Field(
         default="off",
