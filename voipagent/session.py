@@ -353,6 +353,8 @@ class Session:
     async def _call_digits(self) -> None:
         async for key in self.call.digits():
             self._digit(key, 0.0)
+            if self._put_through.done():
+                await self._put_through.result().press(key)
 
     def _digit(self, key: str, duration_s: float) -> None:
         at = round(self.recording.seconds, 3)

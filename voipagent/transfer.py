@@ -6,6 +6,7 @@ A carrier that is asked to transfer may refuse. Then we call the other ourselves
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -36,14 +37,24 @@ class Line:
     async def talk(self, leg: Leg, hear: Callable[[Exchange], None]) -> str:
         """Let the far end of `leg` and this one talk until one of them is gone; why. Nobody else may use `leg` then.
 
-        `hear` is called with each exchange of `leg`: both sides of the conversation.
+        `hear` is called with each exchange of `leg`: both sides of the conversation. Digits that come as signaling are
+        pressed on the other side, as those in the audio are.
         """
 
         async def over() -> str:
             return (await self.call.wait_ended()).reason
 
+        async def press() -> str:
+            async for key in self.call.digits():
+                await _press(leg, key)
+            return await over()
+
         bridge = Bridge(Side(leg, self.format), Side(self.leg, self.format), hear)
-        return await first_of(bridge.run(), over())
+        return await first_of(bridge.run(), press(), over())
+
+    async def press(self, key: str) -> None:
+        """A digit of the caller's that came as signaling, not in the audio."""
+        await _press(self.leg, key)
 
 
 class Switchboard:
@@ -104,6 +115,12 @@ async def answered(call: OutgoingCall, target: str) -> None:
 
 async def _unanswered(call: OutgoingCall, target: str) -> None:
     raise SignalingError(f"{target} was not reached: {(await call.wait_ended()).reason}")
+
+
+async def _press(leg: Leg, key: str) -> None:
+    """A side that takes no digits has none pressed: who talks there hears the other all the same."""
+    with contextlib.suppress(LegError):
+        await leg.send_digits(key)
 
 
 async def _renegotiate(leg: Leg, offer: str | None) -> str | Rejection:

@@ -12,7 +12,7 @@ from media.leg import LegError
 from signaling.call import CallEnded, SignalingError
 from tests.fakes import FakeCall, FakeLeg, offer
 from tests.voipagent.test_session import SPEECH, stage
-from tests.voipagent.test_transfer import Board, Refusing
+from tests.voipagent.test_transfer import Board, Keys, Refusing
 from voipagent.recording import Recorder
 
 
@@ -91,6 +91,23 @@ async def test_a_refused_transfer_becomes_a_bridge(recorder: Recorder, tmp_path:
     assert board.leg.closed and on.leg.closed
     assert on.record["transfers"][0]["how"] == "bridged"
     assert on.record["duration_s"] >= 0.24
+
+
+async def test_digits_by_info_while_bridged(recorder: Recorder, tmp_path: Path) -> None:
+    """They are in the record, and pressed for the other."""
+    board = Board()
+    board.leg = keys = Keys()
+    board.other.taken.set()
+    async with stage(recorder, tmp_path, call=Refusing()) as on:
+        await on.call.accepted.wait()
+        on.call.keys.put_nowait("1")
+        await until(lambda: len(on.session.record.digits) == 1)
+        await on.session.transfer(board.board, "+4930")
+        on.call.keys.put_nowait("2")
+        await until(lambda: keys.pressed == ["2"])
+        on.call.end()
+        await on.over()
+    assert [digit["key"] for digit in on.record["digits"]] == ["1", "2"]
 
 
 async def test_the_caller_hangs_up_while_bridged(recorder: Recorder, tmp_path: Path) -> None:

@@ -171,6 +171,33 @@ async def test_the_two_talk_until_one_is_gone() -> None:
     assert await soon(_result(talking)) == "hung up there"
 
 
+class Keys(FakeLeg):
+    """A leg that takes digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pressed: list[str] = []
+
+    async def send_digits(self, digits: str) -> None:
+        self.pressed.append(digits)
+
+
+async def test_digits_by_info_are_pressed_on_the_other_side() -> None:
+    board, leg = Board(), Keys()
+    line = Line(board.other, theirs := Keys(), FORMAT)
+    talking = asyncio.create_task(line.talk(leg, lambda exchange: None))
+    for key in "12":
+        board.other.keys.put_nowait(key)
+        await line.press("#")
+    async with asyncio.timeout(5):
+        while leg.pressed != ["1", "2"]:
+            await asyncio.sleep(0)
+    assert theirs.pressed == ["#", "#"]
+    await line_of(board).press("5")  # that leg takes none, and nobody minds
+    board.other.end()
+    assert await soon(_result(talking)) == "hung up"
+
+
 async def test_the_others_media_is_lost() -> None:
     board = Board()
     talking = asyncio.create_task(line_of(board).talk(FakeLeg(), lambda exchange: None))
