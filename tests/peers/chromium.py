@@ -192,7 +192,6 @@ async def chromium(
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
             env={**os.environ, "HOME": folder},
-            start_new_session=True,
         )
         os.close(to_it)
         os.close(its)

@@ -65,14 +65,17 @@ export class Trace {
 
   #bars(pen, width, height) {
     const count = Math.floor((width + GAP) / (BAR + GAP));
-    pen.beginPath();
-    for (let index = 0; index < count; index += 1) {
-      const level = this.levels[this.levels.length - count + index] ?? 0;
-      const tall = Math.max(BAR, level * height);
-      pen.roundRect(index * (BAR + GAP), (height - tall) / 2, BAR, tall, BAR / 2);
+    const shown = Array.from({ length: count }, (_, index) => this.levels[this.levels.length - count + index] ?? 0);
+    for (const silent of [true, false]) {
+      pen.beginPath();
+      shown.forEach((level, index) => {
+        if ((level === 0) !== silent) return;
+        const tall = Math.max(BAR, level * height);
+        pen.roundRect(index * (BAR + GAP), (height - tall) / 2, BAR, tall, BAR / 2);
+      });
+      pen.globalAlpha = silent ? 0.35 : 0.9;
+      pen.fill();
     }
-    pen.globalAlpha = this.levels.length ? 0.9 : 0.3;
-    pen.fill();
     pen.globalAlpha = 1;
   }
 
