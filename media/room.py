@@ -123,7 +123,7 @@ class Room:
             self._turn_soon()
 
     async def _listen(self, seat: _Seat) -> str:
-        """Take what its leg hears, turn by turn with the others; why that ended."""
+        """Take what its leg hears; why that ended. After a stall that is much at once, as it is with the others."""
         while True:
             try:
                 exchange = await seat.side.leg.exchange()
@@ -133,7 +133,6 @@ class Room:
                 self.leg.skip(exchange.skipped * self._rate // seat.side.format.sample_rate)
             seat.hear(exchange)
             self._turn_soon()
-            await asyncio.sleep(0)  # several may wait after a stall: the others' are of the same time as ours
 
     async def _press(self, seat: _Seat) -> str:
         async for digit in seat.side.leg.digits():
@@ -143,7 +142,7 @@ class Room:
     # --- rounds ---
 
     def _turn_soon(self) -> None:
-        """When all who were woken by the same tick have brought their part."""
+        """When all who were woken by the same tick have brought their parts."""
         if self._soon is None:
             self._soon = asyncio.get_running_loop().call_soon(self._turn)
 
