@@ -28,7 +28,10 @@ logger = logging.getLogger(__name__)
 
 DAY_S = 86_400.0
 
-FILES, SOUNDS = (*ARTEFACTS, RECORD, BEGUN), (*RECORDINGS, *EARLY)
+SOUNDS = (*RECORDINGS, *EARLY)
+
+FILES = (*ARTEFACTS, RECORD, BEGUN, "timeline.png")
+"""All that is ours in a call's folder: the picture is the lab's, and has words in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_what_others_put_into_a_calls_folder_stays_and_the_call_is_gone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = put(tmp_path, 40, files=(*WHOLE, "begun.json", ".call.json", "notes.txt"))
+    folder = put(tmp_path, 40, files=(*WHOLE, "begun.json", ".call.json", "timeline.png", "notes.txt"))
     with caplog.at_level(logging.WARNING):
         assert remove_due(tmp_path, Retention(30), NOW).calls == (folder.name,)
         assert remove_due(tmp_path, Retention(30), NOW) == Removed()
