@@ -26,7 +26,8 @@ class HttpSettings(Section):
     )
     tls_dir: Path = Field(default=Path("tls"), description="folder in which that certificate is kept")
     tls_cert: Path | None = Field(
-        default=None, description="https with this certificate: PEM file, with those it is signed by; see TLS for none"
+        default=None,
+        description="https with this certificate: PEM file, with those it is signed by; read anew on SIGHUP",
     )
     tls_key: Path | None = Field(default=None, description="PEM file with its key, unless that is in TLS_CERT")
 

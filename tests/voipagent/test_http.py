@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import ssl
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 
 from tests.voipagent.test_settings import fault
 from voipagent.http import HttpSettings
+from voipagent.lab.serving import serving_agent
 from voipagent.settings import Settings
 from voipagent.web.api import create_api, serve_http
-from voipagent.web.certificate import CertificateError, open_https
+from voipagent.web.certificate import CertificateError, open_https, self_signed
 
 
 def test_https_is_off_unless_there_is_a_certificate() -> None:
@@ -27,11 +29,11 @@ def test_what_contradicts_itself_is_refused() -> None:
     assert "'off' or 'self-signed'" in fault(HTTP__TLS="on")
 
 
-async def get(port: int, trusted: Path) -> bytes:
+async def get(port: int, trusted: Path, path: str = "/healthz") -> bytes:
     async with asyncio.timeout(5):
         context = ssl.create_default_context(cafile=trusted)
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         answer = await reader.read()
         writer.close()
         await writer.wait_closed()
@@ -64,3 +66,42 @@ async def test_files_of_ones_own(tmp_path: Path) -> None:
         assert (await get(port, made.certificate)).startswith(b"HTTP/1.1 200")
     with pytest.raises(CertificateError, match="cannot be read: No such file"):
         open_https(HttpSettings(tls_cert=tmp_path / "none.pem"))
+
+
+async def shown(port: int) -> bytes:
+    """The certificate that whoever connects is shown."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    async with asyncio.timeout(5):
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        await writer.wait_closed()
+    return certificate
+
+
+async def test_the_agent_serves_its_page_over_https_and_reads_the_certificate_anew_on_sighup(tmp_path: Path) -> None:
+    environ = {
+        "VOIPAGENT_ENGINE__MODEL": "echo",
+        "VOIPAGENT_CALLS__DIR": str(tmp_path / "calls"),
+        "VOIPAGENT_HTTP__TLS": "self-signed",
+        "VOIPAGENT_HTTP__TLS_DIR": str(tmp_path / "tls"),
+    }
+    async with asyncio.timeout(60), serving_agent(environ) as agent:
+        path, port = tmp_path / "tls" / "self-signed.pem", agent.http_port
+        page = await get(port, path, "/")
+        assert page.startswith(b"HTTP/1.1 200") and b"<title>Talk to the agent</title>" in page
+        assert any(f"talk to it at https://localhost:{port}/" in line for line in agent.log)
+        before = await shown(port)
+        path.unlink()
+        assert self_signed(tmp_path / "tls", ["localhost", "127.0.0.1"]) == path
+        agent.process.send_signal(signal.SIGHUP)
+        while not any("certificates were read again" in line for line in agent.log):
+            await asyncio.sleep(0.02)
+        assert await shown(port) != before
+        assert (await get(port, path, "/healthz")).startswith(b"HTTP/1.1 200")
+        path.write_text("torn")
+        agent.process.send_signal(signal.SIGHUP)
+        while not any("the certificates of before stay" in line for line in agent.log):
+            await asyncio.sleep(0.02)
+        assert await agent.stop() == 0
