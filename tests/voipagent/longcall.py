@@ -6,16 +6,17 @@ import asyncio
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from engine.slot import Frame, Slot
 from media.leg import Exchange, Pcm
 from tests.fakes import SILENCE, FakeCall, FakeLeg
+from voipagent.events import Observer
 from voipagent.persona import Persona
 from voipagent.record import CallFolder, CallRecord, utc_now
-from voipagent.recording import Recorder
+from voipagent.recording import Channels, Recorder
 from voipagent.session import Session
 from voipagent.trim import Memory
 from voipagent.watchdog import WatchdogSettings
@@ -23,15 +24,30 @@ from voipagent.watchdog import WatchdogSettings
 NUMBERS = itertools.count()
 
 
-class ReadyLeg(FakeLeg):
-    """Hears these frames one after the other, and then the caller hangs up. What is said goes to `said`."""
+Wait: TypeAlias = Coroutine[Any, Any, None]
 
-    def __init__(self, call: FakeCall, frames: Iterable[Frame], said: Callable[[Pcm], None]) -> None:
+
+async def at_once(number: int) -> None:
+    """The others have their turn."""
+    await asyncio.sleep(0)
+
+
+class ReadyLeg(FakeLeg):
+    """Hears these frames one after the other, and then the caller hangs up. What is said goes to `said`.
+
+    Before each it awaits what `before` gives for its number.
+    """
+
+    def __init__(
+        self, call: FakeCall, frames: Iterable[Frame], said: Callable[[Pcm], None], before: Callable[[int], Wait]
+    ) -> None:
         super().__init__()
-        self._call, self._frames, self._said = call, iter(frames), said
+        self._call, self._frames, self._said, self._before = call, iter(frames), said, before
+        self._number = 0
 
     async def exchange(self) -> Exchange:
-        await asyncio.sleep(0)  # the others have their turn
+        await self._before(self._number)
+        self._number += 1
         frame = next(self._frames, None)
         if frame is None:
             self._call.end()
@@ -51,17 +67,20 @@ async def hold_call(
     persona: Persona | None = None,
     said: Callable[[Pcm], None] = lambda _: None,
     watchdog: WatchdogSettings | None = None,
+    observers: Sequence[Observer] = (),
+    before: Callable[[int], Wait] = at_once,
+    channels: Channels = "none",
 ) -> dict[str, Any]:
-    """A whole call of these frames; gives its call.json."""
+    """A whole call of these frames; gives its call.json, without the words of a caller who is not recorded."""
     call = FakeCall()
     name = f"call-{next(NUMBERS)}"
     folder = CallFolder(recorder, root, utc_now(), name)
     record = CallRecord(name, "sip", "alice", "agent", "192.0.2.7:5060", "now")
-    recording = recorder.record(folder.path / "recording.wav", 24_000, "none")
-    leg = ReadyLeg(call, frames, said)
+    recording = recorder.record(folder.path / "recording.wav", 24_000, channels)
+    leg = ReadyLeg(call, frames, said, before)
     persona = persona or Persona(prompt="You are Ada.")
     session = Session(
-        call, lambda _offer: leg, slot, persona, record, folder, recording, 600, memory=memory, watchdog=watchdog
+        call, lambda _offer: leg, slot, persona, record, folder, recording, 600, memory, watchdog, observers
     )
     await session.run()
     left: dict[str, Any] = json.loads((folder.path / "call.json").read_text())
