@@ -238,7 +238,7 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
             agent.dialer = dialer = SipDialer(
                 sip, policy, routes=sip.trunks.keeper.routes, ring_s=settings.outbound.ring
             )
-            board = Switchboard(dialer, open_leg, audio_format, dialer.is_phone)
+            board = Switchboard(dialer, open_leg, audio_format, dialer.why_not_refer)
             yield House(engine, sip, whip, agent, memory, dialer, board, rooms)
 
 

@@ -60,7 +60,7 @@ class Line:
 class Switchboard:
     """Reaches somebody else for a caller. `open_leg` makes the leg of a call of ours, in that format.
 
-    `is_ours` says whom nobody but we can call: the far end is not asked to.
+    `why_not` says why the far end of a call is not to be asked to call somebody; "" if it may be.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class Switchboard:
         dialer: Dialer,
         open_leg: Callable[[CallOffer], Leg],
         audio_format: AudioFormat,
-        is_ours: Callable[[str], bool] = lambda target: False,
+        why_not: Callable[[CallOffer, str], str] = lambda offer, target: "",
     ) -> None:
-        self._dialer, self._open_leg, self._format, self._is_ours = dialer, open_leg, audio_format, is_ours
+        self._dialer, self._open_leg, self._format, self._why_not = dialer, open_leg, audio_format, why_not
 
     async def reach(self, call: Call, target: str, trunk: str = "") -> Line | None:
         """Have the far end call `target`; where it will not, call there ourselves, by that trunk if one is named.
@@ -78,12 +78,14 @@ class Switchboard:
         None: it has reached them, and leaves. A Line: they have answered us. Raises SignalingError where neither way
         leads there: the call goes on.
         """
+        why = self._why_not(call.offer, target)
         try:
-            if not self._is_ours(target):
+            if not why:
                 await call.transfer(target)
                 return None
         except SignalingError as error:
-            logger.info("- %s the far end does not transfer: %s", call.offer.id, error)
+            why = str(error)
+        logger.info("- %s the far end does not transfer: %s", call.offer.id, why)
         return await first_of(self._call(target, trunk), _gone(call))
 
     async def _call(self, target: str, trunk: str) -> Line:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from signaling.call import NotAllowed, OutgoingCall, SignalingError
+from signaling.call import CallOffer, NotAllowed, OutgoingCall, SignalingError
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.forked import ForkedCall
 from signaling.sip.outbound import Denied, Outbound, Permit
@@ -53,9 +53,12 @@ class SipDialer:
         offer = replace(branches[0].offer, id=secrets.token_hex(8), also=also)
         return ForkedCall(self._endpoint, offer, branches, lambda: self._end(permit))
 
-    def is_phone(self, target: str) -> bool:
-        """Whether that is a user with phones of our own, to whom nobody else can transfer a call."""
-        return self._policy.is_phone(target)
+    def why_not_refer(self, offer: CallOffer, target: str) -> str:
+        """Why the far end of a call is not to be asked to call `target` in our place; "" if it may be."""
+        if self._policy.is_phone(target):
+            return f"{target} is a phone of our own"
+        denied = self._policy.reaches(target, offer.trunk)
+        return denied.why if denied else ""
 
     def _call(self, way: Way, permit: Permit, when_over: Callable[[], None]) -> OutgoingSipCall:
         return OutgoingSipCall(self._endpoint, way, permit.longest_s, when_over)

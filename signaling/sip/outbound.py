@@ -115,6 +115,16 @@ class Outbound:
         if int(permit.at // DAY_S) == self._day:
             self._seconds -= max(0.0, permit.longest_s - (at - permit.at))
 
+    def reaches(self, target: str, trunk: str = "") -> Denied | None:
+        """Why that may not be called at all, be it by the far end of a call, which came by that trunk; None if it may.
+
+        The trunk is to call no number that it could not be called for; a URI elsewhere may be called directly, too.
+        """
+        place = self._place(target, trunk)
+        if isinstance(place, Denied) and trunk and not number_of(target):
+            place = self._place(target, "")
+        return place if isinstance(place, Denied) else None
+
     def is_phone(self, target: str) -> bool:
         """Whether that is a user with phones of our own, and nobody elsewhere."""
         return target.lower() in self._phones

@@ -52,7 +52,7 @@ class Board:
         self.other, self.leg = FakeOutgoing(), FakeLeg(refuse)
         self.dialled: list[tuple[str, str]] = []
         self.nowhere = nowhere
-        self.board = Switchboard(self, self.open_leg, FORMAT, lambda target: target == "alice")
+        self.board = Switchboard(self, self.open_leg, FORMAT, lambda offer, target: "ours" if target == "alice" else "")
 
     async def dial(self, target: str, trunk: str = "") -> FakeOutgoing:
         self.dialled.append((target, trunk))

@@ -9,7 +9,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from signaling.call import Call, CallEnded, NotAllowed, Outcome, OutgoingCall, Rejection, SignalingError
+from signaling.call import Call, CallEnded, CallOffer, NotAllowed, Outcome, OutgoingCall, Rejection, SignalingError
 from signaling.sip.dialer import SipDialer
 from signaling.sip.message import Request
 from signaling.sip.outbound import Limits, Outbound
@@ -261,6 +261,9 @@ async def test_who_has_no_phone_there_and_who_is_no_user() -> None:
         with pytest.raises(NotAllowed):
             await house.dialer.dial("alice", "house")
         assert house.policy.allows("alice", 0.0) is None
+        offer = CallOffer("1", "sip", "x", "y", ("192.0.2.1", 5060))
+        assert house.dialer.why_not_refer(offer, "alice") == "alice is a phone of our own"
+        assert "no pattern allows calls to +49301" in house.dialer.why_not_refer(offer, "+49301")
 
 
 async def test_a_phone_whose_connection_is_gone_is_not_rung() -> None:

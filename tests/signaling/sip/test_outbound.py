@@ -53,6 +53,35 @@ def test_by_default_nothing_may_be_called() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("target", "trunk", "may"),
+    [
+        ("+4930123", "acme", True),
+        ("+4940123", "acme", False),  # though house may: it is acme that would pay
+        ("+4940123", "house", True),
+        ("+4940123", "", True),
+        ("+1900", "", False),
+        ("sip:200@192.0.2.7", "house", True),
+        ("sip:ada@example.com", "house", True),
+        ("sip:bob@example.com", "house", False),
+        ("nonsense at all", "acme", False),
+    ],
+)
+def test_whom_the_far_end_may_be_asked_to_call(target: str, trunk: str, may: bool) -> None:
+    """Be all calls of today used: it is none of ours."""
+    outbound = policy(ACME, HOUSE, direct=("ada@example.com",), calls_a_day=0)
+    assert (outbound.reaches(target, trunk) is None) is may
+
+
+def test_a_phone_of_our_own_needs_no_pattern_but_has_its_place_in_the_day() -> None:
+    outbound = Outbound((HOUSE,), Limits(calls_a_day=1), phones=("alice", "200"))
+    permit = begun(outbound, "Alice")
+    assert (permit.trunk, permit.phone) == (None, "alice")
+    assert refused(outbound, "alice") == ("1 calls were made today, and no more may be", "outbound.calls_a_day")
+    assert begun(Outbound((HOUSE,), phones=("200",)), "200").phone == "200", "before any trunk's"
+    assert begun(Outbound((HOUSE,), phones=("200",)), "200", trunk="house").trunk == HOUSE
+
+
 def test_a_number_goes_through_the_first_trunk_that_may_call_it() -> None:
     outbound = policy(ACME, HOUSE)
     permit = begun(outbound, "+49 (30) 12-34")
