@@ -27,6 +27,7 @@ from signaling.sip.tls import Tls
 from signaling.sip.transport import bind
 from signaling.sip.trunk import Lines, Trunk
 from signaling.whip import WhipEndpoint
+from voipagent.advice import advice
 from voipagent.agent import Agent
 from voipagent.consent import load_announcement
 from voipagent.context import Line
@@ -35,8 +36,7 @@ from voipagent.index import CallIndex
 from voipagent.memory import open_memory
 from voipagent.outbound import Wanted
 from voipagent.participant import leg_format
-from voipagent.persona import Persona
-from voipagent.prompts import check_persona, has_files, read_anew
+from voipagent.prompts import as_told, check_persona, has_files, read_anew
 from voipagent.record import check_folder
 from voipagent.recording import Recorder, open_private
 from voipagent.retention import kept
@@ -149,7 +149,8 @@ async def _serve(settings: Settings, environ: Mapping[str, str]) -> None:
         async with serve_http(api, settings.http.host, settings.http.port, tls) as http_port:
             logger.info("- model %s, %d rows", house.engine.revision, house.engine.free)
             if settings.engine.model == "pocket":
-                _tell_of_pocket(settings.persona)
+                _tell_of_cards()
+            _tell_of_personas(settings, house.engine)
             if sip.flows.tls_port:
                 logger.info("- TLS on port %d", sip.flows.tls_port)
             logger.info("- talk to it at %s", address(settings.http, http_port))
@@ -309,17 +310,20 @@ def _tls(settings: SipSettings) -> Tls:
     )
 
 
-def _tell_of_pocket(persona: Persona) -> None:
-    """What nobody should have to find out from a manual: that a card could run more, and what it cannot say."""
+def _tell_of_cards() -> None:
+    """What nobody should have to find out from a manual: that a card could run more than the embedded model."""
     from engine.room import has_cuda
 
     if has_cuda():
         logger.info("- this machine has a CUDA device: %s voipagent serve  runs Moshi 7B on it", LARGE)
-    if persona.greeting:
-        logger.warning(
-            "- the embedded model says the sentences of its own list only, and greets by itself: "
-            "VOIPAGENT_PERSONA__GREETING is for larger weights"
-        )
+
+
+def _tell_of_personas(settings: Settings, engine: Engine) -> None:
+    """Nor what the weights will not obey."""
+    model, style = settings.engine.model, engine.prompt_style
+    for persona in settings.who_answers:
+        for line in advice(persona, model, style, engine.measure(as_told(persona))):
+            logger.warning("- persona %s: %s", persona.name, line)
 
 
 def _telling(engine: EngineSettings) -> Telling:

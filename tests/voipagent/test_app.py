@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from engine import room
+from engine.echo import EchoEngine
 from media.answer import Legs
 from media.leg import AudioFormat, LegError
 from media.published import PublishedLeg
@@ -14,7 +15,8 @@ from media.webrtc import WebRtcLeg
 from signaling.call import CallOffer
 from signaling.sip.trunk import Trunk
 from voipagent import app
-from voipagent.persona import Persona
+from voipagent.persona import NamedPersona, Persona
+from voipagent.settings import EngineSettings, Settings
 from voipagent.webrtc import WebLegs
 
 
@@ -24,16 +26,24 @@ def test_who_has_a_card_is_told_how_to_use_it(
 ) -> None:
     monkeypatch.setattr(room, "has_cuda", lambda: there)
     with caplog.at_level(logging.INFO):
-        app._tell_of_pocket(Persona())
+        app._tell_of_cards()
     assert ("VOIPAGENT_ENGINE__MODEL=kyutai/moshiko-pytorch-bf16 voipagent serve" in caplog.text) is there
 
 
-def test_a_greeting_that_it_cannot_say_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    app._tell_of_pocket(Persona(greeting="Welcome to the zoo."))
-    assert "VOIPAGENT_PERSONA__GREETING" in caplog.text and caplog.records[-1].levelname == "WARNING"
-    caplog.clear()
-    app._tell_of_pocket(Persona(prompt="You are Emma."))
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+async def test_what_the_weights_will_not_obey_is_said_of_each_persona(caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(
+        engine=EngineSettings(model="pocket"),
+        persona=Persona(greeting="Welcome to the zoo."),
+        personas={"ada": NamedPersona(name="ada", prompt="You are Emma.", language="fr")},
+    )
+    async with EchoEngine(rows=1) as engine:
+        app._tell_of_personas(settings, engine)
+        told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert [line.split(":")[0] for line in told] == ["- persona agent", "- persona ada", "- persona ada"]
+        assert "GREETING" in told[0] and "LANGUAGE=fr" in told[2]
+        caplog.clear()
+        app._tell_of_personas(Settings(engine=EngineSettings(model="pocket")), engine)
+        assert not caplog.records
 
 
 OFFER = "\r\n".join(

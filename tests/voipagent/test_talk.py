@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engine.echo import EchoEngine
 from engine.slot import Sampling
+from tests.engine.ears import write_listener
 from voipagent.app import talk as talk_with_settings
 from voipagent.context import Line
 from voipagent.persona import Persona
@@ -176,4 +177,18 @@ async def test_the_transcript_has_the_callers_words_where_there_is_an_ear(
     assert all(0 <= line.start < line.end <= 4 for line in lines)
     assert [line.start for line in lines] == sorted(line.start for line in lines)
     assert all(bool(line.words) == (line.role == "caller") for line in lines)
-    assert all(line.start <= word.start < word.end <= line.end for line in lines for word in line.words)
+    assert all(line.start <= word.start <= word.end <= line.end for line in lines for word in line.words)
+
+
+async def test_streaming_speech_to_text_weights_write_down_what_any_model_hears(nano: Path, tmp_path: Path) -> None:
+    """A checkpoint of its own, named by the environment: 32 codebooks, a tokenizer, words marked."""
+    ear = write_listener(tmp_path / "stt", nano)
+    source = write(tmp_path / "in.wav", tone(RATE, 4), RATE)
+    environ = {"MODEL": str(nano), "DEVICE": "cpu", "SEED": "0", "EAR": str(ear)}
+    settings = Settings.load({f"VOIPAGENT_ENGINE__{name}": value for name, value in environ.items()})
+    await talk_with_settings(settings, source, tmp_path / "out.wav", tmp_path / "words.jsonl")
+    lines = [Line.parse(text) for text in (tmp_path / "words.jsonl").read_text().splitlines()]
+    heard = [line for line in lines if line.role == "caller"]
+    assert heard and all(line.words for line in heard)
+    assert "".join(word.text for word in heard[0].words) == heard[0].text.replace(" ", "")
+    assert max(word.end for line in heard for word in line.words) <= 4
