@@ -48,7 +48,14 @@ PURE = {
     *("media/sender.py", "media/receiver.py", "media/delay.py", "media/crypto.py", "media/srtp.py", "media/secure.py"),
     *("media/pcm.py", "media/codec.py", "media/opus.py", "media/dtls.py", "media/concealment.py"),
     *("media/playout.py", "media/incoming.py", "media/outgoing.py", "media/mixer.py"),
-    *("engine/scheduler.py", "engine/admission.py", "voipagent/context.py", "voipagent/words.py", "voipagent/bargein.py"),
+    *(
+        "engine/scheduler.py",
+        "engine/admission.py",
+        "voipagent/context.py",
+        "voipagent/words.py",
+        "voipagent/bargein.py",
+    ),
+    *("voipagent/transcript.py", "voipagent/turns.py", "voipagent/longest.py"),
 }
 CONCRETE = {"signaling.sip.endpoint", "signaling.whip", "media.answer", "engine.local", "engine.echo", "engine.remote"}
 NOUNS = {"signaling.call", "media.leg", "engine.slot"}

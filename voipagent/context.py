@@ -56,7 +56,7 @@ class Transcript:
     """Joins what each side says into lines; finished ones are handed to `write` in the order in which they began.
 
     A line ends with a pause in its text stream, or where `end_line` says so. It waits while the other side is still at
-    one that began earlier, but not beyond PATIENCE_S: a crash loses what was not written.
+    one that began earlier, but not beyond PATIENCE_S: until then only the note in a call's folder has it.
 
     The caller's words are known `delay_frames` after they were said (`Slot.hearing_delay_frames`); their times are set
     back by as much. What the caller says in the last of these before the end of the call is lost with it: nobody
