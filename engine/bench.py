@@ -28,6 +28,7 @@ from engine.model.mimi import MimiConfig
 from engine.model.moshi import MoshiConfig
 from engine.plot import draw
 from engine.slot import FRAME_SAMPLES, EngineError, Sampling
+from engine.trimming import trim_cost
 
 
 @torch.inference_mode()
@@ -112,6 +113,9 @@ def _run(options: argparse.Namespace) -> None:
     window = min(options.window or checkpoint.moshi.config.context, checkpoint.moshi.config.context)
     ear = open_ear(options.ear, options.model, checkpoint, dtype) if options.ear else None
     for rows in options.rows:
+        if options.trim:
+            print(trim_cost(checkpoint, rows, window, options.kv, options.graphs), flush=True)
+            continue
         plan = Plan(rows, window, options.arrivals, options.seconds, options.warm, options.kv, options.graphs)
         if ear is not None:
             print(growth(checkpoint, ear, rows, window, options.kv, options.graphs), flush=True)
@@ -153,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ear", help="instead, how much longer ticks take with one: 1b, random; auto, that beside MODEL; or a folder"
     )
+    parser.add_argument("--trim", action="store_true", help="instead, what a trim of one call costs the others")
     parser.add_argument("--profile", action="store_true", help="instead, what takes the longest in a tick")
     parser.add_argument("--csv", type=Path, help="append a line to this file")
     parser.add_argument("--plot", type=Path, help="draw what is in the CSV, as .png, .svg or .pdf (needs matplotlib)")
