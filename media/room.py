@@ -19,7 +19,7 @@ from media.bridge import Side
 from media.leg import AudioFormat, Exchange, LegError, Pcm
 from media.mixer import Mixer, Speakers, level
 from media.pcm import BLOCKS_PER_S, FADE_S, Resampler, SampleQueue, best_cut, cut
-from media.roomleg import EVERYBODY_LEFT, RoomLeg
+from media.roomleg import RoomLeg
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,10 @@ class _Seat:
 
 
 class Room:
-    """Whoever is in `join` hears all others, and whoever uses `leg`."""
+    """Whoever is in `join` hears all others, and whoever uses `leg`.
+
+    Empty, it stands still. Whether somebody is still to come is not known here: whoever knows says `leg.lose`.
+    """
 
     def __init__(self, audio_format: AudioFormat) -> None:
         """`audio_format` is what the user of `leg` wants; mixed is at its rate."""
@@ -118,8 +121,6 @@ class Room:
             return await _first(self._listen(seat), self._press(seat), side.leg.lost(), _outcome(seat.failed))
         finally:
             del self._seats[name]
-            if not self._seats:
-                self.leg.lose(EVERYBODY_LEFT)
             self._turn_soon()
 
     async def _listen(self, seat: _Seat) -> str:

@@ -19,7 +19,7 @@ EVERYBODY_LEFT = "everybody has left"
 
 
 class RoomLeg:
-    """The agent's place. It is held while everybody holds; it is lost when the last one leaves.
+    """The agent's place. It is held while everybody holds; it is lost when the last one has left.
 
     Nobody describes media to it: descriptions are "". Digits are whoever's pressed them; nothing can be pressed.
     """

@@ -16,7 +16,6 @@ from media.codec import G722, PCMU, Codec
 from media.leg import AudioFormat, Digit, Exchange, LegError, Pcm
 from media.mixer import PIECES_A_BLOCK
 from media.room import AGENT, Room
-from media.roomleg import EVERYBODY_LEFT
 from media.rtp import RtpLeg
 from tests.fakes import FakeLeg
 from tests.media.line import FORMAT, Line, tone
@@ -214,13 +213,16 @@ async def test_what_all_lost_because_we_were_late_the_agent_is_told() -> None:
 # --- coming and going ----------------------------------------------------------------------------------------------
 
 
-async def test_the_last_one_who_leaves_takes_the_agents_leg_along() -> None:
+async def test_a_lost_leg_leaves_and_an_empty_room_stands_still() -> None:
     async with fakes("ada", "bob") as on:
         on.legs["ada"].broken.set_result("no media for 30 s")
         assert await asyncio.wait_for(on.tasks["ada"], 5) == "no media for 30 s"
         assert on.room.names == ("bob",)
+        await on.say(bob=0.1)
+        rounds = on.room.rounds
         on.tasks["bob"].cancel()
-        assert await asyncio.wait_for(on.room.leg.lost(), 5) == EVERYBODY_LEFT
+        await on.settle()
+        assert not on.room.names and on.room.rounds == rounds
         assert not any(leg.closed for leg in on.legs.values())  # whose they are closes them
 
 

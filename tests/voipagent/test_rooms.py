@@ -96,6 +96,29 @@ async def test_the_next_one_after_the_last_opens_the_room_anew(recorder: Recorde
     assert len(read(tmp_path)) == 2
 
 
+async def test_a_room_stays_open_for_who_is_just_being_answered(recorder: Recorder, tmp_path: Path) -> None:
+    class Slow(FakeLeg):
+        may_answer = asyncio.Event()
+
+        async def answer(self, offer: str) -> str:
+            await self.may_answer.wait()
+            return await super().answer(offer)
+
+    async with meeting_house(recorder, tmp_path) as house:
+        ada = await house.call()
+        bob = await house.call(caller="bob", leg=Slow())
+        await house.say(0.1, 0.1, ticks=8)
+        ada.call.end()
+        await settle()
+        Slow.may_answer.set()
+        await bob.accepted()
+        await settle()
+        assert house.present() == ("bob",) and house.engine.free == 1
+        bob.call.end()
+        await house.rows_are_free(2)
+    assert len(read(tmp_path)) == 1
+
+
 async def test_two_rooms_are_two(recorder: Recorder, tmp_path: Path) -> None:
     rooms = {"a": RoomSettings(number="+4930"), "b": RoomSettings()}
     async with meeting_house(recorder, tmp_path, rooms, delay_frames=NEVER) as house:
