@@ -92,17 +92,25 @@ def talk(
 
 @cli.command()
 def dial(
-    target: Annotated[str, typer.Argument(metavar="NUMBER|URI", help="+49301234567, or sip:ada@example.com")],
+    target: Annotated[str, typer.Argument(metavar="NUMBER|URI|USER", help="+49301234567, sip:ada@example.com, alice")],
     persona: Annotated[str, typer.Option(help="who speaks; empty: the default persona")] = "",
     trunk: Annotated[str, typer.Option(help="the trunk to call by; empty: the first that may")] = "",
     digits: Annotated[str, typer.Option(help="keys to press once it is answered; , is a pause")] = "",
 ) -> None:
-    """Call somebody and talk until one of you hangs up. Nothing may be called until a setting allows it."""
+    """Call somebody and talk until one of you hangs up. Nothing may be called until a setting allows it.
+
+    A user with phones of our own is called by the agent that serves, which knows where they are.
+    """
     from voipagent.app import dial as run
+    from voipagent.asking import ask_to_call
     from voipagent.outbound import Wanted, explained
 
+    settings, wanted = _settings(), Wanted(target, trunk, persona, digits)
+    if not trunk and target.lower() in settings.sip.users:
+        print(f"begun: {ask_to_call(settings.http, wanted)}")
+        return
     try:
-        ended = asyncio.run(run(_settings(), Wanted(target, trunk, persona, digits)))
+        ended = asyncio.run(run(settings, wanted))
     except NotAllowed as error:
         raise SignalingError(explained(error)) from None
     print(f"{ended.outcome.value if ended.outcome else 'over'}: {ended.reason}")
