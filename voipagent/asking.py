@@ -20,7 +20,7 @@ def ask_to_call(http: HttpSettings, wanted: Wanted) -> str:
     token = http.token.get_secret_value()
     if not token:
         raise SignalingError(
-            f"{wanted.target} is a phone of our own; it takes VOIPAGENT_HTTP__TOKEN to have the agent that serves call it"
+            f"{wanted.target} is a phone of our own; it takes VOIPAGENT_HTTP__TOKEN to have the serving agent call it"
         )
     host = THIS_MACHINE.get(http.host, f"[{http.host}]" if ":" in http.host else http.host)
     url = f"{'https' if http.is_https else 'http'}://{host}:{http.port}/api/v1/calls"
