@@ -29,17 +29,34 @@ ANSWER = "On Sundays and holidays we are closed."
 RATE = 48_000
 
 RECORD = """
-  window.heard = new Promise((done) => {
-    window.recorder = new MediaRecorder(document.getElementById('ear').srcObject);
+  (() => {
+    const recorder = new MediaRecorder(document.getElementById('ear').srcObject);
     window.parts = [];
     recorder.ondataavailable = ({ data }) => parts.push(data);
-    recorder.onstop = async () => {
-      const bytes = new Uint8Array(await new Blob(parts).arrayBuffer());
-      done(btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join('')));
-    };
     recorder.start(500);
-  }), true
+  })()
 """
+
+RECORDED = """
+  new Blob(parts).arrayBuffer().then((bytes) =>
+    btoa(Array.from(new Uint8Array(bytes), (byte) => String.fromCharCode(byte)).join('')))
+"""
+
+CHOOSE = """
+  (() => {
+    const choice = document.getElementById('persona');
+    choice.value = '%s';
+    choice.dispatchEvent(new Event('change'));
+  })()
+"""
+
+RELAYED = """
+  const Connection = RTCPeerConnection;
+  window.RTCPeerConnection = class extends Connection {
+    constructor(settings) { super({ ...settings, iceTransportPolicy: 'relay' }); window.connection = this; }
+  };
+"""
+"""For a browser that has no way but a relay."""
 
 TALLEST = """
   (() => {
@@ -99,8 +116,18 @@ async def end(page: Page) -> None:
 async def heard(page: Page, folder: Path) -> Pcm:
     """What has come out of the page's loudspeaker since `RECORD`, at 24 kHz."""
     path = folder / "heard.webm"
-    path.write_bytes(base64.b64decode(await page.run("recorder.stop(), heard")))
+    path.write_bytes(base64.b64decode(await page.run(RECORDED)))
     return np.concatenate(list(read_frames(path, 24_000, 1_920)))
+
+
+async def hears_itself(page: Page, folder: Path) -> None:
+    """What is said again and again comes back, if not the first time, where the machine is busy, then the next."""
+    for seconds in (13, 25, 37):
+        await page.until(f"parts.length >= {2 * seconds}")
+        alike = likeness(await heard(page, folder), spoken())
+        if alike > 0.8:
+            return
+    raise AssertionError(f"what is heard is like what was said by {alike:.2f}")
 
 
 async def ask_and_hear(page: Page, folder: Path) -> str:
@@ -142,28 +169,44 @@ def likeness(one: Pcm, other: Pcm) -> float:
 
 
 async def test_a_visitor_talks_and_hears_itself(tmp_path: Path) -> None:
-    """The engine that echoes: what is said comes back, the greeting is read, and the page shows all there is."""
-    said = spoken()
-    async with asyncio.timeout(90), agent_of(tmp_path, ENGINE__MODEL="echo", PERSONA__GREETING="Good day.") as agent:
+    """The engine that echoes: who was chosen greets, what is said comes back, and the page shows all there is."""
+    sales = {"WEBRTC__PERSONAS": "sales", "PERSONAS__SALES__GREETING": "Good day."}
+    async with asyncio.timeout(90), agent_of(tmp_path, ENGINE__MODEL="echo", **sales) as agent:
         async with chromium(question(tmp_path, 4.0, 0.0), again=True) as browser:
             page = await browser.open(f"http://127.0.0.1:{agent.http_port}/")
+            await page.until("!document.getElementById('persona-choice').hidden")
+            await page.run(CHOOSE % "sales")
+            assert await page.text("#agent") == "Sales"
             await begin(page)
             await page.run(RECORD)
             await page.until(f"{FINAL % 'agent'} === 'Good day.'")
             await page.until(f"{TALLEST % 'you'} > 0.3 && {TALLEST % 'agent'} > 0.3")
             await check_looks(page, tmp_path)
             await page.until("document.getElementById('latency').textContent.endsWith(' ms')")
-            await page.until("parts.length >= 26", 30)  # 13 s, in which it is said once, whole
-            assert likeness(await heard(page, tmp_path), said) > 0.8
+            await hears_itself(page, tmp_path)
             await page.press("m")
             assert await page.run("document.getElementById('mute').getAttribute('aria-pressed')") == "true"
             await end(page)
             assert page.faults == []
         assert await agent.stop() == 0
     (left,) = read(tmp_path / "calls")
+    assert left.record["persona"] == "sales"
     assert (left.record["kind"], left.record["ended_by"], left.record["reason"]) == ("webrtc", "caller", "hung up")
     assert left.record["media"]["codec"] == "opus" and "none" not in left.record["media"]["encryption"]
-    assert likeness(left.caller, said) > 0.8
+    assert likeness(left.caller, spoken()) > 0.8
+
+
+@pytest.mark.acceptance
+async def test_who_finds_no_way_for_the_sound_is_told_so(tmp_path: Path) -> None:
+    """A browser that may use a relay only, where there is none."""
+    async with asyncio.timeout(60), agent_of(tmp_path, ENGINE__MODEL="echo") as agent:
+        async with chromium() as browser:
+            page = await browser.open(f"http://127.0.0.1:{agent.http_port}/", first=RELAYED)
+            await page.click("#call")
+            told = await fault(page)
+            assert "No way for the sound was found" in told and "VOIPAGENT_WEBRTC__ICE_SERVERS" in told
+        assert await agent.stop() == 0
+    assert [folder.name for folder in (tmp_path / "calls").iterdir() if folder.is_dir()] != []
 
 
 @pytest.mark.acceptance

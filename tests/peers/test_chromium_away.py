@@ -22,27 +22,18 @@ from tests.peers.test_chromium import (
     FINAL,
     GREETING,
     RECORD,
+    RELAYED,
     agent_of,
     ask_and_hear,
     begin,
     end,
     fault,
-    heard,
-    likeness,
+    hears_itself,
     question,
-    spoken,
 )
 from voipagent.lab.serving import ServingAgent
 
 pytestmark = [pytest.mark.peer("chromium", "ip"), pytest.mark.acceptance]
-
-RELAYED = """
-  const Connection = RTCPeerConnection;
-  window.RTCPeerConnection = class extends Connection {
-    constructor(settings) { super({ ...settings, iceTransportPolicy: 'relay' }); window.connection = this; }
-  };
-"""
-"""For a browser that has no way but a relay."""
 
 WAY = """
   connection.getStats().then((stats) => {
@@ -139,8 +130,7 @@ async def test_a_visitor_who_has_but_a_relay(tmp_path: Path, transport: str) -> 
             page = await browser.open(url, first=RELAYED)
             await begin(page)
             await page.run(RECORD)
-            await page.until("parts.length >= 26", 30)
-            assert likeness(await heard(page, tmp_path), spoken()) > 0.8
+            await hears_itself(page, tmp_path)
             assert await page.run(WAY) == "relay"
             await end(page)
     assert "CHANNEL_BIND processed, success" in log.read_text()
@@ -187,8 +177,7 @@ async def test_a_wire_that_is_cut_does_not_end_the_conversation(tmp_path: Path) 
             await page.until("document.body.dataset.state === 'live'", 40)
             assert await page.run(FINAL % "agent") == "Good day."
             await page.run(RECORD)
-            await page.until("parts.length >= 26", 30)
-            assert likeness(await heard(page, tmp_path), spoken()) > 0.8
+            await hears_itself(page, tmp_path)
             await end(page)
     (left,) = read(tmp_path / "calls")
     assert left.record["ended_by"] == "caller"
