@@ -67,6 +67,7 @@ def _settings() -> Settings:
         level=settings.log.level.upper(), format="%(asctime)s %(levelname).1s %(name)s %(message)s", stream=sys.stderr
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("aioice").setLevel(logging.WARNING)
     return settings
 
 
