@@ -22,6 +22,7 @@ from signaling.sip.events import (
     Event,
     Failed,
     Invited,
+    Mapped,
     Pressed,
     Progressed,
     Referred,
@@ -274,6 +275,9 @@ class SipEndpoint:
             self._calls.pop(event.dialog).end(CallEnded(event.by, event.reason))
         elif isinstance(event, Kept):
             self.trunks.told(event)
+        elif isinstance(event, Mapped):
+            if self.flows.learn(event.flow.remote[0], event.place):
+                self.trunks.moved(event.flow.remote[0])
         elif isinstance(event, Progressed | Taken | Failed):
             self._dialed(event)
         elif isinstance(event, Pressed):

@@ -9,6 +9,7 @@ from signaling.sip.dialog import Dialog
 from signaling.sip.message import Request
 from signaling.sip.outcome import Refusal
 from signaling.sip.placed import Placed
+from signaling.sip.transaction import Flow
 from signaling.sip.trunk import Kept
 
 
@@ -102,6 +103,14 @@ class Ended:
 
 
 @dataclass(frozen=True, eq=False)
+class Mapped:
+    """A peer sees us at another place than the one that it is told by that flow."""
+
+    flow: Flow
+    place: tuple[str, int]
+
+
+@dataclass(frozen=True, eq=False)
 class Shed:
     """A request was turned away unheard, and why."""
 
@@ -110,5 +119,17 @@ class Shed:
 
 
 Event: TypeAlias = (
-    Invited | Changed | Answered | Settled | Referred | Pressed | Progressed | Taken | Failed | Ended | Shed | Kept
+    Invited
+    | Changed
+    | Answered
+    | Settled
+    | Referred
+    | Pressed
+    | Progressed
+    | Taken
+    | Failed
+    | Ended
+    | Mapped
+    | Shed
+    | Kept
 )

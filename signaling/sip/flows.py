@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from signaling.call import SignalingError
 from signaling.sip.connections import Connections, Unreachable
+from signaling.sip.mapped import Mappings
 from signaling.sip.message import Response
 from signaling.sip.resolve import PORTS, Target
 from signaling.sip.stream import Lost, Stream
@@ -62,6 +63,7 @@ class Flows:
         self._host, self._gate, self._received, self._tls, self._v6_only = host, gate, received, tls, v6_only
         self._advertised = tuple(advertised)
         self._addresses = Addresses((), "")
+        self._mappings = Mappings()
         self._server: ssl.SSLContext | None = None
         self._udp: asyncio.DatagramTransport | None = None
         self._v6 = False
@@ -170,6 +172,15 @@ class Flows:
             self._udp_only[target] = now + UDP_ONLY_S
             return None
 
+    def learn(self, host: str, place: tuple[str, int]) -> bool:
+        """That peer sees us there over UDP, and is told so from now on, unless an address is advertised; is it news?"""
+        if self._addresses.is_advertised(host):
+            return False
+        news = self._mappings.learn(host, place, asyncio.get_running_loop().time())
+        if news:
+            logger.info("- %s sees us at %s:%d: there is a NAT between us", host, *place)
+        return news
+
     def is_open(self, flow: Flow) -> bool:
         """Whether a connection is still there; over UDP nobody can tell."""
         return not flow.reliable or self.connections.has(flow)
@@ -225,6 +236,8 @@ class Flows:
 
     def _local(self, protocol: str, remote: str, port: int) -> tuple[str, int]:
         """Our address as that peer reaches it. Where we do not listen for TLS, a connection's own port leads to us."""
+        if protocol == "UDP" and (place := self._mappings[remote]) is not None:
+            return place
         return self._addresses.towards(remote), (self.tls_port or port) if protocol == "TLS" else self.port
 
     def _datagram(self, data: bytes, remote: tuple[str, int]) -> None:

@@ -209,6 +209,8 @@ class Registration:
             self._fail(response.code, _said(response), now, _retry_after(response))
         elif what is Input.SUCCESS and self.state is State.ASKING:
             self._granted(response, now)
+            if asked.flow != self._flow:  # we have moved meanwhile
+                self._step(Input.MOVED, now)
         else:
             self._step(what, now)
         return True

@@ -142,8 +142,14 @@ class Addresses:
 
     def towards(self, remote: str) -> str:
         """For a peer, a literal."""
-        told = self._advertised.get(_version(remote)) or self._advertised.get(0)
-        return told or self._bound or local_host(remote)
+        return self._told(remote) or self._bound or local_host(remote)
+
+    def is_advertised(self, remote: str) -> bool:
+        """Whether somebody has said what a peer there is to be told."""
+        return bool(self._told(remote))
+
+    def _told(self, remote: str) -> str:
+        return self._advertised.get(_version(remote)) or self._advertised.get(0) or ""
 
 
 def _version(text: str) -> int:

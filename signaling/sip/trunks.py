@@ -61,6 +61,8 @@ class _Way:
     failures: int = 0
     untrusted: bool = False
     """Whether it could not be reached for its certificate."""
+    stale: bool = False
+    """Whether it is told a wrong address of ours by that flow."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -125,6 +127,13 @@ class Trunks:
             self._resolver.worked(way.target)
             way.tried.clear()
 
+    def moved(self, host: str) -> None:
+        """Who is reached there by datagrams is to be told another address of ours."""
+        for way in self._ways.values():
+            if way.flow is not None and not way.flow.reliable and way.flow.remote[0] == host:
+                way.stale = True
+                way.news.set()
+
     # --- the task of one ---
 
     async def _keep(self, way: _Way) -> None:
@@ -141,7 +150,8 @@ class Trunks:
         """Find it, and a way to it where we need one; gives the seconds after which to look again."""
         try:
             targets = await self._look_up(way)
-            if way.is_asked and not (way.flow is not None and way.target in targets and way.target not in way.tried):
+            found = way.flow is not None and way.target in targets and way.target not in way.tried
+            if way.is_asked and (way.stale or not found):
                 await self._reach(way, targets)
         except SignalingError as error:
             if way.flow is None:
@@ -184,6 +194,7 @@ class Trunks:
     def _take(self, way: _Way, target: Target, flow: Flow) -> None:
         """From now on it is reached by that flow, which others may share."""
         left, way.target, way.flow, way.untrusted = way.flow, target, flow, False
+        way.stale = False
         if left is not None and not self._by(left):
             self._flows.let_go(left)
         kept = self._flows.keep(flow, lambda why: self._lost(flow, why))

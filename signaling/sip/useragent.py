@@ -17,8 +17,9 @@ from signaling.sip.calls import ALLOW, RETRY_S, SUPPORTED, UNDERSTOOD, Calls
 from signaling.sip.changes import Changes
 from signaling.sip.client import Client
 from signaling.sip.dialog import Dialog, contact
-from signaling.sip.events import Event, Shed
+from signaling.sip.events import Event, Mapped, Shed
 from signaling.sip.keeper import Keeper
+from signaling.sip.mapped import mapped
 from signaling.sip.message import SDP, Request, Response, received_from, respond
 from signaling.sip.offers import retry_soon
 from signaling.sip.refer import Referrals
@@ -103,6 +104,8 @@ class UserAgent:
         if isinstance(message, Response):
             if not (self._transactions.answered(message, now) or self.keeper.receive(message, now)):
                 self.dropped["response to nothing"] += 1
+            elif not flow.reliable and (place := mapped(message)) is not None:
+                self.calls.events.append(Mapped(flow, place))
         elif message.method == "ACK":
             self._ack(message, flow, now)
         elif not self._transactions.repeated(message, now):

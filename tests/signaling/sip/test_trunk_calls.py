@@ -15,7 +15,7 @@ import pytest
 
 from signaling.call import SignalingError
 from signaling.sip.digest import parse_credentials
-from signaling.sip.message import Request, respond
+from signaling.sip.message import Request, received_from, respond
 from signaling.sip.resolve import Found, Kind
 from signaling.sip.tls import Tls
 from signaling.sip.trunk import Lines, Trunk, TrunkState
@@ -90,6 +90,36 @@ async def test_it_registers_where_its_calls_come_to_and_leaves() -> None:
                 leaving = group.create_task(house.register())
         last = await leaving
         assert (last.headers.get("Expires"), last.call_id) == ("0", request.call_id)
+
+
+@pytest.mark.parametrize("advertised", [(), ("198.51.100.1",)])
+async def test_behind_a_nat_it_registers_where_it_is_seen(advertised: tuple[str, ...]) -> None:
+    """The place where our requests come from, as the registrar tells in Via; unless the settings know better."""
+    async with registrar() as house, desk(allow=NOBODY, trunks=[house.trunk()], advertised=advertised) as agent:
+        seen = ("203.0.113.7", 41_000)
+
+        def answer(request: Request, code: int, *fields: tuple[str, str]) -> None:
+            house.peer.send(
+                bytes(respond(received_from(request, *seen), code, *fields, to_tag="theirs", phrase="Fine"))
+            )
+
+        first = await house.request()
+        house.peer.agent = ("127.0.0.1", agent.port)
+        answer(first, 401, CHALLENGE)
+        if advertised:
+            again = await house.request()
+            assert again.contact == first.contact == f"sip:1000@198.51.100.1:{agent.port}"
+            answer(again, 200)
+            await until(agent, True)
+            assert house.peer.heard.empty()
+        else:
+            assert first.contact == f"sip:1000@127.0.0.1:{agent.port}"
+            while (request := await house.request()).contact != "sip:1000@203.0.113.7:41000":
+                answer(request, 200)
+            answer(request, 200)
+            await until(agent, True)
+        agent.sip.act(lambda core, now: core.keeper.stop(now))
+        answer(await house.request(), 200)
 
 
 async def test_over_tcp_the_same_contact_and_one_connection() -> None:
