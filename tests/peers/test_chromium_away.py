@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -41,6 +42,9 @@ WAY = """
     return stats.get(pair.localCandidateId).candidateType;
   })
 """
+
+
+PATCHED = "performance.getEntriesByType('resource').some(({ name }) => /\\/duplex\\/./.test(name))"
 
 
 def trusted(certificate: Path) -> str:
@@ -93,7 +97,7 @@ async def test_without_https_the_page_says_why_it_is_mute(tmp_path: Path) -> Non
 
 
 @asynccontextmanager
-async def relay(host: str, log: Path) -> AsyncIterator[None]:
+async def relay(host: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """coturn, for the user agent with the password sekret."""
     with open(log, "wb") as output:
         process = await asyncio.create_subprocess_exec(
@@ -109,29 +113,39 @@ async def relay(host: str, log: Path) -> AsyncIterator[None]:
         async with asyncio.timeout(10):
             while f"UDP listener opened on: {host}:3478" not in log.read_text():
                 await asyncio.sleep(0.05)
-        yield
+        yield process
     finally:
         process.terminate()
         await process.wait()
 
 
 @pytest.mark.peer("turnserver")
-@pytest.mark.parametrize("transport", ["udp", "tcp"])
-async def test_a_visitor_who_has_but_a_relay(tmp_path: Path, transport: str) -> None:
-    """No candidates but the relay's: the page is told of it in Link, and the sound goes that way."""
+@pytest.mark.parametrize(("transport", "late"), [("udp", False), ("tcp", False), ("udp", True)])
+async def test_a_visitor_who_has_but_a_relay(tmp_path: Path, transport: str, late: bool) -> None:
+    """No candidates but the relay's: the page is told of it in Link, and the sound goes that way.
+
+    `late`: the relay wakes up once the offer has gone, without a candidate; what it says then follows by PATCH.
+    """
     microphone, log = question(tmp_path, 4.0, 0.0), tmp_path / "turn.log"
-    async with asyncio.timeout(90), namespace() as net, relay(net.here, log):
+    async with asyncio.timeout(90), namespace() as net, relay(net.here, log) as turn:
         servers = {
             "WEBRTC__ICE_SERVERS": f"turn:{net.here}:3478?transport={transport}",
             "WEBRTC__TURN_USERNAME": "agent",
             "WEBRTC__TURN_PASSWORD": "sekret",
         }
-        async with visited(tmp_path, microphone, net, {"ENGINE__MODEL": "echo"} | servers) as (_, browser, url):
+        async with visited(tmp_path, microphone, net, {"ENGINE__MODEL": "echo"} | servers) as (agent, browser, url):
             page = await browser.open(url, first=RELAYED)
-            await begin(page)
+            if late:
+                turn.send_signal(signal.SIGSTOP)
+            await page.click("#call")
+            while not any("call to duplex" in line for line in agent.log):
+                await asyncio.sleep(0.02)
+            turn.send_signal(signal.SIGCONT)
+            await page.until("document.body.dataset.state === 'live'")
             await page.run(RECORD)
             await hears_itself(page, tmp_path)
             assert await page.run(WAY) == "relay"
+            assert await page.run(PATCHED) or not late
             await end(page)
     assert "CHANNEL_BIND processed, success" in log.read_text()
 

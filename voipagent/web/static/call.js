@@ -2,7 +2,7 @@
 
 import { Fault, ofMicrophone, ofResponse } from './faults.js';
 
-const GATHERED_MS = 700; // then the offer goes with the candidates that are there; later ones follow
+const GATHERED_MS = 150; // then the offer goes with the candidates that are there; later ones follow
 const CONNECTED_MS = 12000;
 const AWAY_MS = 3000; // a gap that mends itself is no reason for another connection
 const GRACE_MS = 60000; // the server holds the conversation for so long
