@@ -225,7 +225,7 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
                 open_leg,
                 settings.who_answers,
                 recorder,
-                settings.calls,
+                settings.calls.as_said_by(settings.engine.model),
                 settings.engine.seed,
                 memory,
                 settings.watchdog,

@@ -10,7 +10,6 @@ from pydantic import Field, field_validator, model_validator
 from voipagent.kinds import Section
 
 GOODBYE = "Thank you for calling and goodbye."
-"""A sentence that the embedded model can say, too."""
 
 
 class CallsSettings(Section):
@@ -33,7 +32,9 @@ class CallsSettings(Section):
     max_length: float | None = Field(
         default=None, gt=0, description="seconds from the answer after which the agent says goodbye; empty: any length"
     )
-    goodbye: str = Field(default=GOODBYE, description="what it says then, before it hangs up; empty: nothing")
+    goodbye: str = Field(
+        default=GOODBYE, description="what it says then, before it hangs up; empty: nothing, as with pocket"
+    )
 
     @field_validator("consent")
     @classmethod
@@ -51,3 +52,7 @@ class CallsSettings(Section):
                 "after which recordings are removed with the rest"
             )
         return self
+
+    def as_said_by(self, model: str) -> Self:
+        """Without a goodbye for the embedded model: words that it is given out of its turn are not understood."""
+        return self.model_copy(update={"goodbye": ""}) if model == "pocket" else self

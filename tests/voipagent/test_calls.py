@@ -54,6 +54,12 @@ def test_what_makes_no_sense_is_refused(name: str, value: str, why: str) -> None
         loaded(**{name: value})
 
 
+def test_the_embedded_model_just_hangs_up() -> None:
+    calls = loaded(MAX_LENGTH="60")
+    assert (calls.as_said_by("pocket").goodbye, calls.as_said_by("pocket").max_length) == ("", 60)
+    assert calls.as_said_by("echo") == calls
+
+
 def share_of(hertz: float, sound: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
     """How much of the energy lies within 50 Hz of that."""
     power = np.abs(np.fft.rfft(sound)) ** 2
