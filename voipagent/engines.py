@@ -14,16 +14,18 @@ from voipagent.settings import EngineSettings
 
 
 @contextlib.asynccontextmanager
-async def open_engine(settings: EngineSettings, voices: Sequence[str] = ()) -> AsyncIterator[Engine]:
-    """The engine that the settings name, READY, with the voices that calls will ask for.
+async def open_engine(
+    settings: EngineSettings, voices: Sequence[str] = (), pins: bool = False
+) -> AsyncIterator[Engine]:
+    """The engine that the settings name, READY, with the voices that calls will ask for; `pins`: prompts can be pinned.
 
     Raises CheckpointError or EngineError with what is wrong.
     """
-    async with _engine(settings, voices) as engine:
+    async with _engine(settings, voices, pins) as engine:
         yield engine
 
 
-def _engine(settings: EngineSettings, voices: Sequence[str]) -> AbstractAsyncContextManager[Engine]:
+def _engine(settings: EngineSettings, voices: Sequence[str], pins: bool) -> AbstractAsyncContextManager[Engine]:
     if settings.model == "echo":
         return EchoEngine(rows=settings.rows or 64)
     from engine.local import LocalEngine  # torch takes seconds to import; echo does without
@@ -41,6 +43,7 @@ def _engine(settings: EngineSettings, voices: Sequence[str]) -> AbstractAsyncCon
         graphs=settings.graphs,
         prefix_bytes=settings.prompt_memory << 20,
         deterministic=settings.deterministic,
+        pins=pins,
     )
 
 

@@ -196,14 +196,14 @@ class Session:
 
     async def _prime(self) -> None:
         """Tell the row who it is, while it rings. Raises EngineError."""
-        started = time.monotonic()
+        started, pinned = time.monotonic(), self._memory is not None and self._memory.pinned
         try:
             async with asyncio.timeout(PRIME_S):
-                await self.slot.prime(self.persona.engine_prompt())
+                await self.slot.prime(replace(self.persona.engine_prompt(), pinned=pinned))
         except TimeoutError:
             raise EngineError(f"priming took longer than {PRIME_S:g} s") from None
         self.record.prime_s = round(time.monotonic() - started, 4)
-        if self._memory is not None:
+        if self._memory is not None and not pinned:
             self._trimmer = Trimmer(
                 self.slot,
                 self._memory,
