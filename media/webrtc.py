@@ -214,7 +214,8 @@ class WebRtcLeg(StreamLeg):
         if self._began is None or self._reports.source is not None or not (stream and stream.receives):
             self._began = now
         if now - self._began >= FIRST_PACKET_S:
-            return f"there is a way by ICE to {ice.remote}, but no audio came by it in {FIRST_PACKET_S:g} s"
+            failed = f"; {self._security.failed} handshakes by DTLS failed" if self._security.failed else ""
+            return f"there is a way by ICE to {ice.remote}, but no audio came by it in {FIRST_PACKET_S:g} s{failed}"
         return None
 
 

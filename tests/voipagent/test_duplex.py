@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import os
+import threading
 from pathlib import Path
+
+import pytest
 
 from tests.media.browser import Browser
 from tests.voipagent.webhouse import house
@@ -47,3 +52,37 @@ async def test_what_a_publisher_says_is_echoed_to_who_listens(tmp_path: Path) ->
         again = await there.post(f"/whep/{session}", await player.offer())
         assert again.status_code == 404
     assert not publisher.heard
+
+
+@pytest.mark.parametrize("joins", [4, pytest.param(50, marks=pytest.mark.acceptance)])
+async def test_joins_and_leaves_leave_nothing(joins: int, tmp_path: Path) -> None:
+    """No thread, no task, no port, no row; and memory that does not grow, once caches are warm."""
+    async with asyncio.timeout(30 * joins), house(tmp_path, rows=1) as there:
+        sizes, left = [], []
+        for number in range(joins):
+            async with Browser(440) as browser:
+                url = (await there.call(browser)).headers["location"]
+                await browser.hears(440, within_s=30)
+                if number % 2:
+                    await browser.peer.close()
+                assert (await there.http.delete(url)).status_code == 200
+            await there.empty()
+            gc.collect()
+            sizes.append(resident_mib())
+            left.append((ours(), len(there.legs._ports._taken) if there.legs._ports else -1))
+        assert set(left) == {left[0]} and left[0][1] == 0
+        assert not there.whip._candidates and not there.whip._offered.qsize()
+        if joins > 20:
+            print(f"MiB resident after each join: {sizes}")
+            assert max(sizes[-10:]) - max(sizes[10:20]) < 4
+
+
+def ours() -> tuple[int, int]:
+    """Threads, and tasks that are none of the test's own HTTP."""
+    tasks = [task for task in asyncio.all_tasks() if "uvicorn" not in repr(task)]
+    return threading.active_count(), len(tasks)
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
