@@ -52,6 +52,7 @@ class WhipEndpoint:
         self._front = front
         self._offered: asyncio.Queue[WebCall] = asyncio.Queue(MAX_WAITING)
         self._calls: dict[str, WebCall] = {}  # by session
+        self._ended: dict[str, str] = {}  # session -> id of a call that was
         self._candidates: dict[str, Candidates] = {}  # by the id of the call
 
     async def calls(self) -> AsyncIterator[WebCall]:
@@ -62,7 +63,7 @@ class WhipEndpoint:
     def call_of(self, session: str) -> str | None:
         """The id of that session's call, for a while after it has ended too."""
         call = self._calls.get(session)
-        return call.offer.id if call else None
+        return call.offer.id if call else self._ended.get(session)
 
     def take_candidates(self, call_id: str, candidates: Candidates) -> None:
         """Who takes the candidates for that call."""
@@ -109,8 +110,11 @@ class WhipEndpoint:
         return self._front.answer(call.answer, 201, {"Location": location, **_of_session(call)})
 
     def _over(self, call: WebCall) -> None:
+        """Of a call that has ended its name is left, for a while: it would keep all that served it."""
         self._candidates.pop(call.offer.id, None)
-        asyncio.get_running_loop().call_later(KEPT_S, self._calls.pop, call.session, None)
+        del self._calls[call.session]
+        self._ended[call.session] = call.offer.id
+        asyncio.get_running_loop().call_later(KEPT_S, self._ended.pop, call.session, None)
 
     # --- what becomes of them
 

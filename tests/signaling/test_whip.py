@@ -338,7 +338,7 @@ async def test_nothing_is_left_of_calls_but_for_a_while_their_names(monkeypatch:
         async with asyncio.timeout(5):
             while agent.endpoint.call_of(session) is not None:
                 await asyncio.sleep(0.01)
-        assert not agent.endpoint._candidates and not agent.endpoint._calls
+        assert not agent.endpoint._candidates and not agent.endpoint._calls and not agent.endpoint._ended
 
 
 async def test_what_http_cannot_do_is_said() -> None:
