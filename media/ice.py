@@ -276,6 +276,10 @@ class _Connection(Connection):
         else:
             self.house.spoilt += 1
 
+    def data_received(self, data: bytes, component: int) -> None:
+        """What began like a check of ICE, and is none: aioice would keep it for `recv`, whoever sent it."""
+        self.house.spoilt += 1
+
     def checked(self, source: Address) -> None:
         """Something of ICE came from there."""
         if self._is_far(source):
