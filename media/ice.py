@@ -33,6 +33,9 @@ GATHER_S = 0.7
 CONNECT_S = 20.0
 """A way is found within so long, or there is none."""
 
+CLOSE_S = 1.0
+"""A relay has so long to let go of us. One that is dead would be asked for a minute, and the call's row with it."""
+
 CREDENTIALS_S = 86_400
 """Made passwords are good for so long: a relay asks for them again throughout the call."""
 
@@ -187,14 +190,22 @@ class IceWay:
     async def close(self) -> None:
         """Give the ports back. Idempotent."""
         self._closed = True
+        protocols = [protocol for _, protocol in self._protocols]
         self._protocols.clear()
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.wait([self._connecting])
-            self._connecting = None
-        await self._connection.close()
-        while self._pairs:
-            self._ports.close(self._pairs.pop())
+        try:
+            if self._connecting is not None:
+                self._connecting.cancel()
+                await asyncio.wait([self._connecting])
+                self._connecting = None
+            async with asyncio.timeout(CLOSE_S):
+                await self._connection.close()
+        except TimeoutError:
+            logger.info("x ICE: a relay does not answer; it will forget us by itself")
+        finally:
+            for protocol in protocols:
+                protocol.transport.close()
+            while self._pairs:
+                self._ports.close(self._pairs.pop())
 
     # --- for the connection
 

@@ -171,6 +171,23 @@ async def test_a_dead_server_costs_less_than_a_second(caplog: pytest.LogCaptureF
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_a_relay_that_has_died_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aioice waits for its answer for a minute, in which the call would keep its ports, and its row."""
+    monkeypatch.setattr("media.ice.CLOSE_S", 0.05)
+    ports = all_ports()
+    late, hurried = Side(ports), Side(ports)
+    for side in (late, hurried):
+        await side.way.gather()
+        monkeypatch.setattr(side.way._connection, "close", asyncio.Event().wait)
+    async with asyncio.timeout(5):
+        await late.way.close()
+    closing = asyncio.create_task(hurried.way.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled() and not ports._taken
+
+
 # --- candidates
 
 
