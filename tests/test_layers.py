@@ -17,7 +17,7 @@ FILES = sorted(
     if "recipe" not in path.parts
 )
 PURE = {
-    *("signaling/sip/grammar.py", "signaling/sip/message.py", "signaling/sip/wire.py"),
+    *("signaling/sip/capabilities.py", "signaling/sip/grammar.py", "signaling/sip/message.py", "signaling/sip/wire.py"),
     *("signaling/sip/alarms.py", "signaling/sip/buckets.py", "signaling/sip/events.py", "signaling/sip/info.py"),
     *("signaling/sip/reason.py", "signaling/sip/sessiontimer.py", "signaling/sip/transaction.py"),
     *("signaling/sip/transactions.py", "signaling/sip/dialog.py", "signaling/sip/calls.py", "signaling/sip/changes.py"),
@@ -40,6 +40,7 @@ PURE = {
         "signaling/sip/way.py",
         "signaling/sip/refer.py",
         "signaling/sip/replaces.py",
+        "signaling/sip/requests.py",
         "signaling/sip/sipfrag.py",
     ),
     *("media/icesdp.py", "media/iceservers.py"),

@@ -7,29 +7,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from signaling.sip import dialog as dialogs
 from signaling.sip.alarms import Alarms
+from signaling.sip.capabilities import ALLOW, SUPPORTED
 from signaling.sip.dialog import Alarm, Dialog, Negotiation
-from signaling.sip.digest import DigestError
 from signaling.sip.early import Early
 from signaling.sip.events import Answered, Changed, Ended, Event, Invited, Pressed
-from signaling.sip.grammar import parse_address
+from signaling.sip.grammar import readable
 from signaling.sip.info import KINDS, read
-from signaling.sip.message import SDP, Request, Response
+from signaling.sip.message import SDP, Request
 from signaling.sip.offers import Offers
-from signaling.sip.reason import reason_field, reason_of
+from signaling.sip.reason import reason_of
 from signaling.sip.replaces import refusal, replaces_of
+from signaling.sip.requests import Requests
 from signaling.sip.sessiontimer import answer_fields, asked_for
 from signaling.sip.transaction import Flow, State
-from signaling.sip.transactions import Served, Told, Transactions
-from signaling.sip.way import way_to
-
-ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE, PRACK, REFER, NOTIFY"
-SUPPORTED = "timer, 100rel, replaces"
-UNDERSTOOD = frozenset(SUPPORTED.split(", "))
-"""What a peer may require of us."""
+from signaling.sip.transactions import Served, Transactions
 
 RETRY_S = 10
 """Retry-After of a 503, in seconds."""
@@ -40,7 +34,8 @@ class Calls:
 
     def __init__(self, transactions: Transactions, trusted: Callable[[str], bool], token: Callable[[], str]) -> None:
         self.events: list[Event] = []
-        self._transactions, self._trusted, self._token = transactions, trusted, token
+        self._transactions, self._trusted = transactions, trusted
+        self.requests = Requests(transactions, trusted, token, self.rouse)
         self._offers = Offers(transactions, self._succeed, lambda changed: self.events.append(changed))
         self._dialogs: dict[tuple[str, str, str], Dialog] = {}
         self._invites: dict[Dialog, Served] = {}
@@ -124,7 +119,7 @@ class Calls:
         """BYE in the dialog of a fork that was taken, and acknowledged, although nobody wants it; nothing is told."""
         if dialog.handle(dialogs.Input.TAKEN) is not None and dialog.handle(dialogs.Input.HANG_UP) is not None:
             dialog.farewell = reason
-            self._bye(dialog, now)
+            self.requests.bye(dialog, now)
             self._alarms.set(dialog, dialog.next_at)
 
     # --- for those who ask the peer something within a call ---
@@ -132,34 +127,6 @@ class Calls:
     def answer(self, served: Served, code: int, now: float, *fields: tuple[str, str], phrase: str = "") -> None:
         """Answer a request that is served elsewhere."""
         self._transactions.answer(served, code, now, *fields, phrase=phrase)
-
-    def ask(
-        self,
-        dialog: Dialog,
-        method: str,
-        now: float,
-        *fields: tuple[str, str],
-        told: Told,
-        media: str = "",
-        body: bytes = b"",
-    ) -> Request:
-        """Send a request in a dialog, with a description or another body; gives it as it was sent."""
-        request = dialog.request(method, self._token(), *fields, media=media)
-        request = replace(request, body=body or request.body)
-        self._transactions.ask(request, self.way_to(dialog), now, told)
-        return request
-
-    def send(self, dialog: Dialog, request: Request, now: float) -> None:
-        """Send a request that is made already, such as a CANCEL, and look at no answer."""
-        self._transactions.ask(request, self.way_to(dialog), now)
-
-    def abandon(self, request: Request) -> None:
-        """Wait no more for the answer to a request."""
-        self._transactions.abandon(request)
-
-    def acknowledge(self, dialog: Dialog, number: int) -> None:
-        """ACK of a 2xx to our INVITE of that number, each time it comes (section 13.2.2.4)."""
-        self._transactions.outgoing.append((bytes(dialog.ack(number, self._token())), self.way_to(dialog)))
 
     def lose(self, dialog: Dialog, why: str, now: float) -> None:
         """End a call that the peer has lost."""
@@ -176,7 +143,7 @@ class Calls:
         if served.dialog is not None:
             self._offers.offered(served, served.dialog, now)
             self.rouse(served.dialog)
-        elif not _readable(served.request.headers.values("Record-Route")):
+        elif not readable(served.request.headers.values("Record-Route")):
             self._transactions.answer(served, 400, now, phrase="Bad Request (bad Record-Route)")
         elif self._offers.acceptable(served, now) and self._replaces(served, now):
             dialog = Dialog.invited(served.request, served.flow, served.tag, now)
@@ -336,36 +303,11 @@ class Calls:
                 retry = (("Retry-After", str(RETRY_S)),) if code == 503 else ()
                 self._transactions.answer(self._invites.pop(dialog), code, now, *retry)
             else:
-                self._bye(dialog, now)
+                self.requests.bye(dialog, now)
         if dialog.state is dialogs.State.TERMINATED and Alarm.FORGET not in dialog.alarms:
             del self._dialogs[dialog.id]
         self._alarms.set(dialog, dialog.next_at)
         return True
-
-    def _bye(self, dialog: Dialog, now: float) -> None:
-        if dialog.authenticator is not None:
-            dialog.authenticator.begin()
-        self._send_bye(dialog, now)
-
-    def _send_bye(self, dialog: Dialog, now: float) -> None:
-        reason = reason_field(dialog.farewell)
-        self.ask(dialog, "BYE", now, reason, told=lambda response, at: self._bye_answered(dialog, response, at))
-        dialog.alarms[Alarm.FORGET] = now + dialogs.LINGER_S
-
-    def _bye_answered(self, dialog: Dialog, response: Response | None, now: float) -> None:
-        """A proxy that asked for a password for the INVITE may do so again (section 22)."""
-        if response is None or response.code not in (401, 407) or dialog.authenticator is None:
-            return
-        try:
-            dialog.authenticator.learn(response)
-        except DigestError:
-            return
-        self._send_bye(dialog, now)
-        self._alarms.set(dialog, dialog.next_at)
-
-    def way_to(self, dialog: Dialog) -> Flow:
-        """Where our requests in it go."""
-        return way_to(dialog, self._trusted)
 
     # --- time ---
 
@@ -411,11 +353,3 @@ def _in_dialog(dialog: Dialog, request: Request) -> tuple[tuple[str, str], ...]:
     """What a response needs that makes or keeps a dialog (section 12.1.1)."""
     routes = tuple(("Record-Route", value) for value in request.headers.getlist("Record-Route"))
     return (*routes, ("Contact", dialog.contact))
-
-
-def _readable(routes: tuple[str, ...]) -> bool:
-    """Whether each is an address that we could send a request to."""
-    try:
-        return all(parse_address(route) for route in routes)
-    except ValueError:
-        return False

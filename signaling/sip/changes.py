@@ -14,7 +14,8 @@ from enum import Enum
 from typing import TypeAlias
 
 from signaling.sip import dialog as dialogs
-from signaling.sip.calls import ALLOW, Calls
+from signaling.sip.calls import Calls
+from signaling.sip.capabilities import ALLOW
 from signaling.sip.dialog import Alarm, Dialog, Negotiation
 from signaling.sip.digest import DigestError
 from signaling.sip.events import Settled
@@ -192,7 +193,7 @@ class Changes:
             dialog.negotiation = Negotiation.ASKING
         method = "UPDATE" if update else "INVITE"
         self._wake_at(dialog, now + GIVE_UP_S)
-        change.request = self._calls.ask(
+        change.request = self._calls.requests.ask(
             dialog, method, now, *fields, media=media, told=lambda response, now: self._told(change, response, now)
         )
 
@@ -204,7 +205,7 @@ class Changes:
         if response is not None and response.code < 300:
             dialog.retarget(response)
             if response.cseq[1] == "INVITE":
-                self._calls.acknowledge(dialog, response.cseq[0])
+                self._calls.requests.acknowledge(dialog, response.cseq[0])
         if change.state not in (State.ASKING, State.CANCELLING) or dialog.over:
             return
         if dialog.negotiation is Negotiation.ASKING:
@@ -269,7 +270,7 @@ class Changes:
 
     def _cancel(self, change: Change, now: float) -> None:
         if change.request is not None and change.request.method == "INVITE":
-            self._calls.send(change.dialog, cancellation(change.request), now)
+            self._calls.requests.send(change.dialog, cancellation(change.request), now)
         self._wake_at(change.dialog, now + GIVE_UP_S)
 
     def _adopt(self, change: Change, now: float) -> None:
@@ -310,7 +311,7 @@ class Changes:
 
     def _due(self, dialog: Dialog, now: float) -> None:
         if (request := self._left.pop(dialog, None)) is not None:
-            self._calls.abandon(request)
+            self._calls.requests.abandon(request)
             return
         change = self._queues[dialog][0]
         if change.state is State.WAITING:

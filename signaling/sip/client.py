@@ -221,7 +221,7 @@ class Client:
             if early is not None:
                 dialog.negotiation = Negotiation.STABLE
             rack = ("RAck", f"{number} {response.headers.get('CSeq')}")
-            self._transactions.ask(dialog.request("PRACK", self._token(), rack), self._calls.way_to(dialog), now)
+            self._calls.requests.ask(dialog, "PRACK", now, rack)
         self._calls.events.append(Progressed(placed, dialog, response.code, clean(response.phrase, 60), early))
 
     def _dialog(self, placed: Placed, response: Response) -> Dialog:
@@ -264,7 +264,7 @@ class Client:
 
     def _acknowledge(self, placed: Placed, dialog: Dialog, media: str = "") -> None:
         ack = dialog.ack(placed.number, self._token(), media)
-        sent = bytes(ack), self._calls.way_to(dialog)
+        sent = bytes(ack), self._calls.requests.way_to(dialog)
         placed.acks[dialog.id[2]] = sent
         self._transactions.outgoing.append(sent)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from signaling.sip.digest import Authenticator
-from signaling.sip.grammar import host_port, parse_address, parse_uri, split, split_address
+from signaling.sip.grammar import host_port, parse_uri, readable, split, split_address
 from signaling.sip.message import SDP, Headers, Message, Request, Response
 from signaling.sip.sessiontimer import MIN_SE, SessionTimer
 from signaling.sip.transaction import COOKIE, T1, T2, Flow
@@ -197,12 +197,13 @@ class Dialog:
     @classmethod
     def placed(cls, invite: Request, response: Response, flow: Flow, authenticator: Authenticator | None) -> Dialog:
         """The dialog that a response to an INVITE of ours begins (section 12.1.2)."""
+        routes = response.headers.values("Record-Route")
         return cls(
             (invite.call_id, invite.from_tag, response.to_tag),
             invite.headers.get("From"),
             response.headers.get("To"),
             response.contact or invite.uri,
-            tuple(reversed(_readable(response.headers.values("Record-Route")))),
+            tuple(reversed(routes)) if readable(routes) else (),  # a way that nobody can go back is gone
             flow,
             remote_cseq=-1,
             local_cseq=invite.cseq[0],
@@ -329,14 +330,6 @@ class Dialog:
     def _silence(self, *alarms: Alarm) -> None:
         for alarm in alarms:
             self.alarms.pop(alarm, None)
-
-
-def _readable(routes: tuple[str, ...]) -> tuple[str, ...]:
-    """Themselves, or none where one is no address: what went on a way that nobody can go back is gone."""
-    try:
-        return routes if all(parse_address(route) for route in routes) else ()
-    except ValueError:
-        return ()
 
 
 def _is_loose(route: str) -> bool:

@@ -7,6 +7,7 @@ its input. Whatever cannot be read raises ValueError.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 from sipmessage import URI, Address, Parameters, Via
@@ -60,6 +61,14 @@ def parse_address(value: str) -> Address:
     """One name-addr or addr-spec; names of parameters in lower case. Raises ValueError."""
     name, uri, parameters = split_address(value)
     return Address(parse_uri(uri), name, _parameters(parameters))
+
+
+def readable(addresses: Iterable[str]) -> bool:
+    """Whether each is an address that we could send a request to."""
+    try:
+        return all(parse_address(address) for address in addresses)
+    except ValueError:
+        return False
 
 
 def split_address(value: str) -> tuple[str, str, str]:

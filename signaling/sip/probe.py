@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from signaling.sip.calls import ALLOW
+from signaling.sip.capabilities import ALLOW
 from signaling.sip.dialog import contact
 from signaling.sip.grammar import host_port
 from signaling.sip.message import SDP, Headers, Request, Response

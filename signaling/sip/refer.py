@@ -182,7 +182,7 @@ class Referrals:
             ("Refer-To", referral.refer_to),
             ("Referred-By", f"<{split_address(dialog.local)[1]}>"),
         )
-        sent = self._calls.ask(
+        sent = self._calls.requests.ask(
             dialog, "REFER", now, *fields, told=lambda response, now: self._told(referral, response, now)
         )
         referral.number = sent.cseq[0]
@@ -315,7 +315,7 @@ class Referrals:
             ("Content-Type", SIPFRAG),
         )
         body = status_line(code, PHRASES.get(code, "")).encode()
-        self._calls.ask(order.dialog, "NOTIFY", now, *fields, told=lambda response, now: None, body=body)
+        self._calls.requests.ask(order.dialog, "NOTIFY", now, *fields, body=body)
 
 
 def target_uri(target: str, dialog: Dialog) -> str:

@@ -14,10 +14,10 @@ from enum import Enum
 from typing import TypeAlias
 
 from signaling.sip import transaction as transactions
-from signaling.sip.calls import ALLOW
+from signaling.sip.capabilities import ALLOW
 from signaling.sip.dialog import contact
 from signaling.sip.digest import Authenticator, DigestError, Login
-from signaling.sip.grammar import clean, host_port, parse_address, parse_uri, split
+from signaling.sip.grammar import clean, host_port, parse_address, parse_uri, readable, split
 from signaling.sip.message import Headers, Request, Response
 from signaling.sip.transaction import COOKIE, Flow, client, response_input, response_key
 from signaling.sip.transactions import Asked
@@ -285,7 +285,7 @@ class Registration:
         early = max(MARGIN_S, MARGIN * seconds) * (1 + self._chance() / 2)
         self._step(Input.SUCCESS, now, max(MIN_REFRESH_S, seconds / 2, seconds - early))
         routes, path = response.headers.values("Service-Route"), response.headers.values("Path")
-        self._events.append(Registered(seconds, routes if _readable(routes) else (), path))
+        self._events.append(Registered(seconds, routes if readable(routes) else (), path))
 
     def _time_granted(self, response: Response) -> int:
         """Section 10.2.4: what our own Contact says, or all of them where it was rewritten on the way, or Expires."""
@@ -378,11 +378,3 @@ def _retry_after(response: Response) -> float:
 
 def _said(response: Response) -> str:
     return f"{response.code} {clean(response.phrase, 60)}".strip()
-
-
-def _readable(routes: tuple[str, ...]) -> bool:
-    """Whether each is an address that we could send a request to."""
-    try:
-        return all(parse_address(route) for route in routes)
-    except ValueError:
-        return False

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from signaling.sip.buckets import Buckets, source_of
-from signaling.sip.calls import ALLOW, RETRY_S, SUPPORTED, UNDERSTOOD, Calls
+from signaling.sip.calls import RETRY_S, Calls
+from signaling.sip.capabilities import ALLOW, SUPPORTED, UNDERSTOOD
 from signaling.sip.changes import Changes
 from signaling.sip.client import Client
 from signaling.sip.dialog import Dialog, contact

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from signaling.sip.calls import ALLOW
+from signaling.sip.capabilities import ALLOW
 from signaling.sip.dialog import RING_S, State
 from signaling.sip.message import Response
 from signaling.sip.transaction import Flow

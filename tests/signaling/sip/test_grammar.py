@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from signaling.sip.grammar import clean, host_port, parse_address, parse_uri, split, split_address
+from signaling.sip.grammar import clean, host_port, parse_address, parse_uri, readable, split, split_address
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,12 @@ def test_split_respects_quotes_and_brackets() -> None:
 def test_addresses_as_text() -> None:
     assert host_port("192.0.2.1", 5060) == "192.0.2.1:5060"
     assert host_port("2001:db8::1", 5060) == "[2001:db8::1]:5060"
+
+
+def test_addresses_that_could_be_sent_to() -> None:
+    assert readable(("<sip:p1;lr>", "sip:p0")) and readable(())
+    assert not readable(("<sip:p1;lr>", "<sip:p0"))
+    assert not readable(("<sip:p1:70000;lr>",))
 
 
 def test_text_of_a_peer_can_be_shown() -> None:

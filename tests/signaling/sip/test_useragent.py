@@ -11,7 +11,7 @@ import pytest
 
 from signaling.sip import transactions
 from signaling.sip.alarms import SLACK
-from signaling.sip.calls import ALLOW, SUPPORTED
+from signaling.sip.capabilities import ALLOW, SUPPORTED
 from signaling.sip.transaction import Flow
 from signaling.sip.useragent import BURST, UserAgent
 from tests.signaling.sip.bench import TCP, UDP, Bench, is_empty
