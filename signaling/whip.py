@@ -53,7 +53,7 @@ class WhipEndpoint:
         self._offered: asyncio.Queue[WebCall] = asyncio.Queue(MAX_WAITING)
         self._calls: dict[str, WebCall] = {}  # by session
         self._ended: dict[str, str] = {}  # session -> id of a call that was
-        self._candidates: dict[str, Candidates] = {}  # by the id of the call
+        self._candidates: dict[str, Candidates | None] = {}  # by the id of each call that is not over
 
     async def calls(self) -> AsyncIterator[WebCall]:
         """Each call as it is offered."""
@@ -66,8 +66,9 @@ class WhipEndpoint:
         return call.offer.id if call else self._ended.get(session)
 
     def take_candidates(self, call_id: str, candidates: Candidates) -> None:
-        """Who takes the candidates for that call."""
-        self._candidates[call_id] = candidates
+        """Who takes the candidates for that call, unless it is over by now."""
+        if call_id in self._candidates:
+            self._candidates[call_id] = candidates
 
     def serve(self, router: Router) -> None:
         """Answer at `/duplex`, `/whip` and `/whep`."""
@@ -90,6 +91,8 @@ class WhipEndpoint:
             self._offered.put_nowait(call)
         except asyncio.QueueFull:
             raise Problem(503, "too many calls at once", {"Retry-After": str(RETRY_S)}) from None
+        self._candidates[call.offer.id] = None
+        call.when_over(lambda: self._candidates.pop(call.offer.id))
         try:
             async with asyncio.timeout(DECIDE_S):
                 await call.wait_decided()
@@ -111,7 +114,6 @@ class WhipEndpoint:
 
     def _over(self, call: WebCall) -> None:
         """Of a call that has ended its name is left, for a while: it would keep all that served it."""
-        self._candidates.pop(call.offer.id, None)
         del self._calls[call.session]
         self._ended[call.session] = call.offer.id
         asyncio.get_running_loop().call_later(KEPT_S, self._ended.pop, call.session, None)

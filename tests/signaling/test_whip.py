@@ -35,9 +35,9 @@ class Agent:
         async for call in self.endpoint.calls():
             self.calls.append(call)
             text = call.offer.media or ""
+            self.endpoint.take_candidates(call.offer.id, self.candidates)
             if text == "accept":
                 call.renegotiate = self.change
-                self.endpoint.take_candidates(call.offer.id, self.candidates)
                 await call.ring()
                 await call.accept(f"answer to {call.offer.callee}")
             elif text == "gone":
@@ -339,6 +339,18 @@ async def test_nothing_is_left_of_calls_but_for_a_while_their_names(monkeypatch:
             while agent.endpoint.call_of(session) is not None:
                 await asyncio.sleep(0.01)
         assert not agent.endpoint._candidates and not agent.endpoint._calls and not agent.endpoint._ended
+
+
+@pytest.mark.parametrize("body", ["not_acceptable", "busy", "gone", "ignored"])
+async def test_nothing_is_left_of_a_call_that_is_not_taken(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """Its leg takes candidates from the moment that it is opened, which is before anybody reads the offer."""
+    monkeypatch.setattr("signaling.whip.DECIDE_S", 0.05)
+    async with serving() as (http, agent):
+        assert (await post(http, body)).status_code in (406, 503)
+        endpoint, (call,) = agent.endpoint, agent.calls
+        await asyncio.sleep(0)  # in which the end of the call is told
+        endpoint.take_candidates(call.offer.id, agent.candidates)  # too late: it took its time
+        assert not endpoint._candidates and not endpoint._calls
 
 
 async def test_what_http_cannot_do_is_said() -> None:
