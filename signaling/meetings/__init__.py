@@ -1,0 +1,1 @@
+"""Rooms elsewhere that we join, each by its server's own protocol."""
