@@ -23,10 +23,11 @@ from voipagent.events import Answered, Began, Ended, Measured, Observer, Refused
 from voipagent.longest import Act, Longest
 from voipagent.minutes import Minutes
 from voipagent.persona import Persona
+from voipagent.putthrough import PutThrough
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recording
 from voipagent.tasks import first_error, to_the_end
-from voipagent.transfer import Line, Switchboard, first_of
+from voipagent.transfer import Switchboard, first_of
 from voipagent.trim import Memory, Trim, Trimmer
 from voipagent.watchdog import Trouble, Watchdog, WatchdogSettings
 
@@ -77,8 +78,7 @@ class Session:
         self._watchdog = Watchdog(watchdog or WatchdogSettings())
         self._trimmer: Trimmer | None = None
         self._leg: Leg | None = None
-        self._ended = False
-        self._put_through: asyncio.Future[Line] = asyncio.get_running_loop().create_future()
+        self._put_through = PutThrough(call, record, recording)
 
     async def run(self) -> CallEnded:
         """The whole conversation. Peer, disk and engine may fail: the call ends with a reason, its record closed."""
@@ -124,7 +124,7 @@ class Session:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch(leg), name="watch")
             group.create_task(self._call_digits(), name="call digits")
-            line = await first_of(self._conversation(leg), asyncio.shield(self._put_through))
+            line = await first_of(self._conversation(leg), self._put_through.line())
             if line is not None:
                 await self.call.hang_up(await line.talk(leg, lambda exchange: self._hear(leg, exchange, judged=False)))
 
@@ -152,22 +152,7 @@ class Session:
 
         Meanwhile the conversation goes on. Raises SignalingError where nobody is reached: it goes on then, too.
         """
-        if not self.record.answered or self._put_through.done():
-            raise SignalingError("the call is not answered yet, or put through already")
-        at = round(self.recording.seconds, 3)
-        try:
-            line = await board.reach(self.call, target, trunk)
-        except SignalingError as error:
-            self.record.transfers.append({"at": at, "to": target, "how": "failed", "why": str(error)})
-            raise
-        how = "transferred" if line is None else "bridged"
-        self.record.transfers.append({"at": at, "to": target, "how": how, "why": ""})
-        if line is not None and (self._ended or self._put_through.done()):
-            await line.close()
-            raise SignalingError("the call is over, or put through already")
-        if line is not None:
-            self._put_through.set_result(line)
-        return how
+        return await self._put_through.to(board, target, trunk)
 
     # --- the parts -------------------------------------------------------------------------------------------------
 
@@ -353,8 +338,7 @@ class Session:
     async def _call_digits(self) -> None:
         async for key in self.call.digits():
             self._digit(key, 0.0)
-            if self._put_through.done():
-                await self._put_through.result().press(key)
+            await self._put_through.press(key)
 
     def _digit(self, key: str, duration_s: float) -> None:
         at = round(self.recording.seconds, 3)
@@ -371,10 +355,8 @@ class Session:
     async def _end(self, leg: Leg) -> None:
         """Leave call and leg, and close the record."""
         await self.call.hang_up("the session failed")  # without effect once it is over; else a bug, on its way up
-        self._ended = True
         try:
-            if self._put_through.done():
-                await self._put_through.result().close()
+            await self._put_through.close()
             await leg.close()
         finally:
             await self._close(leg, await self.call.wait_ended())
