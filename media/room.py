@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from media.bridge import Side
@@ -98,6 +98,10 @@ class Room:
         """`audio_format` is what the user of `leg` wants; mixed is at its rate."""
         self.leg = RoomLeg(audio_format)
         self.rounds = 0
+        self.speaking: frozenset[str] = frozenset()
+        """Who speaks now; AGENT if the agent does."""
+        self.when_speaking: Callable[[], object] = lambda: None
+        """Called when that has changed."""
         self._rate = audio_format.sample_rate
         self._block = self._rate // BLOCKS_PER_S
         self._seats: dict[str, _Seat] = {}
@@ -168,11 +172,19 @@ class Room:
         said = self.leg.say()
         seats = list(self._seats.values())
         voices = {seat.name: seat.take(self._block) for seat in seats}
-        speakers = self._speakers.hear({name: level(pcm) for name, pcm in voices.items()})
-        heard = self._mixer.mix({**voices, AGENT: said.pcm})
+        voices[AGENT] = said.pcm
+        speaking = self._speakers.hear({name: level(pcm) for name, pcm in voices.items()})
+        speakers = tuple(name for name in speaking if name != AGENT)
+        heard = self._mixer.mix(voices)
         self.leg.hear(heard[AGENT], said, all(seat.held for seat in seats), speakers)
         for seat in seats:
             seat.play(heard[seat.name])
+        self._tell(frozenset(speaking))
+
+    def _tell(self, speaking: frozenset[str]) -> None:
+        if speaking != self.speaking:
+            self.speaking = speaking
+            self.when_speaking()
 
 
 async def _outcome(future: asyncio.Future[str]) -> str:

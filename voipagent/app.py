@@ -234,7 +234,7 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
             room_legs = legs.framed(leg_format(audio_format))
             room_web = WebLegs(room_legs.open_web_leg, whip.take_candidates, whip.whep.publish)
             open_seat = _leg_opener(room_legs, trunks, room_web)
-            agent.rooms = rooms = Rooms(settings.rooms, settings.personas, audio_format, open_seat)
+            agent.rooms = rooms = Rooms(settings.rooms, settings.personas, audio_format, open_seat, agent.observers)
             policy = Outbound(trunks, settings.outbound.limits, lines, phones=settings.sip.users)
             agent.dialer = dialer = SipDialer(
                 sip, policy, routes=sip.trunks.keeper.routes, ring_s=settings.outbound.ring

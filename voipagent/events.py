@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -74,6 +74,17 @@ class Trimmed:
 
 
 @dataclass(frozen=True, slots=True)
+class Gathered:
+    """Who is in a room, or who speaks there, is different. `people`: the names by the ids of their calls.
+
+    `speaking` has names of theirs, and "" for the agent.
+    """
+
+    people: Mapping[str, str]
+    speaking: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A call that came is not taken, and why, as a `Rejection` has it. Where no row was reserved it is all there is."""
 
@@ -89,7 +100,7 @@ class Ended:
     ended: CallEnded
 
 
-Event: TypeAlias = Began | Answered | Spoke | Stepped | Measured | Troubled | Trimmed | Refused | Ended
+Event: TypeAlias = Began | Answered | Spoke | Stepped | Measured | Troubled | Trimmed | Gathered | Refused | Ended
 
 
 class Observer(Protocol):

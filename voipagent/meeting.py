@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from media.bridge import Side
 from media.leg import AudioFormat, Leg
-from media.room import Room
+from media.room import AGENT, Room
 from media.roomleg import EVERYBODY_LEFT
 from signaling.call import CallEnded, CallOffer, Rejection
+from voipagent.events import Gathered, Observer, Telling
 from voipagent.roomcall import RoomCall
 from voipagent.roomsettings import RoomSettings
 from voipagent.transfer import first_of
@@ -39,8 +40,15 @@ class Refused(Exception):
 class Meeting:
     """One room, from its first participant to its last."""
 
-    def __init__(self, name: str, settings: RoomSettings, audio_format: AudioFormat, over: Callable[[], None]) -> None:
-        """`over` is called as soon as nobody may come any more."""
+    def __init__(
+        self,
+        name: str,
+        settings: RoomSettings,
+        audio_format: AudioFormat,
+        over: Callable[[], None],
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        """`over` is called as soon as nobody may come any more; `observers` are told who is there and who speaks."""
         self.name, self._settings, self._over = name, settings, over
         self.room = Room(audio_format)
         offer = CallOffer(
@@ -54,6 +62,8 @@ class Meeting:
         self.call = RoomCall(offer, self.room.leg, self._end)
         self._present: dict[str, tuple[dict[str, Any], Leg]] = {}
         self._places: list[str] = []
+        self._observed = Telling(offer.id, observers)
+        self.room.when_speaking = self._tell
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,6 +98,7 @@ class Meeting:
         entry |= {"joined": self._now, "left": None, "reason": "", "media": {}}
         self.call.roll.append(entry)
         self._present[name] = entry, side.leg
+        self._tell()
         reason = LEFT
         try:
             reason = await first_of(self.room.join(name, side), self._closed())
@@ -106,6 +117,13 @@ class Meeting:
         if name in self._present:
             entry, leg = self._present.pop(name)
             entry |= {"left": self._now, "reason": reason, "media": asdict(leg.stats)}
+            self._tell()
+
+    def _tell(self) -> None:
+        """Who is there, and who speaks; at the end that is said by the end."""
+        if not self.call.is_over:
+            people = {entry["id"]: name for name, (entry, _) in self._present.items()}
+            self._observed(Gathered(people, self.room.speaking & {*self._present, AGENT}))
 
     def _end(self, ended: CallEnded) -> None:
         """The room is closed, and its record is about to be: whoever is there leaves now."""

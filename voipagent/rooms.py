@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from media.leg import AudioFormat, Leg
 from signaling.call import Call, CallOffer, Rejection
+from voipagent.events import Observer
 from voipagent.meeting import KIND, Meeting, Refused
 from voipagent.participant import Participant
 from voipagent.persona import NamedPersona, bare_number
@@ -46,7 +47,9 @@ class RoomState:
 
 
 class Rooms:
-    """A CallSource of rooms that open. `open_leg` makes a participant's leg, with frames as `leg_format` has them."""
+    """A CallSource of rooms that open. `open_leg` makes a participant's leg, with frames as `leg_format` has them;
+    `observers` are told who is in a room and who speaks, those too that come later.
+    """
 
     def __init__(
         self,
@@ -54,11 +57,12 @@ class Rooms:
         personas: Mapping[str, NamedPersona],
         audio_format: AudioFormat,
         open_leg: Callable[[CallOffer], Leg],
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.available: Callable[[], bool] = lambda: True
         self._fixed, self._personas = dict(rooms), personas
         self._temporary: dict[str, RoomSettings] = {}
-        self._format, self._open_leg = audio_format, open_leg
+        self._format, self._open_leg, self._observers = audio_format, open_leg, observers
         self._meetings: dict[str, Meeting] = {}  # by room: those that take participants
         self._opened: asyncio.Queue[RoomCall] = asyncio.Queue()  # as many as there are rooms, at most
         self._guesses: dict[str, Guesses] = {}
@@ -169,7 +173,7 @@ class Rooms:
         if settings is None:
             raise Refused(Rejection.NOT_FOUND, f"there is no room {name} any more")
         if name not in self._meetings:
-            meeting = Meeting(name, settings, self._format, lambda: self._forget(meeting))
+            meeting = Meeting(name, settings, self._format, lambda: self._forget(meeting), self._observers)
             self._meetings[name] = meeting
             self._opened.put_nowait(meeting.call)
         return self._meetings[name]

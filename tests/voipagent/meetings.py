@@ -128,7 +128,7 @@ async def meeting_house(
             CallsSettings(dir=folder),
         )
         configured = {"standup": RoomSettings()} if rooms is None else rooms
-        agent.rooms = Rooms(configured, named, FORMAT, lambda call_offer: house.open_leg(call_offer))
+        agent.rooms = Rooms(configured, named, FORMAT, lambda call_offer: house.open_leg(call_offer), agent.observers)
         house = House(engine, agent, agent.rooms, source, folder)
         task = asyncio.create_task(agent.run(source, agent.rooms))
         await settle()

@@ -17,7 +17,7 @@ from voipagent.context import Line
 from voipagent.events import Answered, Began, Ended, Measured, Spoke, Stepped, Trimmed, Troubled
 from voipagent.web import live as live_module
 from voipagent.web.api import create_api, serve_http
-from voipagent.web.live import MOST_LINES, MOST_READERS, Change, Feed, Live, _EventStream, serve_live
+from voipagent.web.live import MOST_LINES, MOST_READERS, Change, Feed, Live, View, _EventStream, serve_live
 
 BEGAN = Began("webrtc", "in", "", "agent")
 OVER = Ended(CallEnded("caller", "hung up"))
@@ -210,17 +210,17 @@ async def test_calls_of_telephones_are_not_told() -> None:
 async def test_so_many_listen_to_one_call_and_no_more_and_those_who_leave_make_room() -> None:
     live = Live()
     live("call-1", BEGAN)
-    feed = live.feed("call-1")
-    assert feed is not None
+    view = live.view("call-1")
+    assert view is not None
     async with serving(live) as port:
         async with listening(port, "/live/secret") as first:
             await first.event()
-            feed.readers += MOST_READERS - 1
+            view.readers += MOST_READERS - 1
             async with listening(port, "/live/secret") as one_more:
                 assert (await one_more.head())[0] == 429
-            feed.readers -= MOST_READERS - 1
+            view.readers -= MOST_READERS - 1
         async with asyncio.timeout(5):
-            while feed.readers:
+            while view.readers:
                 await asyncio.sleep(0)
         live("call-1", OVER)
 
@@ -232,13 +232,14 @@ async def test_a_call_that_ended_is_forgotten_after_a_while(monkeypatch: pytest.
     live("call-1", OVER)
     assert live.feed("call-1") is not None, "who asks at once still gets the end"
     async with asyncio.timeout(5):
-        while live.feed("call-1") is not None:
+        while live.feed("call-1") is not None or live.view("call-1") is not None:
             await asyncio.sleep(0)
 
 
 async def test_a_reader_who_takes_nothing_is_given_up_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_module, "SEND_S", 0.01)
     feed, stuck = Feed(), asyncio.Event()
+    view = View(feed)
     feed.take(BEGAN)
 
     async def send(message: Message) -> None:
@@ -246,8 +247,8 @@ async def test_a_reader_who_takes_nothing_is_given_up_and_holds_up_nobody(monkey
         await asyncio.Event().wait()
 
     async with asyncio.timeout(5):
-        streaming = asyncio.create_task(_EventStream(feed, 0).stream_response(send))
+        streaming = asyncio.create_task(_EventStream(view, 0).stream_response(send))
         await stuck.wait()
         feed.take(spoke("meanwhile"))
         await streaming
-    assert feed.readers == 0 and texts(feed.since(0)) == ["meanwhile"]
+    assert view.readers == 0 and texts(feed.since(0)) == ["meanwhile"]

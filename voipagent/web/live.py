@@ -1,7 +1,8 @@
 """What becomes of a call, told to its page as it happens: server-sent events (WHATWG HTML, section 9.2).
 
 Who knows the id of a call's session may listen: it is as hard to guess as a password, and only who made the call was
-told it. Calls of telephones have ids that others know; of them nothing is told here.
+told it. Calls of telephones have ids that others know; of them nothing is told here. Whose call is in a room is told
+of the room, for as long as it is there, and of what was said since it came.
 
 A `Feed` is no queue: it holds each thing as it is now, with the number of its last change. A reader asks for what
 changed since the number that it has, so a slow one misses statistics that are old, but no line, and one that lost its
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from fastapi import FastAPI, HTTPException, Request, status
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
-from voipagent.events import Answered, Began, Ended, Event, Measured, Spoke, Stepped, Trimmed, Troubled
+from voipagent.events import Answered, Began, Ended, Event, Gathered, Measured, Spoke, Stepped, Trimmed, Troubled
 from voipagent.web.origins import check_origin
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,11 @@ MOST_LINES = 500
 MOST_NOTES = 50
 MOST_READERS = 8
 """At once, of one call: the page, and its old connections that nobody has missed yet."""
+
+SPOKEN = ("line", "note")
+"""What is told of a room only to those who were there."""
+
+GONE = {"state": "ended", "by": "agent", "reason": "you are no longer in the room"}
 
 KEPT_S = 30.0
 """Seconds that the end of a call can still be asked for."""
@@ -49,7 +55,11 @@ class Change:
     data: dict[str, Any]
 
     def __str__(self) -> str:
-        return f"id: {self.number}\nevent: {self.kind}\ndata: {json.dumps(self.data, ensure_ascii=False)}\n\n"
+        return f"id: {self.number}\n{_event(self.kind, self.data)}"
+
+
+def _event(kind: str, data: dict[str, Any]) -> str:
+    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 class Feed:
@@ -57,7 +67,6 @@ class Feed:
 
     def __init__(self) -> None:
         self.number = 0
-        self.readers = 0
         self.is_over = False
         self._things: dict[tuple[object, ...], Change] = {}
         self._changed = asyncio.Event()
@@ -74,7 +83,8 @@ class Feed:
                 self._put(("state",), "state", {"state": "live", "prime_s": event.prime_s})
             case Spoke(line, final):
                 data = {"role": line.role, "text": line.text, "start": line.start, "end": line.end, "final": final}
-                self._put(("line", line.role, line.start), "line", data)
+                speaker = {"speaker": line.speaker} if line.speaker else {}
+                self._put(("line", line.role, line.start), "line", data | speaker)
                 self._forget("line", MOST_LINES)
             case Stepped():
                 self._count(event)
@@ -85,6 +95,8 @@ class Feed:
             case Troubled(at, trouble):
                 self._trouble = trouble
                 self._note({"note": "troubled", "at": at, "why": trouble, "error": ""})
+            case Gathered(people, speaking):
+                self._put(("people",), "people", {"names": list(people.values()), "speaking": sorted(speaking)})
             case Ended(ended):
                 self.is_over = True
                 self._put(("state",), "state", {"state": "ended", "by": ended.by, "reason": ended.reason})
@@ -140,20 +152,37 @@ class Feed:
         }
 
 
+class View:
+    """What one call's page may see of a feed. In a room it is called `name`, and came after the change `since`."""
+
+    def __init__(self, feed: Feed, name: str = "", since: int = 0) -> None:
+        self.feed, self.name, self.since = feed, name, since
+        self.readers = 0
+        self.is_gone = False
+
+    def told(self, changes: list[Change]) -> str:
+        """As they are sent, but those that are none of its business."""
+        return "".join(str(change) for change in changes if change.number > self.since or change.kind not in SPOKEN)
+
+
 class Live:
     """An observer of all calls, which keeps those of `kinds` for their pages, and a while longer."""
 
-    def __init__(self, kinds: tuple[str, ...] = ("webrtc",)) -> None:
+    def __init__(self, kinds: tuple[str, ...] = ("webrtc", "room")) -> None:
         self._kinds = kinds
         self._feeds: dict[str, Feed] = {}
+        self._views: dict[str, View] = {}  # by the id of the call whose page it is
 
     def __call__(self, call_id: str, event: Event) -> None:
         if isinstance(event, Began) and event.kind in self._kinds:
             self._feeds[call_id] = Feed()
+            self._views[call_id] = View(self._feeds[call_id])
         feed = self._feeds.get(call_id)
         if feed is None:
             return
         feed.take(event)
+        if isinstance(event, Gathered):
+            self._seat(feed, event.people)
         if feed.is_over:
             asyncio.get_running_loop().call_later(KEPT_S, self._drop, call_id, feed)
 
@@ -161,9 +190,24 @@ class Live:
         """The call of that id, if it runs or has just ended."""
         return self._feeds.get(call_id)
 
+    def view(self, call_id: str) -> View | None:
+        """What the page of that call may see, if it runs, has just ended, or is in a room."""
+        return self._views.get(call_id)
+
+    def _seat(self, feed: Feed, people: Mapping[str, str]) -> None:
+        """Whoever is new in a room sees it from now on, and whoever has left does no longer."""
+        for call_id, view in list(self._views.items()):
+            if view.feed is feed and view.name and call_id not in people:
+                view.is_gone = True
+                del self._views[call_id]
+        for call_id, name in people.items():
+            if call_id not in self._views:
+                self._views[call_id] = View(feed, name, feed.number)
+
     def _drop(self, call_id: str, feed: Feed) -> None:
         if self._feeds.get(call_id) is feed:
             del self._feeds[call_id]
+        self._views = {each: view for each, view in self._views.items() if view.feed is not feed}
 
 
 def serve_live(api: FastAPI, live: Live, call_of: Callable[[str], str | None], origins: Collection[str] = ()) -> None:
@@ -176,42 +220,49 @@ def serve_live(api: FastAPI, live: Live, call_of: Callable[[str], str | None], o
     @api.get("/live/{session}", include_in_schema=False)
     async def events(session: str, request: Request) -> StreamingResponse:
         check_origin(request, origins)
-        feed = live.feed(call_of(session) or "")
-        if feed is None:
+        view = live.view(call_of(session) or "")
+        if view is None:
             raise HTTPException(status.HTTP_404_NOT_FOUND, "there is no such call now")
-        if feed.readers >= MOST_READERS:
+        if view.readers >= MOST_READERS:
             raise HTTPException(status.HTTP_429_TOO_MANY_REQUESTS, f"{MOST_READERS} listen to this call already")
         told = request.headers.get("last-event-id", "")
-        return _EventStream(feed, int(told) if told.isdecimal() and len(told) < 19 else 0)
+        return _EventStream(view, int(told) if told.isdecimal() and len(told) < 19 else 0)
 
 
-async def _tell(feed: Feed, number: int) -> AsyncIterator[str]:
-    """Each change after `number`, until the call is over."""
+async def _tell(view: View, number: int) -> AsyncIterator[str]:
+    """Each change after `number`, until the call is over or has left the room."""
+    feed = view.feed
     yield "retry: 1000\n\n"
+    if view.name:
+        yield _event("you", {"name": view.name})
     while not (feed.is_over and feed.number <= number):
         await feed.changed(number)
+        if view.is_gone:
+            yield _event("state", GONE)
+            return
         changes = feed.since(number)
         number = changes[-1].number
-        yield "".join(map(str, changes))
+        if told := view.told(changes):
+            yield told
 
 
 class _EventStream(StreamingResponse):
     """A feed's changes, for as long as its reader takes them: nothing taken for SEND_S, and it is given up."""
 
-    def __init__(self, feed: Feed, number: int) -> None:
+    def __init__(self, view: View, number: int) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(_tell(feed, number), headers=headers, media_type="text/event-stream")
-        self._feed = feed
+        super().__init__(_tell(view, number), headers=headers, media_type="text/event-stream")
+        self._view = view
 
     async def stream_response(self, send: Send) -> None:
         async def send_soon(message: Message) -> None:
             async with asyncio.timeout(SEND_S):
                 await send(message)
 
-        self._feed.readers += 1
+        self._view.readers += 1
         try:
             await super().stream_response(send_soon)
         except TimeoutError:
             logger.info("x a reader of a call's events took nothing for %g s", SEND_S)
         finally:
-            self._feed.readers -= 1
+            self._view.readers -= 1
