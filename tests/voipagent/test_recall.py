@@ -8,6 +8,8 @@ model, and printed.
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +23,13 @@ from engine.pocket import FOLDER
 from engine.pocket.recipe.channel import g711
 from engine.pocket.recipe.domain import load_domain
 from engine.pocket.recipe.formats import whole_frames
-from engine.pocket.recipe.voices import callers, say
-from engine.slot import FRAME_SAMPLES, Engine, Frame, Pause, Prompt, Reply, Slot
+from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, Engine, Frame, Pause, Prompt, Reply, Slot
 from tests.voipagent.longcall import hold_call
 from voipagent.events import Event, Trimmed, Troubled
 from voipagent.persona import Persona
 from voipagent.recording import Recorder
 from voipagent.story import tell_facts
+from voipagent.talk import read_frames
 from voipagent.trim import Memory
 from voipagent.window import Shares
 
@@ -39,7 +41,7 @@ GREETED, ANSWERED, AT_MOST = 60, 70, 1_200
 TRIMS = 3
 QUESTIONS = "what is my name", "what is your name"
 SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
-FLITE = [caller for caller in callers() if caller.engine == "flite"]
+VOICES = "slt", "rms", "awb", "kal16"
 
 
 @dataclass
@@ -103,7 +105,11 @@ def unheard(text: str, number: int) -> Iterator[Frame]:
 
 def flite(text: str, number: int) -> Iterator[Frame]:
     """By telephone, in one of a few voices."""
-    return iter(whole_frames(g711(say(FLITE[number % len(FLITE)], text).audio)).reshape(-1, FRAME_SAMPLES))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "said.wav"
+        subprocess.run(["flite", "-voice", VOICES[number % len(VOICES)], "-t", text, "-o", str(path)], check=True)
+        said = np.concatenate(list(read_frames(path, SAMPLE_RATE, FRAME_SAMPLES)))
+    return iter(whole_frames(g711(said)).reshape(-1, FRAME_SAMPLES))
 
 
 async def play(
