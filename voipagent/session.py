@@ -15,11 +15,11 @@ from dataclasses import replace
 from engine.slot import EngineError, EngineFull, Reply, Slot
 from media.leg import Exchange, Leg, LegError, NoPort
 from signaling.call import Call, CallEnded, CallOffer, Rejection, SignalingError
-from voipagent.bargein import BargeIn, is_speech
+from voipagent.bargein import BargeIn
 from voipagent.consent import Announcement
 from voipagent.context import Line as Said
 from voipagent.context import Transcript
-from voipagent.events import Answered, Began, Ended, Measured, Observer, Refused, Spoke, Stepped, Telling, Troubled
+from voipagent.events import Answered, Began, Ended, Measured, Observer, Refused, Spoke, Stepped, Telling
 from voipagent.longest import Act, Longest
 from voipagent.minutes import Minutes
 from voipagent.persona import Persona
@@ -28,13 +28,11 @@ from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Recording
 from voipagent.tasks import first_error, to_the_end
 from voipagent.transfer import Switchboard, first_of
-from voipagent.trim import Memory, Trim, Trimmer
-from voipagent.watchdog import Trouble, Watchdog, WatchdogSettings
+from voipagent.trim import Memory
+from voipagent.upkeep import Upkeep
+from voipagent.watchdog import WatchdogSettings
 
 logger = logging.getLogger(__name__)
-
-PRIME_S = 8.0
-"""Seconds a row may be primed while it rings; longer is OVERLOADED: a trunk gives up on a call that only rings."""
 
 FRAME_S = 0.08
 
@@ -73,10 +71,17 @@ class Session:
         self._exchanges = 0
         self._transcript = Transcript(self._keep, slot.hearing_delay_frames)
         self._barge_in: BargeIn | None = None
-        self._memory = memory
+        self._upkeep = Upkeep(
+            slot,
+            persona,
+            record,
+            memory,
+            watchdog or WatchdogSettings(),
+            lambda: self._transcript.so_far,
+            lambda: recording.seconds,
+            self._tell,
+        )
         self._announcement, self._longest = announcement, longest or Longest()
-        self._watchdog = Watchdog(watchdog or WatchdogSettings())
-        self._trimmer: Trimmer | None = None
         self._leg: Leg | None = None
         self._put_through = PutThrough(call, record, recording)
 
@@ -133,8 +138,7 @@ class Session:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._converse(leg), name="converse")
             group.create_task(self._leg_digits(leg), name="leg digits")
-            if self._trimmer is not None:
-                group.create_task(self._trimmer.run(), name="trim")
+            group.create_task(self._upkeep.run(), name="upkeep")
 
     # --- what others may have the session do -----------------------------------------------------------------------
 
@@ -164,7 +168,7 @@ class Session:
         await call.ring()
         offer = call.offer.media
         description = await leg.offer() if offer is None else await leg.answer(offer)
-        await self._prime()
+        await self._upkeep.prime()
         self._greet()
         await call.accept(description)
         self._note_answered()
@@ -178,25 +182,6 @@ class Session:
         if self.persona.greeting:
             self.slot.say(self.persona.greeting)
             self._barge_in = BargeIn()
-
-    async def _prime(self) -> None:
-        """Tell the row who it is, while it rings. Raises EngineError."""
-        started, pinned = time.monotonic(), self._memory is not None and self._memory.pinned
-        try:
-            async with asyncio.timeout(PRIME_S):
-                await self.slot.prime(replace(self.persona.engine_prompt(), pinned=pinned))
-        except TimeoutError:
-            raise EngineError(f"priming took longer than {PRIME_S:g} s") from None
-        self.record.prime_s = round(time.monotonic() - started, 4)
-        if self._memory is not None and not pinned:
-            self._trimmer = Trimmer(
-                self.slot,
-                self._memory,
-                self.persona.engine_prompt(),
-                lambda: self._transcript.so_far,
-                lambda: self.recording.seconds,
-                self._tell,
-            )
 
     async def _converse(self, leg: Leg) -> None:
         """The two of them talk: a frame's time in, a frame back, until cancelled."""
@@ -225,7 +210,7 @@ class Session:
                     self._tell(Spoke(line, final=False))
             if forced and not self.slot.saying:
                 self._transcript.end_line()
-            self._watch_over(exchange, reply)
+            self._upkeep.stepped(exchange.heard, reply)
             await self._limit()
 
     async def _announce(self, leg: Leg) -> None:
@@ -263,21 +248,6 @@ class Session:
         elif act is Act.HANG_UP:
             await self.call.hang_up(self._longest.reason)
 
-    def _watch_over(self, exchange: Exchange, reply: Reply) -> None:
-        """Have the row primed anew when its window is nearly full, or the model is stuck."""
-        saying = self.slot.saying
-        spoke = is_speech(exchange.heard) if self.slot.deaf else bool(reply.heard)
-        trouble = self._watchdog.stepped(reply.text, spoke=spoke, saying=saying)
-        if trouble is not None:
-            logger.warning("x %s %s: the row is primed anew", self.record.id, trouble.value)
-            at = round(self.recording.seconds, 3)
-            self.record.troubles.append({"at": at, "trouble": trouble.value})
-            self._tell(Troubled(at, trouble.value))
-        if self._trimmer is not None:
-            self._trimmer.stepped(reply, saying=saying)
-            if trouble is not None:
-                self._trimmer.renew(trouble.value, keep=trouble is Trouble.DEAD_AIR)
-
     def _keep(self, line: Said) -> None:
         """A line is finished."""
         self._tell(Spoke(line, final=True))
@@ -293,11 +263,7 @@ class Session:
         if self._exchanges % MEASURED_FRAMES == 0:
             self._tell(Measured(round(self.recording.seconds, 3), replace(leg.stats)))
             begun = self._transcript.so_far[len(self._transcript.lines) :]
-            self._minutes.note(leg.stats, begun, self._trims)
-
-    @property
-    def _trims(self) -> Sequence[Trim]:
-        return self._trimmer.trims if self._trimmer is not None else ()
+            self._minutes.note(leg.stats, begun, self._upkeep.trims)
 
     async def _hold(self, started: float) -> None:
         """The far end holds: nothing is heard, no context is spent, and there is a limit. The record has the time."""
@@ -367,5 +333,5 @@ class Session:
         self._transcript.close()
         self._tell(Measured(round(self.recording.seconds, 3), replace(leg.stats)))
         self._tell(Ended(ended))
-        await self._minutes.close(leg.stats, self._transcript.lines, self._trims, ended)
+        await self._minutes.close(leg.stats, self._transcript.lines, self._upkeep.trims, ended)
         logger.info("- %s over after %.1f s: %s: %s", record.id, record.duration_s, ended.by, ended.reason)

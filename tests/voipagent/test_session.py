@@ -395,7 +395,7 @@ async def test_a_row_that_cannot_be_primed_is_overload(
         await asyncio.get_running_loop().create_future()
 
     monkeypatch.setattr("engine.echo.EchoSlot.prime", never)
-    monkeypatch.setattr("voipagent.session.PRIME_S", 0.05)
+    monkeypatch.setattr("voipagent.upkeep.PRIME_S", 0.05)
     async with stage(recorder, tmp_path) as on:
         await on.over()
     assert on.call.log == [("ring", None), ("reject", Rejection.OVERLOADED)]
