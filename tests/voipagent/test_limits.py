@@ -1,10 +1,13 @@
-"""limits.py: a long body is refused before it is read, over real HTTP."""
+"""limits.py: a long body is refused before it is read, and nobody keeps a connection for nothing, over real HTTP."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 import pytest
+from starlette.responses import StreamingResponse
 
 from voipagent.web.api import create_api, serve_http
 from voipagent.web.limits import MAX_BODY
@@ -34,3 +37,71 @@ async def said(port: int, *headers: str, body: bytes = b"") -> int:
 async def test_a_body_has_a_length_and_a_limit(headers: list[str], body: bytes, status: int) -> None:
     async with serve_http(create_api(lambda: True), "127.0.0.1", 0) as port:
         assert await said(port, *headers, body=body) == status
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "GET /healthz HT",
+        "POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx",
+    ],
+)
+async def test_who_says_no_whole_request_in_time_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setattr("voipagent.web.limits.SAID_S", 0.2)
+    async with asyncio.timeout(5), serve_http(create_api(lambda: True), "127.0.0.1", 0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(said.encode())
+        assert b"HTTP/1.1 200" not in await reader.read()
+        writer.close()
+
+
+async def test_the_time_of_a_second_request_runs_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voipagent.web.limits.SAID_S", 1.0)
+    async with asyncio.timeout(4), serve_http(create_api(lambda: True), "127.0.0.1", 0) as port:  # uvicorn waits for 5
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.readuntil(b'{"status":"ok"}')
+        writer.write(b"GET /heal")
+        assert not await reader.read()
+        writer.close()
+
+
+async def test_who_has_asked_may_wait_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voipagent.web.limits.SAID_S", 0.5)
+    api, closed = create_api(lambda: True), asyncio.Event()
+
+    @api.get("/events")
+    async def events() -> StreamingResponse:
+        async def tell() -> AsyncIterator[str]:
+            yield "first"
+            await closed.wait()
+            yield "last"
+
+        return StreamingResponse(tell())
+
+    async with asyncio.timeout(10), serve_http(api, "127.0.0.1", 0) as port:
+        patient, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        silent, other = await asyncio.open_connection("127.0.0.1", port)
+        assert not await silent.read()  # hung up on, though it came later
+        closed.set()
+        assert b"last" in await patient.read()
+        for each in (writer, other):
+            each.close()
+
+
+async def test_there_is_a_limit_to_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each one is a file, and calls need those for their ports."""
+    monkeypatch.setattr("voipagent.web.limits.MOST_CONNECTIONS", 2)
+    async with asyncio.timeout(10), serve_http(create_api(lambda: True), "127.0.0.1", 0) as port:
+        there = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        assert not await there[2][0].read()
+        for _, writer in there:
+            writer.close()
+        for _, writer in there[:2]:
+            await writer.wait_closed()
+        while True:  # until the server has seen them go
+            with contextlib.suppress(ConnectionError, IndexError):
+                if await said(port) == 405:
+                    break

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Response
 
-from voipagent.web.limits import BodyLimit
+from voipagent.web.limits import BodyLimit, Connection
 
 
 class HttpError(Exception):
@@ -60,6 +60,7 @@ async def serve_http(api: FastAPI, host: str, port: int, tls: ssl.SSLContext | N
         raise HttpError(f"cannot serve HTTP on {host}:{port}: {error.strerror}") from None
     config = uvicorn.Config(
         api,
+        http=Connection,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=1,

@@ -1,14 +1,57 @@
-"""How much anybody may send to the API before it is known who that is."""
+"""How much anybody may send to the API before it is known who that is, how slowly, and by how many connections."""
 
 from __future__ import annotations
 
+import asyncio
+
+import h11
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from signaling.problem import Problem
 
 MAX_BODY = 16 * 1024
 """Bytes. A body is read whole before its sender has shown a token, so none is taken whose length is not said."""
+
+SAID_S = 10.0
+"""A request is said whole within so long: from the beginning of its connection, or from its own."""
+
+MOST_CONNECTIONS = 512
+"""At once: each is a file, and of files a process mostly has 1024. One more is cut off."""
+
+
+class Connection(H11Protocol):
+    """One connection. uvicorn alone would wait for ever for who says nothing, or half of something."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._rest()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """While something of a request is still to come, its time runs."""
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._rest()
+        elif self._late is None:
+            self._late = self.loop.call_later(SAID_S, self.transport.abort)
+
+    def _rest(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class BodyLimit:
