@@ -65,7 +65,7 @@ class OutgoingSession(Session):
         async with asyncio.TaskGroup() as group:
             taken = group.create_task(call.wait_answered(), name="answered")
             listening = group.create_task(self._hear_early(leg, taken), name="early media")
-            await self._prime()
+            await self._upkeep.prime()
             self._greet()
             await taken
             listening.cancel()
