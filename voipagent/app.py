@@ -19,6 +19,8 @@ from media.answer import Legs
 from media.leg import AudioFormat, Leg
 from signaling.call import CallEnded, CallOffer, SignalingError
 from signaling.front import Front
+from signaling.meetings.dialer import MeetingDialer
+from signaling.meetings.meeting import KIND as MEETING
 from signaling.sip.dialer import SipDialer
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.grammar import host_port
@@ -33,6 +35,7 @@ from voipagent.consent import load_announcement
 from voipagent.context import Line
 from voipagent.engines import open_engine
 from voipagent.index import CallIndex
+from voipagent.meetings import Meetings
 from voipagent.memory import open_memory
 from voipagent.outbound import Wanted
 from voipagent.participant import leg_format
@@ -53,6 +56,7 @@ from voipagent.web.calls import serve_calls
 from voipagent.web.certificate import Https, open_https
 from voipagent.web.control import serve_control
 from voipagent.web.front import address, serve_front
+from voipagent.web.meetings import serve_meetings
 from voipagent.web.metrics import serve_metrics
 from voipagent.web.records import serve_records
 from voipagent.web.rooms import serve_rooms
@@ -72,8 +76,8 @@ async def serve(settings: Settings, environ: Mapping[str, str] | None = None) ->
         await _serve(settings, environ or {})
 
 
-async def dial(settings: Settings, wanted: Wanted) -> CallEnded:
-    """Make one call and talk until it is over. A signal hangs up; a second one kills.
+async def dial(settings: Settings, wanted: Wanted, *, meeting: bool = False) -> CallEnded:
+    """Make one call, or join one meeting, and talk until it is over. A signal hangs up; a second one kills.
 
     Nobody can call meanwhile, and no trunk is registered with: there may be an agent that serves beside us.
     """
@@ -84,7 +88,10 @@ async def dial(settings: Settings, wanted: Wanted) -> CallEnded:
             house.sip.available = lambda: False
             call = None
             try:
-                call = await house.agent.place(house.dialer, wanted)
+                if meeting:
+                    call = await house.meetings.join(wanted.target, wanted.persona)
+                else:
+                    call = await house.agent.place(house.dialer, wanted)
                 await call.wait_ended()
             except asyncio.CancelledError:
                 if call is None:
@@ -140,6 +147,7 @@ async def _serve(settings: Settings, environ: Mapping[str, str]) -> None:
         serve_calls(api, lambda wanted: agent.place(dialer, wanted), token)
         serve_control(api, agent.sessions, house.board, token)
         serve_rooms(api, house.rooms, token)
+        serve_meetings(api, house.meetings, token)
         serve_records(api, CallIndex(settings.calls.dir), agent.sessions, token)
         house.whip.serve(api)
         serve_front(api, settings, agent.observers, house.whip.call_of)
@@ -157,7 +165,7 @@ async def _serve(settings: Settings, environ: Mapping[str, str]) -> None:
             place = host_port(settings.sip.host, sip.port)
             logger.info("- answering at sip:%s, HTTP on port %d", place, http_port)
             with _reading_anew(sip, https, _prompts(house, environ)):
-                await agent.run(sip, house.whip, house.rooms)
+                await house.meetings.beside(agent.run(sip, house.whip, house.rooms))
 
 
 def _watched(house: House) -> Telemetry:
@@ -180,6 +188,7 @@ class House:
     dialer: SipDialer
     board: Switchboard
     rooms: Rooms
+    meetings: Meetings
 
 
 @contextlib.asynccontextmanager
@@ -240,7 +249,8 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
                 sip, policy, routes=sip.trunks.keeper.routes, ring_s=settings.outbound.ring
             )
             board = Switchboard(dialer, open_leg, audio_format, dialer.why_not_refer)
-            yield House(engine, sip, whip, agent, memory, dialer, board, rooms)
+            meetings = Meetings(settings.meetings, lambda wanted: agent.place(MeetingDialer(meetings.find), wanted))
+            yield House(engine, sip, whip, agent, memory, dialer, board, rooms, meetings)
 
 
 def _prompts(house: House, environ: Mapping[str, str]) -> Callable[[], None] | None:
@@ -290,6 +300,8 @@ def _leg_opener(legs: Legs, trunks: Iterable[Trunk], web: WebLegs) -> Callable[[
     def open_leg(offer: CallOffer) -> Leg:
         if offer.kind == "webrtc":
             return web(offer)
+        if offer.kind == MEETING:
+            return legs.open_web_leg(offer.source[0])
         trunk = known.get(offer.trunk)
         if trunk is None:
             return legs.open_leg(offer.media, offer.source[0], networks=map(ip_network, offer.also))

@@ -119,6 +119,25 @@ def dial(
 
 
 @cli.command()
+def join(
+    meeting: Annotated[
+        str, typer.Argument(metavar="URL|NAME", help="janus://meet.example.com/1234, livekit://…, standup")
+    ],
+    persona: Annotated[str, typer.Option(help="who takes part; empty: the meeting's persona, or the default one")] = "",
+) -> None:
+    """Take part in a meeting elsewhere until one of you has enough.
+
+    A name is that of VOIPAGENT_MEETINGS__<NAME>__URL.
+    """
+    from voipagent.app import dial as run
+    from voipagent.outbound import Wanted
+
+    ended = asyncio.run(run(_settings(), Wanted(meeting, persona=persona), meeting=True))
+    print(f"{ended.outcome.value if ended.outcome else 'over'}: {ended.reason}")
+    sys.exit(1 if ended.outcome else 0)
+
+
+@cli.command()
 def config(
     env_example: Annotated[bool, typer.Option("--example", help="print deploy/env.example instead")] = False,
 ) -> None:

@@ -26,6 +26,7 @@ from voipagent.calls import CallsSettings
 from voipagent.environment import FILE, Setting, SettingsError, effective, fault_line, nest, schema, text_of
 from voipagent.http import HttpSettings
 from voipagent.kinds import Network, Port, PortRange, Section, version_of
+from voipagent.meetingsettings import MeetingSettings, check_meetings
 from voipagent.memory import ContextSettings, SummarySettings
 from voipagent.persona import NamedPersona, Persona, Personas, name_each
 from voipagent.roomsettings import RoomSettings, check_rooms
@@ -213,6 +214,7 @@ class Settings(Section):
     persona: Persona = Persona()
     personas: Annotated[dict[str, NamedPersona], AfterValidator(name_each)] = {}
     rooms: dict[str, RoomSettings] = {}
+    meetings: dict[str, MeetingSettings] = {}
     context: ContextSettings = ContextSettings()
     summary: SummarySettings = SummarySettings()
     watchdog: WatchdogSettings = WatchdogSettings()
@@ -235,6 +237,13 @@ class Settings(Section):
         if (personas := info.data.get("personas")) is not None:
             check_rooms(rooms, personas)
         return rooms
+
+    @field_validator("meetings")
+    @classmethod
+    def _attended(cls, meetings: dict[str, MeetingSettings], info: ValidationInfo) -> dict[str, MeetingSettings]:
+        if (personas := info.data.get("personas")) is not None:
+            check_meetings(meetings, personas)
+        return meetings
 
     @property
     def signaling_trunks(self) -> tuple[Trunk, ...]:

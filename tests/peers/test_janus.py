@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from signaling.meetings.dialer import MeetingDialer
 from tests.media.browser import pitch
 from tests.peers.janus import ADMIN, LOCKED, PIN, ROOM, Janus, Participant, janus
 from tests.peers.netns import namespace
+from tests.voipagent.test_dial import in_folder, records
+from voipagent.lab.serving import serving_agent
 
 pytestmark = pytest.mark.peer("janus", "ip")
 
@@ -113,6 +116,16 @@ async def test_a_room_that_is_closed_is_the_end(server: Janus) -> None:
         await asyncio.wait_for(us.call.wait_answered(), 30)
         await other.ask({"request": "destroy", "room": ROOM, "secret": ADMIN})
         assert await ends(us.call) == CallEnded("callee", f"the room {server.room()} was closed")
+
+
+async def test_the_agent_that_serves_is_in_a_meeting_of_its_own_accord(server: Janus, tmp_path: Path) -> None:
+    meeting = {"VOIPAGENT_MEETINGS__STANDUP__URL": server.room(), "VOIPAGENT_MEETINGS__STUDY__URL": server.room(LOCKED)}
+    environ = {**in_folder(tmp_path), **meeting, "VOIPAGENT_MEETINGS__STANDUP__AUTO_JOIN": "true"}
+    async with serving_agent(environ), Participant(server, THEIRS) as other:
+        await other.browser.hears(THEIRS, within_s=30)  # its engine says back what it hears
+    (record,) = records(tmp_path)
+    assert (record["kind"], record["callee"], record["direction"]) == ("meeting", server.room(), "out")
+    assert record["ended_by"] == "agent" and record["packets_received"] > 0
 
 
 async def test_what_is_wrong_with_a_room_is_one_clear_line(server: Janus) -> None:
