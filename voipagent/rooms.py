@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from media.leg import AudioFormat, Leg
@@ -123,7 +123,7 @@ class Rooms:
         offer = call.offer
         names = self._called(offer) if not offer.room else [offer.room] if offer.room in self._rooms else []
         asks = not offer.room and all(self._rooms[name].pin.get_secret_value() for name in names)
-        if any(self._guessed(name).too_many(self._now) for name in names):
+        if self._guessed_out(names):
             await _refuse(call, Rejection.BUSY, "too many PINs were wrong lately")
         elif asks:
             await self._participant(call, ask=lambda sample_rate: self._dialog(names, sample_rate)).run()
@@ -142,14 +142,20 @@ class Rooms:
         return PinDialog(shipped_prompts(sample_rate), lambda pin: self._opened_by(names, pin), longest)
 
     def _opened_by(self, names: Sequence[str], pin: str) -> str:
-        """Which of them that PIN opens, "" for none; a wrong one is counted."""
+        """Which of them that PIN opens, "" for none; a wrong one is counted. Too many, and none opens any."""
         rooms = self._rooms
+        if self._guessed_out(names):  # also for who was asked before
+            return ""
         for name in names:
             if name in rooms and rooms[name].takes(pin):
                 return name
         for name in names if pin else ():
             self._guessed(name).add(self._now)
         return ""
+
+    def _guessed_out(self, names: Iterable[str]) -> bool:
+        """Whether too many PINs were wrong lately."""
+        return any(self._guessed(name).too_many(self._now) for name in names)
 
     def _guessed(self, name: str) -> Guesses:
         return self._guesses.setdefault(name, Guesses())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Mapping
 
@@ -47,7 +48,8 @@ class RoomSettings(Section):
 
     def takes(self, pin: str) -> bool:
         """Whether that is the PIN, or none is asked for."""
-        return self.pin.get_secret_value() in ("", pin)
+        own = self.pin.get_secret_value()
+        return not own or hmac.compare_digest(own.encode(), pin.encode())
 
 
 def check_rooms(rooms: Mapping[str, RoomSettings], personas: Mapping[str, NamedPersona]) -> None:

@@ -345,6 +345,16 @@ async def test_who_guesses_too_often_is_not_asked(recorder: Recorder, tmp_path: 
         assert knows.call.log == [("reject", Rejection.BUSY)]
 
 
+async def test_calls_side_by_side_are_no_way_around_that(recorder: Recorder, tmp_path: Path) -> None:
+    """They are all asked before the first of them has guessed."""
+    async with meeting_house(recorder, tmp_path, {"standup": pinned("4711")}) as house:
+        ada = await house.call("+4930")
+        for _ in range(MAX_WRONG):
+            await house.call("duplex", kind="webrtc", room="standup", pin="0000")
+        await press(house, ada.leg, "4711")
+        assert house.present() == () and house.engine.free == 2
+
+
 async def test_who_hangs_up_while_asked_is_gone(recorder: Recorder, tmp_path: Path) -> None:
     async with meeting_house(recorder, tmp_path, {"standup": pinned("4711")}) as house:
         ada = await house.call("+4930")
