@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from ipaddress import ip_address
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -49,13 +50,14 @@ def rejected(rejection: Rejection, why: str = "") -> Problem:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may call: whoever has one of the `tokens`, or anybody if it is `open`.
+    """Who may call: whoever has one of the `tokens`, or anybody if it is `open`, or who is on this machine if `local`.
 
     Pages of other `origins` may only where they are named, or "*" is; `personas` may be asked for by name.
     """
 
     tokens: tuple[str, ...] = field(default=(), repr=False)
     open: bool = False
+    local: bool = False
     origins: tuple[str, ...] = ()
     personas: tuple[str, ...] = ()
     hint: str = "no token is set, so nobody may call"
@@ -66,7 +68,7 @@ class Access:
         origin = request.headers.get("origin", "")
         if origin and not (self.allows(origin) or _is_own(origin, request)):
             raise Problem(403, f"pages of {origin[:100]!r} may not call here")
-        if self.open:
+        if self.open or (self.local and is_local(request)):
             return
         if not self.tokens:
             raise Problem(403, self.hint)
@@ -101,3 +103,27 @@ class Access:
 def _is_own(origin: str, request: Request) -> bool:
     """Whether that is a page of ours."""
     return origin.partition("://")[2] == request.headers.get("host", "").lower()
+
+
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+"""Headers of a proxy: who asks by one is not on this machine, though the proxy is."""
+
+
+def is_local(request: Request) -> bool:
+    """Whether it comes from this machine, by no proxy, and for a name of this machine.
+
+    A page in a browser here may have us looked up by a name of its own, and is of our origin then.
+    """
+    if request.client is None or any(name in request.headers for name in FORWARDED):
+        return False
+    return is_loopback(request.client.host) and is_loopback(request.url.hostname or "")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether that name or address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

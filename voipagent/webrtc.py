@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
@@ -17,7 +16,7 @@ from media.sdp import parse
 from media.webrtc import OtherIce, Ways, WebRtcLeg
 from signaling.call import CallOffer
 from signaling.front import Candidates
-from signaling.problem import RETRY_S, Access, Problem
+from signaling.problem import RETRY_S, Access, Problem, is_loopback
 from signaling.whep import Listener
 from voipagent.http import HttpSettings
 from voipagent.kinds import Section
@@ -34,7 +33,8 @@ class WebRtcSettings(Section):
         description="bearer token for calls from browsers and WHIP clients; that of HTTP works too, but can do more",
     )
     open: bool = Field(
-        default=False, description="true: no token is asked for, wherever HTTP listens; on loopback none is anyway"
+        default=False,
+        description="true: no token is asked for, wherever HTTP listens; on loopback, by no proxy, none is anyway",
     )
     origins: tuple[str, ...] = Field(
         default=(), description="web sites whose pages may call, such as https://www.example.com; * is any; empty: ours"
@@ -73,24 +73,18 @@ class WebRtcSettings(Section):
         return [server.link(until) for server in self.servers]
 
     def access(self, http: HttpSettings) -> Access:
-        """Who may call. On loopback it is who is on this machine, or who has put a proxy before us."""
+        """Who may call. Where we listen on loopback it is who is on this machine."""
         tokens = [secret.get_secret_value() for secret in (self.token, http.token)]
         own = self.token.get_secret_value() != ""
         return Access(
             tuple(filter(None, tokens)),
-            self.open or (not own and _is_loopback(http.host)),
+            self.open,
+            not own and is_loopback(http.host),
             self.origins,
             self.personas,
             "calls from browsers are for whoever has the token, and there is none; VOIPAGENT_WEBRTC__TOKEN sets it, "
             "VOIPAGENT_WEBRTC__OPEN=true lets anybody call",
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def unreadable(sdp: str) -> str:

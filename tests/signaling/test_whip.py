@@ -62,14 +62,14 @@ def fault(sdp: str) -> str:
 
 
 @asynccontextmanager
-async def serving(access: Access = OPEN) -> AsyncIterator[tuple[httpx2.AsyncClient, Agent]]:
+async def serving(access: Access = OPEN, client: str = "192.0.2.9") -> AsyncIterator[tuple[httpx2.AsyncClient, Agent]]:
     endpoint = WhipEndpoint(Front(access, fault, lambda: [LINK]))
     endpoint.available = lambda: True
     app = Starlette()
     endpoint.serve(app)
     agent = Agent(endpoint)
     running = asyncio.create_task(agent.run())
-    transport = httpx2.ASGITransport(app, client=("192.0.2.9", 5000))
+    transport = httpx2.ASGITransport(app, client=(client, 5000))
     async with asyncio.timeout(20), httpx2.AsyncClient(transport=transport, base_url="http://agent.test") as http:
         yield http, agent
     running.cancel()
@@ -279,6 +279,36 @@ async def test_a_wrong_token_is_401_everywhere(told: str) -> None:
             assert (await http.request(method, url, headers=wrong)).status_code == 401
         assert (await http.delete(url, headers={"Authorization": "bearer other"})).status_code == 200
         assert len(agent.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8998", 201),
+        ("127.0.0.1:8998", 201),
+        ("[::1]:8998", 201),
+        ("evil.example:8998", 403),
+        ("10.0.0.1", 403),
+    ],
+)
+async def test_open_to_this_machine_is_not_open_to_pages_that_name_it_otherwise(host: str, status: int) -> None:
+    """A page has its own name looked up as 127.0.0.1, and is of our origin then (DNS rebinding)."""
+    async with serving(Access(local=True, hint="set a token"), client="127.0.0.1") as (http, agent):
+        told = {"Host": host, "Origin": f"http://{host}"}
+        assert (await post(http, "accept", **told)).status_code == status
+        assert ("link" in (await http.options("/duplex", headers=told)).headers) is (status == 201)
+    async with serving(Access(("s3cret",), local=True), client="127.0.0.1") as (http, agent):
+        assert (await post(http, "accept", **told, **TOKEN)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("client", "told"),
+    [("192.0.2.9", {}), ("127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}), ("127.0.0.1", {"Forwarded": "for=192.0.2.9"})],
+)
+async def test_open_to_this_machine_is_not_open_to_others(client: str, told: dict[str, str]) -> None:
+    async with serving(Access(local=True, hint="set a token"), client=client) as (http, agent):
+        refused = await post(http, "accept", Host="localhost", **told)
+        assert (refused.status_code, problem(refused)) == (403, "set a token") and not agent.calls
 
 
 async def test_pages_of_other_origins_may_call_where_they_are_named() -> None:

@@ -18,14 +18,14 @@ def serve_front(
     api: FastAPI, settings: Settings, observers: list[Observer], call_of: Callable[[str], str | None]
 ) -> None:
     """Serve both, as the settings have it. `call_of` gives the call of a session, by which its page may watch it."""
-    live = Live()
+    live, access = Live(), settings.webrtc.access(settings.http)
     observers.append(live)
     serve_live(api, live, call_of, settings.webrtc.origins)
     serve_page(
         api,
         PageFacts(
             agent=_readable(settings.persona.name),
-            token=not settings.webrtc.access(settings.http).open,
+            token=not (access.open or access.local),
             recorded=settings.calls.record,
             personas=choices(
                 settings.webrtc.personas,

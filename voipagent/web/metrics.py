@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from ipaddress import ip_address
 
 from fastapi import FastAPI, HTTPException, Request, Response, status
 from prometheus_client import CONTENT_TYPE_LATEST
 
-FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
-"""Headers of a proxy: who asks by one is not on this machine, though the proxy is."""
+from signaling.problem import is_local
 
 CLOSED = "metrics are for this machine alone; VOIPAGENT_METRICS__TOKEN is what others could show"
 
@@ -26,7 +24,7 @@ def serve_metrics(api: FastAPI, exposition: Callable[[], bytes], token: str) -> 
 
 def _check(request: Request, token: str) -> None:
     if not token:
-        if not _is_local(request):
+        if not is_local(request):
             raise HTTPException(status.HTTP_403_FORBIDDEN, CLOSED)
         return
     scheme, _, told = request.headers.get("authorization", "").partition(" ")
@@ -36,22 +34,3 @@ def _check(request: Request, token: str) -> None:
             "Authorization: Bearer, and the token in VOIPAGENT_METRICS__TOKEN, is wanted",
             {"WWW-Authenticate": "Bearer"},
         )
-
-
-def _is_local(request: Request) -> bool:
-    """Whether it comes from this machine, by no proxy, and for a name of this machine.
-
-    A page in a browser here may have us looked up by a name of its own, and read what it gets.
-    """
-    if request.client is None or any(name in request.headers for name in FORWARDED):
-        return False
-    return _is_loopback(request.client.host) and _is_loopback(request.url.hostname or "")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
