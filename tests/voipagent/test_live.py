@@ -184,6 +184,18 @@ async def test_a_page_that_lost_its_connection_misses_nothing_not_even_the_end()
         assert (await page.event())[1]["state"] == "ended"
 
 
+async def test_a_number_that_nobody_was_told_is_none() -> None:
+    """Who waited for what comes after it would wait for ever, and keep a connection."""
+    live = Live()
+    for event in (BEGAN, spoke("one", 1.0, final=True), OVER):
+        live("call-1", event)
+    async with serving(live) as port, listening(port, "/live/secret", Last_Event_ID="999999999") as page:
+        assert (await page.head())[0] == 200
+        assert (await page.event())[1]["text"] == "one"
+        assert (await page.event())[1]["state"] == "ended"
+        assert b"event" not in await page.rest()
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "code", "why"),
     [

@@ -226,7 +226,8 @@ def serve_live(api: FastAPI, live: Live, call_of: Callable[[str], str | None], o
         if view.readers >= MOST_READERS:
             raise HTTPException(status.HTTP_429_TOO_MANY_REQUESTS, f"{MOST_READERS} listen to this call already")
         told = request.headers.get("last-event-id", "")
-        return _EventStream(view, int(told) if told.isdecimal() and len(told) < 19 else 0)
+        number = int(told) if told.isdecimal() and len(told) < 19 else 0
+        return _EventStream(view, number if number <= view.feed.number else 0)
 
 
 async def _tell(view: View, number: int) -> AsyncIterator[str]:
