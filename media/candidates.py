@@ -48,15 +48,17 @@ def host_candidates(hosts: Sequence[str], port: int) -> list[Candidate]:
 def read_candidate(text: str, host: str) -> Candidate | None:
     """A candidate that we can try; None for what is none, for TCP, for a name, and for who is not one host.
 
-    A name under .local hides an address: who has it sends to us, and is seen then. `host` is where signalling comes
-    from: only from this machine may it be this machine.
+    A zone (RFC 4007) would be taken for an interface of ours. A name under .local hides an address: who has it sends to
+    us, and is seen then. `host` is where signalling comes from: only from this machine may it be this machine.
     """
     try:
         candidate = Candidate.from_sdp(text)
         address = ip_address(candidate.host)
     except ValueError:
         return None
-    if address.is_multicast or address.is_unspecified or (address.is_loopback and not is_loopback(host)):
+    if "%" in candidate.host or address.is_multicast or address.is_unspecified:
+        return None
+    if address.is_loopback and not is_loopback(host):
         return None
     usable = candidate.component == 1 and candidate.transport.lower() == "udp" and 0 < candidate.port <= 65_535
     return candidate if usable and candidate.type in ("host", "srflx", "prflx", "relay") else None

@@ -205,6 +205,8 @@ async def test_a_relay_that_has_died_holds_nobody_up(monkeypatch: pytest.MonkeyP
         "1 1 udp 1 224.0.0.1 5000 typ host",
         "1 1 udp 1 0.0.0.0 5000 typ host",
         "1 1 udp 1 127.0.0.1 5000 typ host",
+        "1 1 udp 1 fe80::1%lo 5000 typ host",
+        "1 1 udp 1 fe80::1%\0 5000 typ host",
         "1 1 udp 1 192.0.2.9 5000 typ other",
     ],
 )
