@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Protocol, TypeAlias
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from signaling.problem import Access, Problem
@@ -124,6 +124,8 @@ async def text_of(request: Request) -> str:
         return (await request.body()).decode()
     except UnicodeDecodeError:
         raise Problem(400, "the body is not UTF-8") from None
+    except ClientDisconnect:
+        raise Problem(400, "the body was cut off") from None
 
 
 def check_type(request: Request, wanted: str) -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import httpx2
 import pytest
 from starlette.applications import Starlette
+from starlette.types import Message
 
 from signaling.call import CallEnded, Rejection, SignalingError
 from signaling.front import FRAGMENT, SDP, Front
@@ -215,6 +216,24 @@ async def test_a_body_that_is_no_text_is_bad() -> None:
     async with serving() as (http, _):
         refused = await http.post("/duplex", content=b"\xff\xfe", headers={"Content-Type": SDP})
         assert (refused.status_code, problem(refused)) == (400, "the body is not UTF-8")
+
+
+async def test_who_goes_in_the_middle_of_a_body_is_no_fault_of_ours() -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    endpoint = WhipEndpoint(Front(OPEN, fault, tuple))
+    app = Starlette()
+    endpoint.serve(app)
+    headers = [(b"content-type", SDP.encode()), (b"content-length", b"9")]
+    scope = {"type": "http", "method": "POST", "path": "/duplex", "query_string": b"", "headers": headers}
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 400
 
 
 async def test_a_change_that_is_refused_or_too_slow_leaves_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
