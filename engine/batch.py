@@ -6,11 +6,9 @@ last `window_frames` columns of its call (`engine/prime.py`).
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -18,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.admission import Admission, chunk_size, row_counts
+from engine.admission import Admission
 from engine.drawing import NOISE_WIDTH, PRIME_NUMBER, Draws, Settings, numbers, sampling_rows, settings
 from engine.ear import NO_EAR, Hearing
 from engine.ears import Ears, read
@@ -31,14 +29,8 @@ from engine.model.text import PAD
 from engine.model.voice import VoiceState
 from engine.prefix import Prefixes
 from engine.prime import PrimeChunk, Primer, within_memory
-from engine.room import hearing, peak_bytes, spare_bytes
+from engine.room import hearing, spare_bytes
 from engine.slot import FRAME_SAMPLES, EngineFull, Frame, Sampling, Tokens
-
-CHUNK_SIZES = 16, 32, 64, 128, 256
-"""Columns of a prime chunk, to choose from."""
-
-REHEARSALS = 4
-"""Of each thing whose time is taken."""
 
 KeyPrecision: TypeAlias = Literal["full", "int8"]
 """Of keys and values: as the activations are, or half of that."""
@@ -82,7 +74,7 @@ class Batch:
 
     `ears`: how many rows, the first ones, have an ear; None: as many as memory holds. `deaf`: why there is no `ear`.
     `kv`: how the model's keys and values lie in memory. `limit_s`: the longest that a frame may take to its reply; None
-    is any time. What ticks take is found by `rehearse`. `prefixes`: where prompts are remembered; nowhere unless given.
+    is any time. What ticks take, `rehearsal` finds. `prefixes`: where prompts are remembered; nowhere unless given.
     `pins`: prompts can be pinned.
     """
 
@@ -114,8 +106,8 @@ class Batch:
         with torch.inference_mode():
             self._codec = self._mimi.initial_state(rows)
             self._state = self._moshi.initial_state(rows, eight_bits=kv == "int8", pins=pins)
-            self._primer = Primer(self._moshi, self._state, kv == "int8", prefixes or Prefixes(0))
-        self.renewable_frames, self.pins = self._primer.renewable_frames, pins
+            self.primer = Primer(self._moshi, self._state, kv == "int8", prefixes or Prefixes(0))
+        self.renewable_frames, self.pins = self.primer.renewable_frames, pins
         self._device = self._state.kv.position.device
         self._audio = next(self._mimi.parameters()).dtype
         none = Hearing(self.tokenizer, deaf=deaf)
@@ -123,8 +115,9 @@ class Batch:
         self._ears = Ears(ear, self.hearing.rows, rows, self._device) if ear and self.hearing.rows else None
         self._logs = [self._fresh_row() for _ in range(rows)]
         self.admission = Admission(rows, limit_s)
-        self._prime_bytes = 0
-        self.prefixes = self._primer.prefixes
+        self.prime_bytes = 0
+        """What priming a row takes of the device's memory, once that is known."""
+        self.prefixes = self.primer.prefixes
         self._widths: Widths[StaticStep] = Widths([])
 
     @property
@@ -147,9 +140,9 @@ class Batch:
         Raises EngineFull if the device's memory does not hold it; so does `prefill`. The other rows are as they were.
         """
         spare = spare_bytes(self._device)
-        if spare is not None and spare < self._prime_bytes:
+        if spare is not None and spare < self.prime_bytes:
             raise EngineFull(
-                f"the device has {spare >> 20} MiB left, and to prime a row takes {self._prime_bytes >> 20} MiB"
+                f"the device has {spare >> 20} MiB left, and to prime a row takes {self.prime_bytes >> 20} MiB"
             )
         with within_memory():
             self._open(row, log)
@@ -172,11 +165,16 @@ class Batch:
         pinned: bool = False,
     ) -> list[PrimeChunk]:
         """The chunks that prime `row`: `Primer.plan`."""
-        return self._primer.plan(row, frames, self._logs[row].log, keep_frames, sampling, voice, pinned=pinned)
+        return self.primer.plan(row, frames, self._logs[row].log, keep_frames, sampling, voice, pinned=pinned)
 
     def prefill(self, chunk: PrimeChunk) -> None:
         """Run one chunk of a plan; in order, each once. Raises EngineFull, after which `row` must be opened anew."""
-        self._primer.prefill(chunk)
+        self.primer.prefill(chunk)
+
+    def prime_by(self, columns: int) -> None:
+        """Prime in chunks of so many columns. Before any row is opened."""
+        self.primer.chunk_columns = columns
+        self.renewable_frames = self.primer.renewable_frames
 
     def renew(
         self,
@@ -189,7 +187,7 @@ class Batch:
     ) -> Generator[bool, None, None]:
         """Prime `row` beside its steps: `Primer.renew`. Raises EngineFull, and the row is as it was; ValueError."""
         held = self._logs[row]
-        return self._primer.renew(row, frames, lambda: (held.log, held.number), keep_frames, sampling, voice, wait)
+        return self.primer.renew(row, frames, lambda: (held.log, held.number), keep_frames, sampling, voice, wait)
 
     @torch.inference_mode()
     def step(self, steps: Sequence[RowStep]) -> list[Stepped]:
@@ -290,22 +288,6 @@ class Batch:
         token, quiet = read(column[self.streams :]) if hears else (PAD, ())
         return Stepped(said.copy(), int(column[0]), tokens, state.number - 1, token, broken, quiet)
 
-    def warm_up(self) -> None:
-        """Run primes and a step of no consequence, so that the first caller does not wait for kernels to be chosen.
-
-        Before any row is opened.
-        """
-        held = peak_bytes(self._device)
-        columns = self._primer.chunk_columns
-        for chunk in self.plan(0, np.zeros((columns, self.streams), np.int64), 0, Sampling()):
-            self.prefill(chunk)
-        self._prime_bytes = peak_bytes(self._device) - held
-        self._step_silence(self.rows, hears=True)
-        frames = np.zeros((min(columns, self.renewable_frames - 1), self.streams), np.int64)
-        for _ in self.renew(0, frames, 0, Sampling()):
-            pass
-        self.prefixes.clear()
-
     def prepare(self, widths: Sequence[int], graphs: bool) -> None:
         """Run steps as static ones, each of so many rows or less in the narrowest of `widths` that holds them.
 
@@ -346,34 +328,6 @@ class Batch:
             assert self._ears
             self._ears.ear.reset(row)
 
-    def rehearse(self, clock: Callable[[], float] = time.perf_counter, sizes: Sequence[int] = CHUNK_SIZES) -> None:
-        """Time ticks and prime chunks as they are once all windows are full; and prime in chunks that are short enough.
-
-        `sizes` are those to choose from.
-
-        Before any row is opened, and only where there is a limit to keep.
-        """
-        if (limit_s := self.admission.limit_s) is None:
-            return
-        with torch.inference_mode():
-            self._state.kv.position.fill_(self.window_frames)
-        for rows in row_counts(self.rows):
-            self.admission.ticks.measured(rows, _best(partial(self._step_silence, rows), clock))
-        if self._ears:
-            self._ears.ear.fill()
-            for rows in row_counts(self.hearing.rows):
-                took = _best(partial(self._step_silence, rows, hears=True), clock)
-                self.admission.ears.measured(rows, max(0.0, took - self.admission.ticks.of(rows)))
-        sizes = [size for size in sizes if size < self.window_frames] or [1]
-        costs = {size: _best(partial(self._primer.run_zeros, size), clock) for size in sizes}
-        self._primer.chunk_columns = chunk_size(costs, limit_s)
-        self.renewable_frames = self._primer.renewable_frames
-        self.admission.chunks.measured(1, costs[self._primer.chunk_columns])
-
-    def _step_silence(self, rows: int, hears: bool = False) -> None:
-        silence = np.zeros(FRAME_SAMPLES, np.float32)
-        self.step([RowStep(row, silence, None, Sampling(), hears) for row in range(rows)])
-
     # --- small tensors
 
     def _only(self, row: int) -> Tensor:
@@ -384,13 +338,3 @@ class Batch:
 
     def _to_device(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self._device)
-
-
-def _best(run: Callable[[], None], clock: Callable[[], float]) -> float:
-    """The least seconds of a few runs, the first of which may have had kernels to choose."""
-    times = []
-    for _ in range(REHEARSALS):
-        began = clock()
-        run()
-        times.append(clock() - began)
-    return min(times[1:])

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from engine.admission import LIMIT_S, row_counts
-from engine.batch import CHUNK_SIZES, Batch, KeyPrecision
+from engine.batch import Batch, KeyPrecision
 from engine.ear import NO_EAR
 from engine.model.checkpoint import Checkpoint, load_checkpoint
 from engine.model.listening import EarCheckpoint, load_ear, load_listener
@@ -19,6 +19,7 @@ from engine.model.moshi_config import MoshiConfig
 from engine.model.weights import Wanted, precision
 from engine.prefix import Prefixes
 from engine.prime import CHUNK_COLUMNS
+from engine.rehearsal import CHUNK_SIZES, rehearse, warm_up
 from engine.room import NO_ROOM, has_cuda
 from engine.slot import CheckpointError, EngineError
 
@@ -85,7 +86,7 @@ def load_batch(
             batch.prepare([rows], graphs=False)
         elif graphs == "on" or (graphs == "auto" and chosen.type == "cuda"):
             batch.prepare(row_counts(rows), graphs=chosen.type == "cuda")
-        batch.rehearse(sizes=[CHUNK_COLUMNS] if deterministic else CHUNK_SIZES)
+        rehearse(batch, sizes=[CHUNK_COLUMNS] if deterministic else CHUNK_SIZES)
     except torch.OutOfMemoryError as error:
         raise EngineError(f"{rows} rows of {model!r} do not fit the device's memory; ask for fewer") from error
     return batch
@@ -108,7 +109,7 @@ def _warm(make: Callable[..., Batch], ear: EarCheckpoint | None, deaf: str) -> B
     """Rows that are warm: with ears, but without where those would take the memory that the rows need."""
     try:
         batch = make(ear=ear, deaf=deaf)
-        batch.warm_up()
+        warm_up(batch)
         return batch
     except torch.OutOfMemoryError:
         if ear is None:

@@ -75,14 +75,14 @@ def trim_cost(
         beside.append(_timed(clock, lambda: batch.step(steps)))
     medians = (float(np.median(each[3:])) for each in (alone, chunk, beside))
     device = torch.cuda.get_device_name() if cuda else "a CPU"
-    return TrimCost(device, rows, turns, batch._primer.chunk_columns, *medians)
+    return TrimCost(device, rows, turns, batch.primer.chunk_columns, *medians)
 
 
 def _chunks(batch: Batch) -> Generator[None, None, None]:
     """The chunks of one trim after the other, but for what catches up, which is shorter."""
     keep = round(KEEP_SHARE * batch.window_frames)
     prompt = np.zeros((keep, batch.streams), np.int64)
-    size = batch._primer.chunk_columns
+    size = batch.primer.chunk_columns
     while True:
         trim = batch.renew(0, prompt, 0, Sampling())
         for _ in range(max(1, keep // size)):  # whole ones

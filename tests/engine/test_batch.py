@@ -75,15 +75,6 @@ def test_a_masked_row_stands_still_bit_for_bit(batch: Batch) -> None:
     assert fingerprint(batch, 2) != before
 
 
-def test_warming_up_leaves_no_trace(batch: Batch, nano: Path) -> None:
-    warm = Batch(load_checkpoint(str(nano)), 4)
-    warm.warm_up()
-    for row in range(4):
-        warm.open(row, no_log())
-        prime(warm, row)
-    assert [fingerprint(warm, row) for row in range(4)] == [fingerprint(batch, row) for row in range(4)]
-
-
 def test_a_row_that_is_opened_again_is_as_new(batch: Batch) -> None:
     fresh = talk(batch, 0, noise(10))
     talk(batch, 1, noise(12, seed=5), SEED_2)
@@ -143,6 +134,18 @@ def test_a_row_that_memory_does_not_hold_is_refused_and_the_others_do_not_move(
     batch.open(1, no_log())
     prime(batch, 1)
     assert same(talk(batch, 1, noise(5)), talk(batch, 2, noise(5)))
+
+
+def test_a_row_that_memory_cannot_prime_is_refused(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk(batch, 0, noise(2))
+    before = fingerprint(batch, 0)
+    monkeypatch.setattr(batch, "prime_bytes", 300 << 20)
+    monkeypatch.setattr(batch_module, "spare_bytes", lambda device: 200 << 20)
+    with pytest.raises(EngineFull, match="the device has 200 MiB left, and to prime a row takes 300 MiB"):
+        batch.open(1, no_log())
+    assert fingerprint(batch, 0) == before
+    monkeypatch.setattr(batch_module, "spare_bytes", lambda device: 300 << 20)
+    batch.open(1, no_log())
 
 
 # --- a step --------------------------------------------------------------------------------------------------------
@@ -369,64 +372,3 @@ def test_what_the_ear_writes_costs_no_copy_of_its_own(
     alone = len(copies)
     talk(listening, 0, noise(1))
     assert len(copies) == 2 * alone
-
-
-# --- admission -----------------------------------------------------------------------------------------------------
-
-
-class Clock:
-    """Time that passes by what is run: a millisecond, and so much more a row of a tick, or a column of a chunk."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 0.001
-        return self.now
-
-
-def test_ticks_are_timed_with_full_windows_and_chunks_fit_the_limit(
-    nano: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch, clock, held = Batch(load_checkpoint(str(nano)), 3, limit_s=0.064), Clock(), set()
-    step, zeros = batch._step_silence, batch._primer.run_zeros
-
-    def tick(rows: int) -> None:
-        held.update(batch.state.kv.position.tolist())
-        clock.now += 0.010 + 0.001 * rows
-        step(rows)
-
-    def chunk(columns: int) -> None:
-        clock.now += 0.0002 * columns
-        zeros(columns)
-
-    monkeypatch.setattr(batch, "_step_silence", tick)
-    monkeypatch.setattr(batch._primer, "run_zeros", chunk)
-    batch.rehearse(clock)
-    ticks = batch.admission.ticks
-    assert [ticks.of(rows) for rows in (1, 2, 3)] == pytest.approx([0.012, 0.013, 0.014])
-    assert min(held) >= batch.window_frames
-    assert batch._primer.chunk_columns == 64  # of 128, a quarter of the limit would be passed
-    assert batch.admission.wait_s(3) == pytest.approx(0.012 + 0.013 + 0.0138)
-    assert batch.renewable_frames == batch._primer.renewable_frames
-    for row in range(3):
-        batch.open(row, no_log())
-        prime(batch, row)
-    assert same(talk(batch, 2, noise(3)), talk(live_batch(nano, rows=1), 0, noise(3)))
-
-
-def test_without_a_limit_nothing_is_timed(batch: Batch) -> None:
-    batch.rehearse(lambda: pytest.fail("nobody asked"))
-    assert batch.admission.admits(4)
-
-
-def test_a_row_that_memory_cannot_prime_is_refused(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
-    talk(batch, 0, noise(2))
-    before = fingerprint(batch, 0)
-    monkeypatch.setattr(batch, "_prime_bytes", 300 << 20)
-    monkeypatch.setattr(batch_module, "spare_bytes", lambda device: 200 << 20)
-    with pytest.raises(EngineFull, match="the device has 200 MiB left, and to prime a row takes 300 MiB"):
-        batch.open(1, no_log())
-    assert fingerprint(batch, 0) == before
-    monkeypatch.setattr(batch_module, "spare_bytes", lambda device: 300 << 20)
-    batch.open(1, no_log())

@@ -22,6 +22,7 @@ from engine.graphs import StaticStep, Widths, check_equal
 from engine.load import load_batch
 from engine.model.checkpoint import load_checkpoint
 from engine.model.listening import load_ear
+from engine.rehearsal import warm_up
 from engine.slot import Sampling
 from tests.engine.rows import fingerprint, no_log, noise, prime, same, tensors
 
@@ -200,7 +201,7 @@ def test_captured_steps_give_what_plain_ones_give(eared: Path) -> None:
     lived = []
     for widths in ([], row_counts(ROWS)):
         batch = Batch(checkpoint, ROWS, load_ear(str(eared), checkpoint, "cuda"))
-        batch.warm_up()
+        warm_up(batch)
         batch.prepare(widths, graphs=True)
         assert [step.width for step in batch._widths._steps] == widths
         for row in range(ROWS):

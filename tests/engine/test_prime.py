@@ -40,7 +40,7 @@ def test_a_prompt_changes_what_is_said(batch: Batch) -> None:
 @pytest.mark.parametrize("columns", [1, 3, 1_000])
 def test_priming_in_chunks_equals_priming_at_once(batch: Batch, columns: int) -> None:
     prime(batch, 0, PROMPT)
-    batch._primer.chunk_columns = columns
+    batch.primer.chunk_columns = columns
     chunks = batch.plan(1, batch.layout.frames(batch.tokenizer, PROMPT), 0, Sampling())
     assert max(len(chunk.columns) for chunk in chunks) <= columns + 2
     prime(batch, 1, PROMPT)
@@ -74,7 +74,7 @@ def test_the_columns_that_are_kept_are_those_that_were_fed(batch: Batch) -> None
 
     batch._moshi.step = listen  # type: ignore[method-assign, assignment]
     talk(batch, 0, noise(12))
-    past = batch._primer.past(batch._logs[0].log, 5).tolist()
+    past = batch.primer.past(batch._logs[0].log, 5).tolist()
     assert past[1:5] == fed[8:]
     assert past[0][:2] + past[0][9:10] == fed[7][:2] + fed[7][9:10]  # text and semantic codes; the rest is the prompt's
     assert past[5][:9] == batch._state.row(0).ahead()[0, 0, :9].tolist()
@@ -189,7 +189,7 @@ def test_a_renewal_that_is_given_up_leaves_the_row_as_it_was_and_its_shadow_to_t
         under_way.close()
     renewal(batch, 0).close()  # before it began
     assert fingerprint(batch, 0) == before
-    assert len(batch._primer.shadows) == SHADOWS
+    assert len(batch.primer.shadows) == SHADOWS
 
 
 def test_two_rows_are_renewed_beside_each_other(batch: Batch) -> None:
@@ -238,17 +238,17 @@ def test_the_most_that_a_live_row_can_be_primed_with_fits_whatever_it_steps_mean
         items.append(last)
         talk(batch, 0, speech)
     assert items[-1] and len(items) > 4
-    assert batch.renewable_frames < batch._primer.shadows[0].kv.slots < batch.window_frames
+    assert batch.renewable_frames < batch.primer.shadows[0].kv.slots < batch.window_frames
 
 
 def test_what_outgrows_a_shadow_is_refused_and_the_row_is_as_it_was(batch: Batch) -> None:
     talk(batch, 0, noise(1))
     before = fingerprint(batch, 0)
-    slots = batch._primer.shadows[0].kv.slots
+    slots = batch.primer.shadows[0].kv.slots
     with pytest.raises(ValueError, match=f"a prime of {slots + 1} positions outgrew a shadow of {slots}"):
         list(batch.renew(0, np.zeros((slots, 17), np.int64), 0, SEED_1))
     assert fingerprint(batch, 0) == before
-    assert len(batch._primer.shadows) == SHADOWS
+    assert len(batch.primer.shadows) == SHADOWS
 
 
 def test_a_renewal_that_memory_does_not_hold_is_refused_and_the_row_goes_on(
@@ -265,7 +265,7 @@ def test_a_renewal_that_memory_does_not_hold_is_refused_and_the_row_goes_on(
         with pytest.raises(EngineFull, match="the device's memory is full"):
             next(renewal(batch, 0))
     assert fingerprint(batch, 0) == before
-    assert len(batch._primer.shadows) == SHADOWS
+    assert len(batch.primer.shadows) == SHADOWS
 
 
 # --- replay --------------------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def waits(times: int) -> Callable[[], bool]:
 def swap(batch: Batch, moment: Moment, said: Iterator[Frame]) -> None:
     """Renew row 0 while both are stepped; then feed row 1, made fresh, the same columns one by one."""
     frames = batch.layout.frames(batch.tokenizer, moment.prompt)
-    batch._primer.chunk_columns = moment.chunk
+    batch.primer.chunk_columns = moment.chunk
     kept, meanwhile = min(moment.keep, moment.before), 0
     steps = chain(moment.steps, repeat(0))
     for last in batch.renew(0, frames, moment.keep, moment.sampling, wait=waits(moment.held)):
@@ -110,7 +110,7 @@ def swap(batch: Batch, moment: Moment, said: Iterator[Frame]) -> None:
             count = next(steps)
             check_same(both(batch, [next(said) for _ in range(count)], moment.sampling))
             meanwhile += count
-    batch._primer.chunk_columns = 1
+    batch.primer.chunk_columns = 1
     prime(batch, 1, moment.prompt, kept + meanwhile, moment.sampling)
 
 
@@ -143,8 +143,8 @@ def test_a_shadow_without_room_waits_no_longer(batch: Batch) -> None:
     """Whatever it is told: the columns of the steps until it is asked again might not fit."""
     batch.open(0, no_log())
     prime(batch, 0)
-    batch._primer.chunk_columns = 64
-    slots = batch._primer.shadows[0].kv.slots
+    batch.primer.chunk_columns = 64
+    slots = batch.primer.shadows[0].kv.slots
     steps = 0
     for last in batch.renew(0, batch.layout.frames(batch.tokenizer, ""), 0, Sampling(), wait=lambda: True):
         if not last:

@@ -272,7 +272,7 @@ def test_a_row_with_a_states_voice_is_as_one_that_was_told_its_frames(voiced: Pa
     assert isinstance(state, VoiceState)
     frames = layout.frames(checkpoint.tokenizer, text, told(state, 8)[0])
     batch, greedy = Batch(checkpoint, 2), Sampling(text_temperature=0, audio_temperature=0)
-    batch._primer.chunk_columns = chunk
+    batch.primer.chunk_columns = chunk
     for row, (whole, voice) in enumerate([(np.concatenate((SPOKEN, frames)), None), (frames, state)]):
         batch.open(row, no_log())
         for one in batch.plan(row, whole, 0, greedy, voice):
