@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 MOST_TEMPORARY = 256
 """Rooms that the API made and nobody has deleted."""
 
+MOST_ASKED = 64
+"""Callers who are asked for a PIN at once, of all rooms. One more is busy."""
+
 
 class RoomError(Exception):
     """No such room can be made, or taken away; the message says why."""
@@ -66,6 +69,7 @@ class Rooms:
         self._meetings: dict[str, Meeting] = {}  # by room: those that take participants
         self._opened: asyncio.Queue[RoomCall] = asyncio.Queue()  # as many as there are rooms, at most
         self._guesses: dict[str, Guesses] = {}
+        self._asking: set[object] = set()
 
     # --- which there are ---
 
@@ -126,7 +130,7 @@ class Rooms:
         if self._guessed_out(names):
             await _refuse(call, Rejection.BUSY, "too many PINs were wrong lately")
         elif asks:
-            await self._participant(call, ask=lambda sample_rate: self._dialog(names, sample_rate)).run()
+            await self._ask(call, names)
         elif room := self._opened_by(names, offer.pin):
             await self._participant(call, room).run()
         else:
@@ -137,9 +141,26 @@ class Rooms:
 
     # --- PINs ---
 
-    def _dialog(self, names: Sequence[str], sample_rate: int) -> PinDialog:
-        longest = max(len(self._rooms[name].pin.get_secret_value()) for name in names)
-        return PinDialog(shipped_prompts(sample_rate), lambda pin: self._opened_by(names, pin), longest)
+    async def _ask(self, call: Call, names: Sequence[str]) -> None:
+        """The whole of a call that has yet to say the PIN of one of these."""
+        if len(self._asking) >= MOST_ASKED:
+            await _refuse(call, Rejection.BUSY, "too many are asked for a PIN")
+            return
+        self._asking.add(asked := object())
+
+        def opens(pin: str) -> str:
+            if room := self._opened_by(names, pin):
+                self._asking.discard(asked)
+            return room
+
+        def dialog(sample_rate: int) -> PinDialog:
+            longest = max(len(self._rooms[name].pin.get_secret_value()) for name in names)
+            return PinDialog(shipped_prompts(sample_rate), opens, longest)
+
+        try:
+            await self._participant(call, ask=dialog).run()
+        finally:
+            self._asking.discard(asked)
 
     def _opened_by(self, names: Sequence[str], pin: str) -> str:
         """Which of them that PIN opens, "" for none; a wrong one is counted. Too many, and none opens any."""

@@ -355,6 +355,24 @@ async def test_calls_side_by_side_are_no_way_around_that(recorder: Recorder, tmp
         assert house.present() == () and house.engine.free == 2
 
 
+async def test_so_many_are_asked_at_once_and_no_more(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have no row, by which others are counted; each has its ports, and its share of the clock's time."""
+    monkeypatch.setattr("voipagent.rooms.MOST_ASKED", 2)
+    async with meeting_house(recorder, tmp_path, {"standup": pinned("4711")}) as house:
+        ada, bob, cid = [await house.call("+4930", caller=name) for name in ("ada", "bob", "cid")]
+        assert cid.call.log == [("reject", Rejection.BUSY)]
+        await press(house, ada.leg, "4711")
+        dot = await house.call("+4930", caller="dot")  # who is in the room is asked no more
+        bob.call.end()
+        await settle()
+        eve = await house.call("+4930", caller="eve")
+        for asked in (dot, eve):
+            await asked.accepted()
+        assert house.present() == ("ada",)
+
+
 async def test_who_hangs_up_while_asked_is_gone(recorder: Recorder, tmp_path: Path) -> None:
     async with meeting_house(recorder, tmp_path, {"standup": pinned("4711")}) as house:
         ada = await house.call("+4930")
