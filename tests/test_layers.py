@@ -24,6 +24,7 @@ PURE = {
     *(
         "signaling/sip/useragent.py",
         "signaling/sip/digest.py",
+        "signaling/sip/granted.py",
         "signaling/sip/guard.py",
         "signaling/sip/registration.py",
         "signaling/sip/registrar.py",

@@ -7,7 +7,6 @@ calls `fire` when `next_at` has come, and after each call sends `take_outgoing` 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -17,7 +16,8 @@ from signaling.sip import transaction as transactions
 from signaling.sip.capabilities import ALLOW
 from signaling.sip.dialog import contact
 from signaling.sip.digest import Authenticator, DigestError, Login
-from signaling.sip.grammar import clean, host_port, parse_address, parse_uri, readable, split
+from signaling.sip.grammar import clean, host_port, parse_uri, readable
+from signaling.sip.granted import granted_s, refresh_s, retry_after_s, seconds_of
 from signaling.sip.message import Headers, Request, Response
 from signaling.sip.transaction import COOKIE, Flow, client, response_input, response_key
 from signaling.sip.transactions import Asked
@@ -27,13 +27,6 @@ BACK_OFF_S, MAX_BACK_OFF_S = 30.0, 900.0
 
 MAX_RETRY_AFTER_S = 3600.0
 """Longest wait that a registrar may ask for."""
-
-MARGIN_S, MARGIN = 30.0, 0.1
-"""A refresh begins so many seconds, and such a share of the time granted, before that is over; a little earlier by
-chance, or all who lost the same registrar would come back at once for ever."""
-
-MIN_REFRESH_S = 5.0
-"""Refreshes are no denser, however little time is granted."""
 
 MAX_EXPIRES = 86_400
 """Longest time, in seconds, that a registrar may make us ask for (423)."""
@@ -206,7 +199,7 @@ class Registration:
             self._fail(response.code, str(error), now)
             return True
         if what is Input.FAILURE:
-            self._fail(response.code, _said(response), now, _retry_after(response))
+            self._fail(response.code, _said(response), now, retry_after_s(response))
         elif what is Input.SUCCESS and self.state is State.ASKING:
             self._granted(response, now)
             if asked.flow != self._flow:  # we have moved meanwhile
@@ -269,38 +262,22 @@ class Registration:
         if response.code in (401, 407):
             self._authenticator.learn(response)
             return Input.AGAIN
-        least = _seconds(response.headers.get("Min-Expires")) or 0
+        least = seconds_of(response.headers.get("Min-Expires")) or 0
         if response.code == 423 and not self._raised and self._expires < least <= MAX_EXPIRES:
             self._expires, self._raised = least, True
             return Input.AGAIN
         return Input.FAILURE
 
     def _granted(self, response: Response, now: float) -> None:
-        seconds = min(self._time_granted(response), self._expires)
+        seconds = granted_s(response, self._contact, self._expires)
         if seconds <= 0:
             self._fail(response.code, "the registrar granted us no time", now)
             return
         self._failures = 0
         self.valid_until = self._sent_at + seconds
-        early = max(MARGIN_S, MARGIN * seconds) * (1 + self._chance() / 2)
-        self._step(Input.SUCCESS, now, max(MIN_REFRESH_S, seconds / 2, seconds - early))
+        self._step(Input.SUCCESS, now, refresh_s(seconds, self._chance()))
         routes, path = response.headers.values("Service-Route"), response.headers.values("Path")
         self._events.append(Registered(seconds, routes if readable(routes) else (), path))
-
-    def _time_granted(self, response: Response) -> int:
-        """Section 10.2.4: what our own Contact says, or all of them where it was rewritten on the way, or Expires."""
-        default = _seconds(response.headers.get("Expires"))
-        default = self._expires if default is None else default
-        listed = [(value, _expires_of(value, default)) for value in response.headers.values("Contact")]
-        ours = [seconds for value, seconds in listed if self._is_ours(value)]
-        return min(ours or [seconds for _, seconds in listed], default=default)
-
-    def _is_ours(self, value: str) -> bool:
-        try:
-            theirs, ours = parse_address(value).uri, parse_address(self._contact).uri
-        except ValueError:
-            return False
-        return (theirs.user, theirs.host.lower(), theirs.port) == (ours.user, ours.host.lower(), ours.port)
 
     def _fail(self, code: int, why: str, now: float, retry_after_s: float = 0.0) -> None:
         """RFC 5626, section 4.5: the base doubles with each failure, and chance adds up to as much again."""
@@ -354,26 +331,6 @@ class Registration:
 
 
 # --- small print ---------------------------------------------------------------------------------------------------
-
-
-def _seconds(text: str) -> int | None:
-    """A number of seconds at the beginning of a field; None where there is none."""
-    match = re.match("[0-9]{1,9}(?![0-9])", text)
-    return int(match[0]) if match else None
-
-
-def _expires_of(value: str, default: int) -> int:
-    """The `expires` of a Contact."""
-    for part in split(value, ";")[1:]:
-        name, _, text = part.partition("=")
-        if name.strip(" ").lower() == "expires":
-            seconds = _seconds(text.strip(' "'))
-            return default if seconds is None else seconds
-    return default
-
-
-def _retry_after(response: Response) -> float:
-    return float(_seconds(response.headers.get("Retry-After")) or 0)
 
 
 def _said(response: Response) -> str:
