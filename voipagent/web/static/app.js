@@ -4,11 +4,14 @@ import { Call, microphone } from './call.js';
 import { Fault, explain, sentence } from './faults.js';
 import { Live } from './live.js';
 import { Quality, milliseconds, percent } from './quality.js';
+import { People, roomOf } from './room.js';
 import { Meter, Trace, beat } from './traces.js';
 import { Transcript } from './transcript.js';
 
 const $ = (id) => document.getElementById(id);
 const transcript = new Transcript($('lines'), $('scroll'), $('nothing'));
+const people = new People($('people'));
+const { room, pin } = roomOf(location); // "" where there is only the agent
 const traces = { agent: new Trace($('agent-trace')), you: new Trace($('you-trace')) };
 
 let settings = { agent: 'Agent', personas: [], token: false, recorded: 'none', endpoint: 'duplex' };
@@ -20,9 +23,9 @@ function show(state, status) {
   document.body.dataset.state = state;
   if (status !== undefined) $('status').textContent = status;
   const on = state !== 'idle';
-  $('call-label').textContent = on ? 'Hang up' : 'Call';
+  $('call-label').textContent = room ? (on ? 'Leave' : 'Join') : on ? 'Hang up' : 'Call';
   $('mute').disabled = !on;
-  for (const id of ['persona', 'token']) $(id).disabled = on;
+  for (const id of ['persona', 'token', 'name', 'pin']) $(id).disabled = on;
 }
 
 function showFault(fault) {
@@ -45,7 +48,10 @@ function clock(since) {
 
 function name(agent) {
   for (const id of ['agent', 'agent-label']) $(id).textContent = agent;
-  transcript.names.agent = agent;
+  transcript.names.agent = people.agent = agent;
+  if (!room) return;
+  $('agent').textContent = `Room ${room}`;
+  $('agent-label').textContent = 'All others';
 }
 
 // --- the microphones there are
@@ -93,7 +99,7 @@ async function begin() {
     const stream = await microphone($('microphone').value);
     if (here !== running) return stream.getTracks().forEach((track) => track.stop());
     show('calling', 'Calling…');
-    here.call = new Call({ endpoint: settings.endpoint, persona: $('persona').value, token, stream });
+    here.call = new Call({ endpoint: settings.endpoint, asked: asked(), token, stream });
     await here.context.resume();
     await hear(here, stream);
     listen(here);
@@ -108,6 +114,12 @@ async function begin() {
     end(fault.kind === 'token' && !token ? new Fault('token-wanted') : fault);
   }
   return undefined;
+}
+
+function asked() {
+  if (!room) return { persona: $('persona').value };
+  sessionStorage.setItem('name', $('name').value);
+  return { room, name: $('name').value.trim(), pin: $('pin').value.trim() };
 }
 
 /** What the call tells us. */
@@ -131,6 +143,10 @@ function listen(here) {
 /** What the server tells us, and the readout. Gives what ends that. */
 function watch(here) {
   const live = new Live(here.call.session, {
+    you: ({ name: you }) => {
+      transcript.you = people.you = you;
+    },
+    people: (told) => here === running && people.put(told),
     line: (line) => transcript.put(line),
     note: ({ note, why, at }) => transcript.note(happened(note, why), at),
     statistics: (statistics) => here.quality.told(statistics),
@@ -152,7 +168,7 @@ function happened(note, why) {
 /** What to say when the server has ended it; nothing where the caller has. */
 function ending({ by, reason }) {
   if (by === 'caller') return null;
-  return new Fault('ended', sentence(by === 'agent' ? `the agent hung up: ${reason}` : reason));
+  return new Fault('ended', sentence(by === 'agent' && !room ? `the agent hung up: ${reason}` : reason));
 }
 
 function tick(here) {
@@ -182,9 +198,11 @@ function end(fault) {
   $('ear').srcObject = null;
   $('level').style.transform = 'scaleX(0)';
   mute(false);
+  people.clear();
   show('idle', here.since ? `The call lasted ${clock(here.since)}.` : 'Ready when you are.');
   if (fault) showFault(fault);
   if (fault?.kind.startsWith('token')) askForToken();
+  if (fault?.kind === 'no-room') $('pin').focus();
 }
 
 function mute(muted) {
@@ -207,12 +225,12 @@ function askForToken() {
 function apply(told) {
   settings = told;
   name(told.agent);
-  document.title = `Talk to ${told.agent}`;
+  document.title = room ? `Room ${room}` : `Talk to ${told.agent}`;
   $('persona').replaceChildren(new Option('As usual', ''), ...told.personas.map(({ id, name: text }) => new Option(text, id)));
-  $('persona-choice').hidden = told.personas.length === 0;
+  $('persona-choice').hidden = told.personas.length === 0 || room !== '';
   $('token-choice').hidden = !told.token;
   const recorded = {
-    both: 'What you both say is recorded by whoever runs this agent.',
+    both: `What you ${room ? 'all' : 'both'} say is recorded by whoever runs this agent.`,
     agent: 'What the agent says is recorded by whoever runs it; what you say is not.',
     none: 'Nothing of this call is recorded as sound.',
   };
@@ -222,7 +240,7 @@ function apply(told) {
 /** A token may come in the link, behind a #, which no server sees. */
 function takeToken() {
   const token = new URLSearchParams(location.hash.slice(1)).get('token');
-  if (token) history.replaceState(null, '', location.pathname + location.search);
+  if (token || pin) history.replaceState(null, '', location.pathname + location.search);
   $('token').value = token ?? sessionStorage.getItem('token') ?? '';
 }
 
@@ -241,7 +259,18 @@ addEventListener('keydown', (event) => {
 });
 addEventListener('pagehide', () => running?.call?.hangUp());
 
+/** Somebody has sent us a link to a room: it wants to know who comes. */
+function askForName() {
+  for (const id of ['name-choice', 'pin-choice']) $(id).hidden = false;
+  $('name').required = true;
+  $('name').value = sessionStorage.getItem('name') ?? '';
+  $('pin').value = pin;
+  $('nothing').textContent = 'What you all say will appear here.';
+}
+
 takeToken();
+if (room) askForName();
+show('idle');
 if (!isSecureContext || !navigator.mediaDevices) {
   $('call').disabled = true;
   $('status').textContent = '';

@@ -32,10 +32,11 @@ export class Call extends EventTarget {
   #ended = false;
   #away = false;
 
-  constructor({ endpoint, persona, token, stream }) {
+  /** `asked` goes with the offer: persona, or room, name and pin; what is empty does not. */
+  constructor({ endpoint, asked, token, stream }) {
     super();
     this.endpoint = new URL(endpoint, document.baseURI);
-    if (persona) this.endpoint.searchParams.set('persona', persona);
+    for (const [key, value] of Object.entries(asked)) if (value) this.endpoint.searchParams.set(key, value);
     this.headers = token ? { Authorization: `Bearer ${token}` } : {};
     this.stream = stream;
     this.servers = [];

@@ -29,6 +29,12 @@ const words = {
   closed: (detail) => ['Nobody may call here yet', detail, 'VOIPAGENT_WEBRTC__TOKEN'],
   forbidden: (detail) => ['This was not allowed', detail],
   full: (detail) => ['All lines are busy', detail || 'Call again in a moment.'],
+  'no-room': () => [
+    'There is no such room, or its PIN is another',
+    'Check the link with whoever gave it to you. If the room has a PIN, enter it below, then join again.',
+  ],
+  'too-many-pins': () => ['Too many wrong PINs were tried', 'The room takes none for ten minutes. Then join again, with the right one.'],
+  'room-full': () => ['The room is full', 'Join again when somebody has left.'],
   refused: (detail) => ['The agent could not take the call', detail || 'Call again; the log of the server says more.'],
   unreachable: () => ['The server cannot be reached', 'See that you are online and that the agent runs, then call again.'],
   ice: () => [
@@ -70,13 +76,18 @@ export async function ofResponse(response) {
   }
   detail = typeof detail === 'string' ? sentence(detail) : '';
   const after = Number(response.headers.get('Retry-After'));
+  const ofRoom = new URL(response.url).searchParams.has('room');
   switch (response.status) {
     case 401:
       return new Fault('token');
+    case 404:
+      return new Fault(ofRoom ? 'no-room' : 'refused', detail);
     case 403:
       return new Fault(/token/.test(detail) ? 'closed' : 'forbidden', detail);
     case 429:
     case 503:
+      if (ofRoom && /\bPINs\b/.test(detail)) return new Fault('too-many-pins');
+      if (ofRoom && /\bis full\b/.test(detail)) return new Fault('room-full');
       return new Fault('full', `${detail}${after ? ` Call again in ${after} seconds.` : ''}`.trim());
     default:
       return new Fault('refused', detail);

@@ -32,7 +32,7 @@ export class Quality {
   /** What the server tells once a second. */
   told(statistics) {
     this.server = statistics;
-    this.known.out = this.out.add(statistics.packets_received, statistics.packets_lost);
+    if (!this.#ofRoom) this.known.out = this.out.add(statistics.packets_received, statistics.packets_lost);
   }
 
   /** Read the browser's own counters; gives all that is known, times in milliseconds. */
@@ -49,10 +49,15 @@ export class Quality {
     }
     const step = this.server.step_s == null ? null : this.server.step_s * 1000;
     const latency =
-      network === null || step === null
+      network === null || step === null || this.#ofRoom
         ? null
         : network + buffer + (this.server.playout_delay_s ?? 0) * 1000 + FRAME_MS + step + LEAD_MS;
     return { ...this.known, network, model: step, latency };
+  }
+
+  /** Whether what the server tells is of a room, and not of our own way there. */
+  get #ofRoom() {
+    return this.server.codec === 'room';
   }
 
   /** Mean milliseconds that sound waited in the browser's buffer since the last time. */

@@ -4,7 +4,7 @@ const NEAR = 60; // pixels from the end within which new lines are scrolled to
 
 export class Transcript {
   constructor(list, scroll, nothing) {
-    Object.assign(this, { list, scroll, nothing, names: { agent: 'Agent', caller: 'You' } });
+    Object.assign(this, { list, scroll, nothing, names: { agent: 'Agent', caller: 'You' }, you: '' });
   }
 
   clear() {
@@ -12,14 +12,15 @@ export class Transcript {
     this.nothing.hidden = false;
   }
 
-  /** A line, grown or final: role and start tell which. */
-  put({ role, text, start, final }) {
+  /** A line, grown or final: role and start tell which; `speaker` who of several has said it. */
+  put({ role, text, start, final, speaker = '' }) {
     const key = `${role} ${start}`;
     const before = [...this.list.children].find((item) => item.dataset.key === key);
-    const item = element('li', `${role}${final ? '' : ' growing'}`);
+    const other = speaker !== '' && speaker !== this.you;
+    const item = element('li', `${role}${other ? ' other' : ''}${final ? '' : ' growing'}`);
     item.dataset.key = key;
     item.dataset.start = start;
-    item.append(element('b', '', this.names[role] ?? role), element('p', '', text));
+    item.append(element('b', '', other ? speaker : (this.names[role] ?? role)), element('p', '', text));
     if (!final) item.setAttribute('aria-hidden', 'true');
     this.#show(item, before);
   }
