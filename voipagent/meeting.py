@@ -28,6 +28,9 @@ LEFT = "left"
 MOST_CHARACTERS = 32
 """Of a participant's name: it comes from the peer."""
 
+MOST_ON_ROLL = 256
+"""Of a room: its record has all of it, and is written anew each second."""
+
 
 class Refused(Exception):
     """There is no place for this call; says why, and how that is answered."""
@@ -96,7 +99,7 @@ class Meeting:
         """Be part of it, in a place of that name, until the leg is lost or the room is closed; why."""
         entry: dict[str, Any] = {"name": name, "id": offer.id, "kind": offer.kind, "caller": offer.caller}
         entry |= {"joined": self._now, "left": None, "reason": "", "media": {}}
-        self.call.roll.append(entry)
+        _enter(self.call.roll, entry)
         self._present[name] = entry, side.leg
         self._tell()
         reason = LEFT
@@ -130,6 +133,13 @@ class Meeting:
         self._over()
         for name in list(self._present):
             self._leave(name, LEFT if ended.reason == EVERYBODY_LEFT else ended.reason)
+
+
+def _enter(roll: list[dict[str, Any]], entry: dict[str, Any]) -> None:
+    """Who is there stays on the roll, and of those who have left the latest."""
+    roll.append(entry)
+    if len(roll) > MOST_ON_ROLL:
+        roll.remove(next(each for each in roll if each["left"] is not None))
 
 
 def _name(caller: str, taken: list[str]) -> str:

@@ -86,6 +86,23 @@ async def test_what_a_room_leaves(recorder: Recorder, tmp_path: Path) -> None:
     assert left.agent[middle] == pytest.approx(0.3, abs=0.01)
 
 
+async def test_who_comes_and_goes_for_ever_does_not_fill_the_record(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written anew each second."""
+    monkeypatch.setattr("voipagent.meeting.MOST_ON_ROLL", 3)
+    async with meeting_house(recorder, tmp_path) as house:
+        ada = await house.call(caller="ada")
+        for number in range(5):
+            other = await house.call(caller=f"bob {number}")
+            other.call.end()
+            await settle()
+        ada.call.end()
+        await house.rows_are_free(2)
+    (record,) = house.records()
+    assert [each["name"] for each in record["participants"]] == ["ada", "bob 3", "bob 4"]
+
+
 async def test_the_next_one_after_the_last_opens_the_room_anew(recorder: Recorder, tmp_path: Path) -> None:
     async with meeting_house(recorder, tmp_path) as house:
         for _ in range(2):
