@@ -41,6 +41,9 @@ ARTEFACTS = (*RECORDINGS, *EARLY, LIVE, *FILES)
 FOLDER = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[A-Za-z0-9_-]{1,64}")
 """A name of ours: nothing else in the directory is any of our business."""
 
+MOST_NOTED = 1000
+"""Keys, and holds: as long as a call lasts all of its record is written anew each second."""
+
 TIME = "%Y%m%dT%H%M%S.%fZ"
 """How such a name begins: names sort as calls began."""
 
@@ -95,7 +98,7 @@ class CallRecord:
     interruptions: int = 0
     backchannels: int = 0
     digits: list[dict[str, Any]] = field(default_factory=list)
-    holds: list[dict[str, float]] = field(default_factory=list)
+    holds: list[dict[str, Any]] = field(default_factory=list)
     transfers: list[dict[str, Any]] = field(default_factory=list)
     participants: list[dict[str, Any]] = field(default_factory=list)
     """Of a room: everybody who was there."""
@@ -121,6 +124,12 @@ class CallRecord:
     def as_json(self) -> str:
         """The file's text."""
         return told(self.as_dict())
+
+
+def noted(entries: list[dict[str, Any]], entry: dict[str, Any]) -> None:
+    """Add what a far end can do as often as it likes; of too many the latest are kept."""
+    entries.append(entry)
+    del entries[:-MOST_NOTED]
 
 
 class CallFolder:

@@ -24,7 +24,7 @@ from voipagent.longest import Act, Longest
 from voipagent.minutes import Minutes
 from voipagent.persona import Persona
 from voipagent.putthrough import PutThrough
-from voipagent.record import CallFolder, CallRecord, utc_now
+from voipagent.record import CallFolder, CallRecord, noted, utc_now
 from voipagent.recording import Recording
 from voipagent.tasks import first_error, to_the_end
 from voipagent.transfer import Switchboard, first_of
@@ -268,7 +268,7 @@ class Session:
     async def _hold(self, started: float) -> None:
         """The far end holds: nothing is heard, no context is spent, and there is a limit. The record has the time."""
         if self._held_s == 0.0:
-            self.record.holds.append({"at": round(started, 3), "duration_s": 0.0})
+            noted(self.record.holds, {"at": round(started, 3), "duration_s": 0.0})
         self._held_s += FRAME_S
         self.record.holds[-1]["duration_s"] = round(self._held_s, 3)
         self.record.frames_held += 1
@@ -308,7 +308,7 @@ class Session:
 
     def _digit(self, key: str, duration_s: float) -> None:
         at = round(self.recording.seconds, 3)
-        self.record.digits.append({"key": key, "at": at, "duration_s": round(duration_s, 3)})
+        noted(self.record.digits, {"key": key, "at": at, "duration_s": round(duration_s, 3)})
         logger.debug("< %s digit", self.record.id)
 
     async def _renegotiate(self, leg: Leg, offer: str | None) -> str | Rejection:

@@ -376,6 +376,23 @@ async def test_digits_of_both_kinds_are_recorded(recorder: Recorder, tmp_path: P
     assert sorted((digit["key"], digit["duration_s"]) for digit in on.record["digits"]) == [("#", 0.0), ("5", 0.1)]
 
 
+async def test_of_keys_without_end_the_latest_are_kept(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is written anew each second, and a key is pressed in less."""
+    monkeypatch.setattr("voipagent.record.MOST_NOTED", 3)
+    async with stage(recorder, tmp_path) as on:
+        on.leg.hear(SILENCE)
+        await on.leg.heard(1)
+        for key in "123456":
+            on.call.keys.put_nowait(key)
+        on.leg.hear(SILENCE)
+        await on.leg.heard(2)
+        on.call.end()
+        await on.over()
+    assert [digit["key"] for digit in on.record["digits"]] == ["4", "5", "6"]
+
+
 async def fail(number: int) -> None:
     raise EngineError("the card fell out")
 
