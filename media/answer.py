@@ -13,10 +13,12 @@ from typing import Self
 from media.clock import Clock
 from media.codec import named
 from media.crypto import Policy
+from media.hearing import HearingLeg
 from media.icesdp import wants_ice
 from media.iceservers import IceServer
 from media.latch import Network
 from media.leg import AudioFormat, Leg, LegError
+from media.pair import PairLeg
 from media.ports import Ports
 from media.rtp import RtpLeg
 from media.webrtc import Ways, WebRtcLeg
@@ -108,6 +110,16 @@ class Legs:
         )
         self._open.add(leg)
         return leg
+
+    def open_pair_leg(self, host: str) -> PairLeg:
+        """A leg for a conference server that has a connection for each direction. It has no port yet."""
+        assert self._clock is not None and self._ports is not None, "Legs is not entered"
+        hearing = HearingLeg(
+            *(self._format, self._clock, self._ports, host, self._advertised, self._servers, self._open.discard),
+            codecs=self._codecs,
+        )
+        self._open.add(hearing)
+        return PairLeg(self.open_web_leg(host, "out"), hearing)
 
 
 async def _look_up(name: str) -> list[str]:

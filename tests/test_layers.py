@@ -49,7 +49,8 @@ PURE = {
     *("media/dtmf.py", "media/tones.py", "media/latch.py", "media/rtcp.py"),
     *("media/sender.py", "media/receiver.py", "media/delay.py", "media/crypto.py", "media/srtp.py", "media/secure.py"),
     *("media/pcm.py", "media/codec.py", "media/opus.py", "media/dtls.py", "media/concealment.py"),
-    *("media/playout.py", "media/incoming.py", "media/outgoing.py", "media/mixer.py"),
+    *("media/playout.py", "media/incoming.py", "media/outgoing.py", "media/mixer.py", "media/tracks.py"),
+    "signaling/meetings/place.py",
     *(
         "engine/scheduler.py",
         "engine/admission.py",

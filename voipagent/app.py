@@ -301,7 +301,8 @@ def _leg_opener(legs: Legs, trunks: Iterable[Trunk], web: WebLegs) -> Callable[[
         if offer.kind == "webrtc":
             return web(offer)
         if offer.kind == MEETING:
-            return legs.open_web_leg(offer.source[0])
+            pair = offer.callee.startswith("livekit")
+            return legs.open_pair_leg(offer.source[0]) if pair else legs.open_web_leg(offer.source[0])
         trunk = known.get(offer.trunk)
         if trunk is None:
             return legs.open_leg(offer.media, offer.source[0], networks=map(ip_network, offer.also))

@@ -8,10 +8,7 @@ from collections.abc import Callable
 
 from signaling.call import OutgoingCall, SignalingError
 from signaling.meetings.janus import JanusCall
-from signaling.meetings.meeting import MeetingCall
 from signaling.meetings.place import Place
-
-CALLS: dict[str, Callable[[Place, tuple[str, int]], MeetingCall]] = {"janus": JanusCall}
 
 
 class MeetingDialer:
@@ -26,7 +23,17 @@ class MeetingDialer:
     async def dial(self, target: str, trunk: str = "") -> OutgoingCall:
         """A call into the meeting at that URL; there are no trunks. Raises SignalingError."""
         place = self._find(target)
-        return CALLS[place.protocol](place, (await _address(place), place.port))
+        address = await _address(place), place.port
+        return JanusCall(place, address) if place.protocol == "janus" else _livekit(place, address)
+
+
+def _livekit(place: Place, address: tuple[str, int]) -> OutgoingCall:
+    """Its packages are an extra. Raises SignalingError without them."""
+    try:
+        from signaling.meetings.livekit import LiveKitCall
+    except ImportError as error:
+        raise SignalingError(f"{place} takes more packages ({error}): pip install 'voipagent[livekit]'") from None
+    return LiveKitCall(place, address)
 
 
 async def _address(place: Place) -> str:

@@ -1,0 +1,112 @@
+"""Tracks: each source is received by itself, and all are heard mixed."""
+
+from __future__ import annotations
+
+import numpy as np
+from aiortc.rtp import RtpPacket
+
+from media.codec import PCMU
+from media.leg import Pcm
+from media.negotiation import choose
+from media.rtcp import Reports
+from media.sdp import parse
+from media.secure import Security
+from media.tracks import IDLE_S, MAX_TRACKS, Tracks
+from tests.media.line import THERE, sdp, tone
+
+SOURCE = (THERE, 4000)
+
+
+class Speaker:
+    """One source: an even tone."""
+
+    def __init__(self, ssrc: int, hertz: float = 440.0) -> None:
+        self._ssrc, self._number = ssrc, 0
+        self._encode, self._blocks = PCMU.make_encoder(), tone(PCMU, hertz)
+
+    def packet(self) -> bytes:
+        payload = self._encode(next(self._blocks))
+        packet = RtpPacket(0, 0, self._number, self._number * 160, self._ssrc, payload)
+        self._number += 1
+        return packet.serialize()
+
+
+def begun() -> Tracks:
+    made = Tracks(THERE, Reports(1, 0.0), Security())
+    made.adopt(choose(parse(sdp("m=audio 4000 RTP/AVP 0")), THERE), 0.0)
+    made.begin(0.0)
+    return made
+
+
+def listen(made: Tracks, *speakers: Speaker, ticks: int = 50, start: float = 0.0) -> Pcm:
+    """What is heard meanwhile, but for the beginning."""
+    blocks = []
+    for number in range(ticks):
+        now = start + number * 0.02
+        for speaker in speakers:
+            made.receive_rtp(speaker.packet(), SOURCE, now)
+        blocks.append(made.tick(now).pcm)
+    return np.concatenate(blocks[-25:])
+
+
+def loud(pcm: Pcm, hertz: float) -> bool:
+    spectrum = np.abs(np.fft.rfft(pcm)) / len(pcm)
+    return bool(spectrum[round(hertz * len(pcm) / 8000)] > 0.02)
+
+
+def test_all_who_speak_are_heard_at_once_and_counted_together() -> None:
+    made = begun()
+    heard = listen(made, Speaker(1, 440.0), Speaker(2, 880.0))
+    assert loud(heard, 440.0) and loud(heard, 880.0) and not loud(heard, 660.0)
+    assert (made.packets, made.lost, len(made.receivers)) == (100, 0, 2)
+    assert not made.dropped
+
+
+def test_one_who_falls_silent_is_not_heard_and_the_others_are() -> None:
+    made = begun()
+    both = Speaker(1, 440.0), Speaker(2, 880.0)
+    listen(made, *both)
+    heard = listen(made, both[1], ticks=100, start=1.0)
+    assert loud(heard, 880.0) and not loud(heard, 440.0)
+
+
+def test_many_at_once_do_not_leave_the_range() -> None:
+    made = begun()
+    heard = listen(made, *(Speaker(number, 440.0) for number in range(1, 9)))
+    assert 0.9 < float(np.abs(heard).max()) <= 1.0
+
+
+def test_nobody_is_silence() -> None:
+    assert not begun().tick(0.02).pcm.any()
+
+
+def test_full_the_one_who_was_silent_longest_gives_way_once_he_was_for_long() -> None:
+    made = begun()
+    for number in range(MAX_TRACKS):
+        made.receive_rtp(Speaker(1 + number).packet(), SOURCE, number / 100)
+    made.receive_rtp(Speaker(99).packet(), SOURCE, 1.0)
+    assert (made.dropped["one track too many"], len(made.receivers)) == (1, MAX_TRACKS)
+    made.receive_rtp(Speaker(99).packet(), SOURCE, IDLE_S)
+    assert (made.dropped["one track too many"], len(made.receivers)) == (1, MAX_TRACKS)
+
+
+def test_what_is_no_audio_of_theirs_opens_no_track() -> None:
+    made = begun()
+    stranger = RtpPacket(77, 0, 1, 1, 5, b"x").serialize()
+    made.receive_rtp(stranger, SOURCE, 0.0)
+    made.receive_rtp(b"\x80", SOURCE, 0.0)
+    made.receive_rtp(Speaker(1).packet(), ("203.0.113.9", 1), 0.0)
+    assert made.receivers == [] and made.packets == 0
+    assert dict(made.dropped) == {"unknown payload type": 1, "not RTP": 1, "foreign source": 1}
+    waiting = Tracks(THERE, Reports(1, 0.0), Security())
+    waiting.receive_rtp(Speaker(1).packet(), SOURCE, 0.0)
+    assert waiting.dropped["before the answer"] == 1
+
+
+def test_what_was_lost_of_each_is_told() -> None:
+    made, speaker = begun(), Speaker(1)
+    listen(made, speaker)
+    for _ in range(3):
+        speaker.packet()
+    listen(made, speaker, start=1.06)
+    assert made.lost == 3 and made.jitter_s >= 0.0
