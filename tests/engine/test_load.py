@@ -116,7 +116,7 @@ def test_deterministic_the_same_call_is_the_same_to_the_last_bit_whatever_else_i
     """Alone; and in another row, among others who come, go and are primed, and with its prompt known from them."""
     alone, beside = (load_batch(str(nano), 4, "cpu", "auto", limit_s=9.0, deterministic=True) for _ in range(2))
     assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    assert alone._primer.chunk_columns == CHUNK_COLUMNS
+    assert alone.primer.chunk_columns == CHUNK_COLUMNS
     others = [RowStep(row, noise(1, seed=row)[0], None, Sampling(seed=row)) for row in range(4)]
     for row in (0, 1, 3):
         beside.open(row, no_log())
