@@ -28,20 +28,22 @@ class PublishedLeg:
     async def listen(self, listener: WebRtcLeg, offer: str) -> str:
         """Play to that one too; the answer to its offer. Raises LegError, and it is closed then."""
         try:
-            if self._closed:
-                raise LegError("there is nothing to listen to any more")
-            if len(self.listeners) >= MAX_LISTENERS:
-                raise NoPort(f"{MAX_LISTENERS} listen already")
+            self._check_room()
             answer = await listener.answer(offer)
+            self._check_room()  # others have come meanwhile, or the end
         except BaseException:
             await listener.close()
             raise
-        if self._closed:
-            await listener.close()
-            raise LegError("there is nothing to listen to any more")
         self.listeners.append(listener)
         listener.begin()
         return answer
+
+    def _check_room(self) -> None:
+        """Raises LegError; `NoPort` where too many listen."""
+        if self._closed:
+            raise LegError("there is nothing to listen to any more")
+        if len(self.listeners) >= MAX_LISTENERS:
+            raise NoPort(f"{MAX_LISTENERS} listen already")
 
     async def leave(self, listener: WebRtcLeg) -> None:
         """That one listens no longer. Idempotent."""
