@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from starlette.responses import StreamingResponse
 
 from voipagent.web.api import create_api, serve_http
+from voipagent.web.certificate import self_signed, server_context
 from voipagent.web.limits import MAX_BODY
 
 
@@ -91,17 +93,19 @@ async def test_who_has_asked_may_wait_for_the_answer(monkeypatch: pytest.MonkeyP
             each.close()
 
 
-async def test_there_is_a_limit_to_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each one is a file, and calls need those for their ports."""
+@pytest.mark.parametrize("tls", [False, True])
+async def test_there_is_a_limit_to_connections(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tls: bool) -> None:
+    """Each one is a file, and calls need those for their ports; also while nobody has begun with TLS."""
     monkeypatch.setattr("voipagent.web.limits.MOST_CONNECTIONS", 2)
-    async with asyncio.timeout(10), serve_http(create_api(lambda: True), "127.0.0.1", 0) as port:
+    context = server_context(self_signed(tmp_path, ["localhost"])) if tls else None
+    async with asyncio.timeout(10), serve_http(create_api(lambda: True), "127.0.0.1", 0, context) as port:
         there = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         assert not await there[2][0].read()
         for _, writer in there:
             writer.close()
         for _, writer in there[:2]:
             await writer.wait_closed()
-        while True:  # until the server has seen them go
+        while not tls:  # until the server has seen them go
             with contextlib.suppress(ConnectionError, IndexError):
                 if await said(port) == 405:
                     break

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Response
 
-from voipagent.web.limits import BodyLimit, Connection
+from voipagent.web.limits import BodyLimit, Connection, Listener
 
 
 class HttpError(Exception):
@@ -55,7 +55,8 @@ class _Server(uvicorn.Server):
 async def serve_http(api: FastAPI, host: str, port: int, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Serve `api` while entered; gives the port. Raises HttpError when the address is taken."""
     try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = Listener(socket.create_server((host, port), family=family))
     except OSError as error:
         raise HttpError(f"cannot serve HTTP on {host}:{port}: {error.strerror}") from None
     config = uvicorn.Config(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from typing import Any
+from weakref import WeakSet
 
 import h11
 from starlette.responses import Response
@@ -21,6 +24,25 @@ MOST_CONNECTIONS = 512
 """At once: each is a file, and of files a process mostly has 1024. One more is cut off."""
 
 
+class Listener(socket.socket):
+    """A socket that listens, in another's place. One connection too many is cut off here, before anything is read of
+    it: who has not begun with TLS has no `Connection` yet, but a file already.
+    """
+
+    def __init__(self, listening: socket.socket) -> None:
+        super().__init__(listening.family, listening.type, listening.proto, fileno=listening.detach())
+        self._accepted: WeakSet[socket.socket] = WeakSet()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next one. Raises ConnectionAbortedError, which a loop passes over."""
+        connection, source = super().accept()
+        if sum(each.fileno() >= 0 for each in self._accepted) >= MOST_CONNECTIONS:
+            connection.close()
+            raise ConnectionAbortedError("too many connections")
+        self._accepted.add(connection)
+        return connection, source
+
+
 class Connection(H11Protocol):
     """One connection. uvicorn alone would wait for ever for who says nothing, or half of something."""
 
@@ -28,10 +50,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
-            transport.abort()
-        else:
-            self._watch()
+        self._watch()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
