@@ -35,12 +35,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.model.attention import Attention
 from engine.model.moshi_config import UNGENERATED, ZERO, MoshiConfig
 from engine.model.ring import KvState
 from engine.model.rows import Rows
 from engine.model.sampling import SamplingRows, draw
-from engine.model.transformer import Attention, GatedFeedForward, Linear, RmsNormF32, Transformer
-from engine.model.weights import project
+from engine.model.transformer import GatedFeedForward, RmsNormF32, Transformer
+from engine.model.weights import Linear, project
 
 __all__ = ["UNGENERATED", "ZERO", "DepthLayer", "Moshi", "MoshiConfig", "MoshiState", "Step"]
 

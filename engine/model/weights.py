@@ -107,6 +107,19 @@ def project(x: Tensor, weight: Tensor | Packed, rows: slice | None = None) -> Te
     return F.linear(x, weight if rows is None else weight[rows])
 
 
+class Linear(nn.Linear):
+    """W x. A call is `forward` itself, here as in all that a step goes through: a step makes hundreds, and torch's way
+    there, past hooks that nobody has set, is longer than most of the products."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return project(x, self.weight)
+
+    __call__ = forward
+
+
 # --- making them ---------------------------------------------------------------------------------------------------
 
 

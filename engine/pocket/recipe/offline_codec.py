@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.model.attention import rotate
 from engine.model.mimi import POSITIONS, Mimi
 from engine.model.seanet import CausalConv, CausalConvTranspose, ResidualBlock
-from engine.model.transformer import Layer, Transformer, rotate, rotation
+from engine.model.transformer import Layer, Transformer, rotation
 
 
 class OfflineCodec:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.model.attention import rotate
 from engine.model.moshi import DepthLayer, Moshi
 from engine.model.moshi_config import MoshiConfig
-from engine.model.transformer import Layer, TransformerConfig, rotate, rotation
+from engine.model.transformer import Layer, TransformerConfig, rotation
 
 
 def lay_out(config: MoshiConfig, frames: Tensor) -> Tensor:

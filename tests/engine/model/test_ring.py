@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.model import transformer
+from engine.model import attention
 from engine.model.ring import KvState, rounded
 from engine.model.rows import Rows
 from engine.model.transformer import Transformer, TransformerConfig
@@ -138,7 +138,7 @@ def test_the_kernel_is_given_what_it_must_read(
     rows = Rows.of([0, 2, 3], torch.device("cpu"))
     states = [stack.initial_state(4, eight_bits=eight_bits) for _ in range(2)]
     want = stream(stack, x[[0, 2, 3]], states[0].select(rows))
-    monkeypatch.setattr(transformer, "_has_kernel", lambda _: True)
-    monkeypatch.setattr(transformer, "_kernel", lambda: decode)
+    monkeypatch.setattr(attention, "_has_kernel", lambda _: True)
+    monkeypatch.setattr(attention, "_kernel", lambda: decode)
     got = stream(stack, x[[0, 2, 3]], states[1].select(rows))
     torch.testing.assert_close(got, want, atol=2e-4 if eight_bits else 1e-5, rtol=1e-3)

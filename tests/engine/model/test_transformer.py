@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.model.attention import rotate
 from engine.model.ring import KvState
 from engine.model.rows import Rows
 from engine.model.transformer import (
@@ -19,7 +20,6 @@ from engine.model.transformer import (
     RmsNormF32,
     Transformer,
     TransformerConfig,
-    rotate,
     rotation,
 )
 
@@ -205,14 +205,6 @@ def test_a_row_can_be_filled_through_its_view() -> None:
     stream(stack, x, alone)
     torch.testing.assert_close(state.keys[1:2], alone.keys, atol=1e-5, rtol=0)
     assert not state.keys[0].any() and not state.keys[2].any()
-
-
-def test_rotation_turns_neighbours() -> None:
-    x = torch.tensor([1.0, 0.0, 0.0, 1.0]).view(1, 1, 1, 4)
-    angle = torch.tensor([0.5, 0.25]).view(1, 1, 1, 2)
-    got = rotate(x, torch.polar(torch.ones_like(angle), angle)).flatten()
-    want = torch.tensor([math.cos(0.5), math.sin(0.5), -math.sin(0.25), math.cos(0.25)])
-    torch.testing.assert_close(got, want)
 
 
 def test_the_norm_is_computed_in_float32() -> None:
