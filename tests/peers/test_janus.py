@@ -125,7 +125,7 @@ async def test_the_agent_that_serves_is_in_a_meeting_of_its_own_accord(server: J
         await other.browser.hears(THEIRS, within_s=30)  # its engine says back what it hears
     (record,) = records(tmp_path)
     assert (record["kind"], record["callee"], record["direction"]) == ("meeting", server.room(), "out")
-    assert record["ended_by"] == "agent" and record["packets_received"] > 0
+    assert record["ended_by"] == "agent" and record["media"]["packets_received"] > 0
 
 
 async def test_what_is_wrong_with_a_room_is_one_clear_line(server: Janus) -> None:

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from livekit.protocol.models import DisconnectReason
 from pydantic import SecretStr
 
 from engine.slot import EngineError
 from signaling.call import CallEnded, NotAllowed, Outcome, OutgoingCall, SignalingError
 from signaling.meetings.meeting import MeetingCall
 from signaling.meetings.place import Place
+from tests.signaling.meetings.livekit import KEY, SECRET, fake_livekit
 from tests.voipagent.test_dial import ECHO
 from voipagent.environment import SettingsError
 from voipagent.meetings import Meetings, UnknownMeeting
@@ -193,15 +195,15 @@ def test_a_refusal_names_the_setting() -> None:
     assert explained(raised.value).startswith("no meeting of ours is on janus://192.0.2.7:8088; VOIPAGENT_MEETINGS__")
 
 
-async def join(*arguments: str) -> tuple[int, str, str]:
+async def join(*arguments: str, **more: str) -> tuple[int, str, str]:
     """Exit code, and what was printed, and the last line of the log."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "voipagent", "join", *arguments),
-        env={**os.environ, **ECHO, "VOIPAGENT_SIP__HOST": "127.0.0.1", "VOIPAGENT_SIP__PORT": "0"},
+        env={**os.environ, **ECHO, "VOIPAGENT_SIP__HOST": "127.0.0.1", "VOIPAGENT_SIP__PORT": "0", **more},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    printed, log = await asyncio.wait_for(process.communicate(), 60)
+    printed, log = await asyncio.wait_for(process.communicate(), 180)
     return process.returncode or 0, printed.decode(), log.decode().splitlines()[-1]
 
 
@@ -214,3 +216,17 @@ async def test_the_command_line_says_in_one_line_why_there_is_no_meeting(tmp_pat
     assert unknown == (1, "", "voipagent: there is no meeting 'standup'; VOIPAGENT_MEETINGS__<NAME>__URL is one")
     (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("*/call.json"))
     assert (record["kind"], record["callee"], record["outcome"]) == ("meeting", "janus://127.0.0.1:9/1", "unreachable")
+
+
+async def test_the_command_line_takes_part_until_it_is_let_go(tmp_path: Path) -> None:
+    async with fake_livekit(440.0) as server:
+        known = {"URL": server.url, "KEY": KEY, "SECRET": SECRET, "PERSONA": "zoe"}
+        environ = {f"VOIPAGENT_MEETINGS__STANDUP__{name}": value for name, value in known.items()}
+        environ |= {"VOIPAGENT_CALLS__DIR": str(tmp_path), "VOIPAGENT_PERSONAS__ZOE__PROMPT": "You are Zoe."}
+        joining = asyncio.create_task(join("standup", **environ))
+        await server.publisher.hears(440.0, within_s=120)  # the engine says back what it hears
+        await server.leave(DisconnectReason.PARTICIPANT_REMOVED)
+        assert (await joining)[:2] == (0, f"over: we were thrown out of {server.url}\n")
+    (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("*/call.json"))
+    assert (record["kind"], record["callee"], record["persona"]) == ("meeting", server.url, "zoe")
+    assert record["media"]["packets_received"] > 10 and record["media"]["packets_sent"] > 10
