@@ -54,6 +54,20 @@ async def test_what_a_publisher_says_is_echoed_to_who_listens(tmp_path: Path) ->
     assert not publisher.heard
 
 
+async def test_who_is_answered_and_never_comes_gives_the_row_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sockets may answer our checks all the same, so that there is a way, by which nothing comes."""
+    monkeypatch.setattr("media.ice.CONNECT_S", 0.5)
+    monkeypatch.setattr("media.webrtc.FIRST_PACKET_S", 0.5)
+    async with asyncio.timeout(30), house(tmp_path, rows=1) as there, Browser(440) as browser:
+        created = await there.post("/duplex", await browser.offer())
+        assert created.status_code == 201 and there.engine.free == 0
+        await there.empty()
+        assert there.legs._ports and not there.legs._ports._taken
+        assert (await there.http.delete(created.headers["location"])).status_code == 404
+
+
 @pytest.mark.parametrize("joins", [4, pytest.param(50, marks=pytest.mark.acceptance)])
 async def test_joins_and_leaves_leave_nothing(joins: int, tmp_path: Path) -> None:
     """No thread, no task, no port, no row; and memory that does not grow, once caches are warm."""
