@@ -62,6 +62,7 @@ async def serve_http(api: FastAPI, host: str, port: int, tls: ssl.SSLContext | N
     config = uvicorn.Config(
         api,
         http=Connection,
+        ws="none",  # nothing of ours is one, whatever an extra brings
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=1,
