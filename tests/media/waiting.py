@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TypeVar
 
 from aiortc.rtp import RtpPacket
 
@@ -12,8 +13,10 @@ from tests.media.line import Line
 
 QUIET = 0.01
 
+T = TypeVar("T")
 
-async def soon(task: asyncio.Future[str]) -> str:
+
+async def soon(task: asyncio.Future[T]) -> T:
     async with asyncio.timeout(5):
         return await task
 

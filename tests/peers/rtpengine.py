@@ -58,7 +58,7 @@ async def rtpengine() -> AsyncIterator[Rtpengine]:
         with open(log, "wb") as output:
             process = await asyncio.create_subprocess_exec(
                 *("rtpengine", "--config-file=none", "--foreground", "--log-stderr", "--log-level=6", "--table=-1"),
-                # two threads on busy cores overtake each other, and a key's end that comes before its middle is two keys
+                # two threads on busy cores overtake each other, and a key whose end comes too early is two keys
                 *("--interface=127.0.0.1", f"--listen-ng=127.0.0.1:{port}", "--num-threads=1"),
                 *(f"--port-min={PORTS[0]}", f"--port-max={PORTS[1]}"),
                 stdin=asyncio.subprocess.DEVNULL,
