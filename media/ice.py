@@ -159,7 +159,7 @@ class IceWay:
     def send(self, data: bytes, target: Address, rtcp: bool = False) -> bool:
         """Whether it left. `target` says nothing here."""
         way = self._connection.way
-        if way is None or self._closed:
+        if way is None or self._closed or _is_shut(way.protocol.transport):
             return False
         way.protocol.transport.sendto(data, way.remote_addr)
         return True
@@ -361,3 +361,8 @@ def _usable(servers: Sequence[IceServer]) -> tuple[IceServer | None, IceServer |
     """The first of each kind: one address by STUN is as good as several."""
     stun = next((server for server in servers if not server.is_turn), None)
     return stun, next((server for server in servers if server.is_turn), None)
+
+
+def _is_shut(transport: Any) -> bool:
+    """Whether aioice has closed it, as it does once the far end consents no more; a relay's does not tell."""
+    return bool(getattr(transport, "is_closing", bool)())

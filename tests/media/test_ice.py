@@ -86,6 +86,16 @@ async def test_a_tick_reads_what_the_loop_has_not_read() -> None:
         await side.way.close()
 
 
+async def test_nothing_is_sent_once_aioice_has_let_go_of_the_socket() -> None:
+    """As it does by itself where the far end consents no more."""
+    one, other = await meet(all_ports())
+    assert one.way._connection.way is not None
+    one.way._connection.way.protocol.transport.close()
+    assert not one.way.send(b"\x80late", ("", 0))
+    for side in (one, other):
+        await side.way.close()
+
+
 async def test_strangers_are_not_listened_to() -> None:
     one, other = await meet(all_ports())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
