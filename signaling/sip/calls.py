@@ -74,10 +74,13 @@ class Calls:
             self.rouse(dialog)
 
     def accept(self, dialog: Dialog, media: str, now: float) -> None:
-        """200 with our answer, or our offer where the INVITE had none; early media needs its PRACK before."""
+        """200 with our answer, or our offer where the INVITE had none; what rings reliably has its PRACK before.
+
+        RFC 3262, section 3, asks that of early media alone; but a 200 that overtakes a PRACK is more than some can take.
+        """
         if dialog.state is dialogs.State.EARLY:
             waits = self._early.waits(dialog)
-            if waits is not None and waits.media:  # RFC 3262, section 3
+            if waits is not None:
                 waits.then = media
             else:
                 self._succeed(dialog, self._invites[dialog], media, now)

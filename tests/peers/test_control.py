@@ -167,7 +167,7 @@ async def test_we_refresh_for_sipp(silence: sipp.Talk, tmp_path: Path) -> None:
 
 @pytest.mark.peer("sipp")
 async def test_reliable_ringing_for_sipp(silence: sipp.Talk, tmp_path: Path) -> None:
-    """SIPp takes any 200 for the one it waits for: first the PRACK's, then the INVITE's, or the other way round."""
+    """SIPp takes any 200 for the one it waits for: first the PRACK's, then the INVITE's."""
     async with echoing(nothing) as (opened, over):
         await sipp.run(
             tmp_path,

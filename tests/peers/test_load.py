@@ -84,7 +84,7 @@ async def serving(
             engines.append(self)
 
     monkeypatch.setattr(app, "SipEndpoint", Endpoint)
-    monkeypatch.setattr(app, "EchoEngine", Engine)
+    monkeypatch.setattr("voipagent.engines.EchoEngine", Engine)
     environ = {"ENGINE__MODEL": "echo", "ENGINE__ROWS": str(ROWS), "CALLS__DIR": str(folder / "calls")}
     environ |= {"SIP__HOST": "127.0.0.1", "SIP__PORT": "0", "HTTP__PORT": "0"}
     settings = Settings.load({f"VOIPAGENT_{name}": value for name, value in environ.items()})
