@@ -33,7 +33,7 @@ pytest: $(READY) ## the tests, without those that take hours or need a GPU
 	+$(MAKE) --no-print-directory --jobs=2 --output-sync=target computing calling
 
 # Two halves side by side: the one computes, the other mostly waits for real telephones.
-CALLING := tests/media tests/peers tests/voipagent
+CALLING := tests/peers tests/voipagent
 
 computing: $(READY)
 	$(BIN)/pytest -q -m 'not acceptance and not gpu' $(CALLING:%=--ignore=%)

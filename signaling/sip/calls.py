@@ -76,7 +76,7 @@ class Calls:
     def accept(self, dialog: Dialog, media: str, now: float) -> None:
         """200 with our answer, or our offer where the INVITE had none; what rings reliably has its PRACK before.
 
-        RFC 3262, section 3, asks that of early media alone; but a 200 that overtakes a PRACK is more than some can take.
+        RFC 3262, section 3, asks that of early media alone; but not everybody can take a 200 before their PRACK's.
         """
         if dialog.state is dialogs.State.EARLY:
             waits = self._early.waits(dialog)
