@@ -12,6 +12,7 @@ from signaling.call import CallEnded, NotAllowed, OutgoingCall, SignalingError
 from voipagent.environment import NEST, PREFIX
 from voipagent.record import utc_now
 from voipagent.recording import Recording
+from voipagent.renegotiation import renegotiate
 from voipagent.session import Session
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class OutgoingSession(Session):
     async def _answer(self, leg: Leg) -> None:
         """Let it ring, prime the row meanwhile, and greet whoever answers."""
         call = self._outgoing
-        call.renegotiate = lambda offer: self._renegotiate(leg, offer)
+        call.renegotiate = lambda offer: renegotiate(leg, offer, self.record.id)
         call.answered = leg.accepted
         await call.invite(await leg.offer())
         async with asyncio.TaskGroup() as group:

@@ -14,6 +14,7 @@ from media.pcm import BLOCKS_PER_S
 from signaling.call import Call, CallOffer, Rejection
 from voipagent.meeting import Meeting, Refused
 from voipagent.pin import TRIES, PinDialog
+from voipagent.renegotiation import renegotiate
 from voipagent.transfer import first_of
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Participant:
     async def _answer(self, leg: Leg) -> None:
         """Open the media, and accept."""
         call = self._call
-        call.renegotiate = lambda offer: _renegotiate(leg, offer)
+        call.renegotiate = lambda offer: renegotiate(leg, offer, call.offer.id)
         call.answered = leg.accepted
         await call.ring()
         offer = call.offer.media
@@ -148,11 +149,3 @@ async def _while_pressed(pressing: Coroutine[Any, Any, object], work: Coroutine[
     finally:
         keys.cancel()
         await asyncio.gather(keys, return_exceptions=True)
-
-
-async def _renegotiate(leg: Leg, offer: str | None) -> str | Rejection:
-    try:
-        return await leg.offer() if offer is None else await leg.answer(offer)
-    except LegError as error:
-        logger.info("x change refused: %s", error)
-        return Rejection.NOT_ACCEPTABLE

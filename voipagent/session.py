@@ -26,6 +26,7 @@ from voipagent.persona import Persona
 from voipagent.putthrough import PutThrough
 from voipagent.record import CallFolder, CallRecord, noted, utc_now
 from voipagent.recording import Recording
+from voipagent.renegotiation import renegotiate
 from voipagent.tasks import first_error, to_the_end
 from voipagent.transfer import Switchboard, first_of
 from voipagent.trim import Memory
@@ -163,7 +164,7 @@ class Session:
     async def _answer(self, leg: Leg) -> None:
         """Ring, open the media, prime the row, and accept."""
         call = self.call
-        call.renegotiate = lambda offer: self._renegotiate(leg, offer)
+        call.renegotiate = lambda offer: renegotiate(leg, offer, self.record.id)
         call.answered = leg.accepted
         await call.ring()
         offer = call.offer.media
@@ -310,13 +311,6 @@ class Session:
         at = round(self.recording.seconds, 3)
         noted(self.record.digits, {"key": key, "at": at, "duration_s": round(duration_s, 3)})
         logger.debug("< %s digit", self.record.id)
-
-    async def _renegotiate(self, leg: Leg, offer: str | None) -> str | Rejection:
-        try:
-            return await leg.offer() if offer is None else await leg.answer(offer)
-        except LegError as error:
-            logger.info("x %s change refused: %s", self.record.id, error)
-            return Rejection.NOT_ACCEPTABLE
 
     async def _end(self, leg: Leg) -> None:
         """Leave call and leg, and close the record."""

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from media.bridge import Bridge, Side
 from media.leg import AudioFormat, Exchange, Leg, LegError
-from signaling.call import Call, CallOffer, Dialer, OutgoingCall, Rejection, SignalingError
+from signaling.call import Call, CallOffer, Dialer, OutgoingCall, SignalingError
+from voipagent.renegotiation import renegotiate
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class Switchboard:
         line = Line(call, leg, self._format)
         try:
             call.answered = leg.accepted
-            call.renegotiate = lambda offer: _renegotiate(leg, offer)
+            call.renegotiate = lambda offer: renegotiate(leg, offer, target)
             await call.invite(await leg.offer())
             await answered(call, target)
         except BaseException as error:
@@ -123,13 +124,6 @@ async def _press(leg: Leg, key: str) -> None:
     """A side that takes no digits has none pressed: who talks there hears the other all the same."""
     with contextlib.suppress(LegError):
         await leg.send_digits(key)
-
-
-async def _renegotiate(leg: Leg, offer: str | None) -> str | Rejection:
-    try:
-        return await leg.offer() if offer is None else await leg.answer(offer)
-    except LegError:
-        return Rejection.NOT_ACCEPTABLE
 
 
 async def first_of(*awaited: Awaitable[T]) -> T:
