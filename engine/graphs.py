@@ -9,6 +9,7 @@ is not used. On a CPU it runs as it is.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -77,7 +78,7 @@ def _parts(buffer: Tensor, whole: Shapes, broken: Shapes, words: int) -> list[Te
     return parts
 
 
-class Static:
+class Static(ABC):
     """Something of `width` rows of `rows` that runs between a buffer in and a buffer out. The parts of the buffer in
     begin with the rows' numbers [width] and a mask [width]; `whole` and `broken` are the others, int64 and float32."""
 
@@ -86,9 +87,9 @@ class Static:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._in = _Buffers([(width,), (width,), *whole], broken, device)
 
+    @abstractmethod
     def step(self) -> None:
         """What happens on the device, from the buffer in to the buffer out."""
-        raise NotImplementedError
 
     def _choose(self, rows: Sequence[int]) -> None:
         """Let it be these rows, and others that stand still."""

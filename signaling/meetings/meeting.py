@@ -143,7 +143,7 @@ class MeetingCall:
         except Over as over:
             ended = self._unless_in(over.ended, Outcome.FAILED)
         except Exception as error:  # what our leg makes of their description, say; or a fault of ours
-            logger.warning("x %s meeting: %s: %s", self._offer.id, type(error).__name__, error)
+            logger.warning("x %s meeting: %s: %s", self._offer.id, type(error).__name__, error, exc_info=error)
             ended = self._unless_in(CallEnded("agent", str(error) or type(error).__name__), Outcome.FAILED)
         finally:
             self._end(ended)
@@ -172,7 +172,7 @@ class MeetingCall:
 
         Raises NotJoined, and Over at the meeting's end.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each protocol has its own
 
 
 def with_candidates(description: str, candidates: list[str]) -> str:

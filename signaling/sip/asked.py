@@ -53,5 +53,5 @@ async def answered(call: SipCall, answer: str) -> None:
         if call.answered is not None:
             await call.answered(answer)
     except Exception as error:
-        logger.warning("x %s answer refused: %s", call.offer.id, error)
+        logger.warning("x %s answer refused: %s: %s", call.offer.id, type(error).__name__, error, exc_info=error)
         await call.hang_up(str(error))
