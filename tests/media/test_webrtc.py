@@ -43,6 +43,8 @@ async def test_what_is_said_is_heard_both_ways_and_counted(monkeypatch: pytest.M
         got = await line.talk(sine(8.0), echo=True)
         assert loudness(heard(got[5:])) == pytest.approx(0.177, abs=0.02)
         assert loudness((await line.caller.exchange()).heard) == pytest.approx(0.177, abs=0.02)
+        # a report leaves at most 7.5 s after the last (RFC 3550, section 6.3.1): theirs on ours is there by then
+        await line.talk(sine(8.0))
         stats = line.agent.stats
         assert (stats.codec, stats.encryption) == ("opus", ("DTLS AEAD_AES_256_GCM",))
         assert stats.remote == f"{HERE}:{line.caller._way.default[1]}" and stats.packets_dropped == 0
