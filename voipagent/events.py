@@ -58,7 +58,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Troubled:
-    """The model was stuck, and is told anew who it is. `at` is seconds from the answer."""
+    """The model was stuck; if rows are trimmed, it is told anew who it is. `at` is seconds from the answer."""
 
     at: float
     trouble: str

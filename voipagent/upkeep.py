@@ -80,7 +80,8 @@ class Upkeep:
                 self._trimmer.renew(trouble.value, keep=trouble is Trouble.DEAD_AIR)
 
     def _found(self, trouble: Trouble) -> None:
-        logger.warning("x %s %s: the row is primed anew", self._record.id, trouble.value)
+        cure = "the row is primed anew" if self._trimmer else "it is noted only, for this policy primes no row anew"
+        logger.warning("x %s %s: %s", self._record.id, trouble.value, cure)
         at = round(self._seconds(), 3)
         self._record.troubles.append({"at": at, "trouble": trouble.value})
         self._tell(Troubled(at, trouble.value))
