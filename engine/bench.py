@@ -107,9 +107,9 @@ def _run(options: argparse.Namespace) -> None:
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.precision]
     if options.model == "7b":
-        checkpoint = random_checkpoint(MoshiConfig(), MimiConfig(), device, dtype)
+        checkpoint = random_checkpoint(MoshiConfig(), MimiConfig(), device, dtype, options.weights)
     else:
-        checkpoint = load_checkpoint(options.model, device, dtype)
+        checkpoint = load_checkpoint(options.model, device, dtype, packing=options.weights)
     window = min(options.window or checkpoint.moshi.config.context, checkpoint.moshi.config.context)
     ear = open_ear(options.ear, options.model, checkpoint, dtype) if options.ear else None
     for rows in options.rows:
@@ -146,7 +146,13 @@ def _parser() -> argparse.ArgumentParser:
         "--rows", type=int, nargs="*", default=[1], help="how many calls at once; several: one run each; none: no run"
     )
     parser.add_argument("--window", type=int, help="frames that every row remembers (all that the model can)")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of weights and keys (bf16)")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="that is computed in (bf16)")
+    parser.add_argument(
+        "--weights",
+        choices=("stored", "fp8", "int8", "int4"),
+        default="stored",
+        help="how the language model's large weights lie in memory (as they are made, or stored)",
+    )
     parser.add_argument("--kv", choices=("full", "int8"), default="full", help="precision of keys and values (full)")
     parser.add_argument("--graphs", choices=("auto", "on", "off"), default="auto", help="captured steps (on a card)")
     parser.add_argument("--arrivals", choices=("together", "spread"), default="together")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from engine.admission import LIMIT_S
 from engine.measure import Report
+from engine.model.weights import GROUP
 
 REACHED = 0.896
 """Of a card's published bandwidth: what plain reading reached on an H200 (4.3 of 4.8 TB/s)."""
@@ -19,7 +20,13 @@ USABLE = 0.94
 OVERHEAD_BYTES = 1.4e9
 """Of a card's memory: what there is for us, and what CUDA and activations take."""
 
-WEIGHTS = "as measured", "int8"
+WEIGHTS = "as measured", "int8", "int4"
+
+FLOATS = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a weight that is not packed, by its type."""
+
+INT4_BYTES = 0.5 + 4 / GROUP
+"""Of a weight in four bits, with its share of its group's scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +67,15 @@ class Estimate:
 
 
 def estimate(report: Report, card: Card, weights: str) -> Estimate:
-    """From a run elsewhere. With weights in `int8`, those of the language model take a byte each."""
-    language = report.weight_bytes - report.codec_bytes
-    if weights == "int8":
-        language //= {"float32": 4, "bfloat16": 2, "float16": 2}.get(report.precision, 1)
-    read = language + report.codec_bytes
+    """From a run elsewhere. With weights in `int8`, those of the language model take a byte each; with `int4`, those of
+    its Temporal Transformer half a byte and their scales. What was measured in few bits stays as it was.
+    """
+    temporal: float = report.temporal_bytes
+    others: float = report.weight_bytes - report.codec_bytes - report.temporal_bytes
+    if weights != "as measured" and report.weights in FLOATS:
+        size = FLOATS[report.weights]
+        temporal, others = temporal * (1 if weights == "int8" else INT4_BYTES) / size, others / size
+    read = temporal + others + report.codec_bytes
     speed = card.bandwidth * REACHED * report.of_bound
 
     def most(room: float) -> int:

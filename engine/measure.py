@@ -25,7 +25,9 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import UNGENERATED, Moshi, MoshiConfig
 from engine.model.prompt import PromptLayout
+from engine.model.stored import repack
 from engine.model.text import Tokenizer
+from engine.model.weights import Packed, Packing
 from engine.nano import train_tokenizer
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, Sampling
 
@@ -73,6 +75,7 @@ class Report:
     torch: str
     model: str
     precision: str
+    weights: str
     kv: str
     rows: int
     window: int
@@ -89,6 +92,7 @@ class Report:
     decode: float
     weight_bytes: int
     codec_bytes: int
+    temporal_bytes: int
     row_bytes: int
     memory_bytes: int
     read_gb_s: float
@@ -102,7 +106,8 @@ class Report:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.model} {self.precision}, keys {self.kv}, on {self.device}, torch {self.torch}",
+            f"{self.model} {self.precision}, weights {self.weights}, keys {self.kv}, on {self.device}, "
+            f"torch {self.torch}",
             f"{self.rows} rows, windows of {self.window} full, arrivals {self.arrivals}, {self.ticks} ticks",
             f"tick       {self.tick_p50:8.2f} p50 {self.tick_p95:8.2f} p95 {self.tick_p99:8.2f} p99 ms",
             f"reply      {self.reply_p50:8.2f} p50 {self.reply_p99:8.2f} p99 ms, late {self.late:.2e}",
@@ -122,11 +127,14 @@ class Report:
 # --- what is run ---------------------------------------------------------------------------------------------------
 
 
-def random_checkpoint(sizes: MoshiConfig, codec: MimiConfig, device: torch.device, dtype: torch.dtype) -> Checkpoint:
+def random_checkpoint(
+    sizes: MoshiConfig, codec: MimiConfig, device: torch.device, dtype: torch.dtype, packing: Packing = "stored"
+) -> Checkpoint:
     """A model of these sizes that knows nothing, made where it will run: no copy of it passes through the host."""
     torch.manual_seed(0)
     mimi = drawn(lambda: Mimi(codec, codec.quantizer.n_q), device, torch.float32)
     moshi = drawn(lambda: Moshi(sizes), device, dtype)
+    repack(moshi, packing)
     codes = max(sizes.dep_q, 1), max(sizes.n_q - sizes.dep_q, 1)
     layout = PromptLayout("none", (0,) * codes[0], (0,) * codes[1])
     return Checkpoint(mimi, moshi, Tokenizer(train_tokenizer()), layout, {}, "random", Sampling())
@@ -295,12 +303,13 @@ def measure(
     encode, language, decode = parts(checkpoint, batch)
     speed, row = read_speed(device), row_bytes(batch, plan.window)
     codec = weight_bytes(checkpoint.mimi)
-    weights = codec + weight_bytes(checkpoint.moshi)
+    language_bytes = weight_bytes(checkpoint.moshi)
     return Report(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type,
         torch=torch.__version__,
         model=model,
         precision=str(checkpoint.moshi.text_emb.weight.dtype).removeprefix("torch."),
+        weights=packed_as(checkpoint.moshi),
         kv=str(batch.state.kv.keys.dtype).removeprefix("torch."),
         rows=plan.rows,
         window=plan.window,
@@ -315,13 +324,21 @@ def measure(
         encode=encode,
         language=language,
         decode=decode,
-        weight_bytes=weights,
+        weight_bytes=codec + language_bytes,
         codec_bytes=codec,
+        temporal_bytes=weight_bytes(checkpoint.moshi.transformer),
         row_bytes=row,
         memory_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident_bytes(),
         read_gb_s=speed / 1e9,
-        bound_ms=1000 * (weights + plan.rows * row) / speed,
+        bound_ms=1000 * (codec + language_bytes + plan.rows * row) / speed,
     )
+
+
+def packed_as(moshi: Moshi) -> str:
+    """The type of the Temporal Transformer's weights, `uint8` where each holds two of four bits."""
+    packed = next((part for part in moshi.transformer.modules() if isinstance(part, Packed)), None)
+    weight = next(moshi.transformer.parameters()) if packed is None else packed.get_buffer("codes")
+    return str(weight.dtype).removeprefix("torch.")
 
 
 def _percentile(values: Sequence[float], share: float) -> float:

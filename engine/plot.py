@@ -6,7 +6,7 @@ import csv
 from collections import defaultdict
 from pathlib import Path
 
-KINDS = "device", "model", "precision", "kv", "window", "arrivals"
+KINDS = "device", "model", "precision", "weights", "kv", "window", "arrivals"
 """What one line of the picture has in common."""
 
 

@@ -231,6 +231,14 @@ def fill(
     return module.eval().requires_grad_(False)
 
 
+def repack(module: nn.Module, packing: Packing) -> None:
+    """Pack the large linear maps of a module whose weights are there, one at a time, as `fill` packs a file's."""
+    if packing in {"stored", "none"}:
+        return
+    for name in sorted(linear_maps(module)):
+        _replace(module, name, pack(module.get_parameter(name), _packing_of(name, packing)))
+
+
 def _packing_of(name: str, packing: Packing) -> Packing:
     """Four bits are for the Temporal Transformer's layers; heads and the Depth Transformer lose too much by them."""
     return "int8" if packing == "int4" and not name.startswith("transformer.") else packing

@@ -18,7 +18,7 @@ from engine import bench
 from engine import measure as measure_module
 from engine.batch import Batch
 from engine.bench import append
-from engine.estimate import CARDS, WEIGHTS, estimate
+from engine.estimate import CARDS, INT4_BYTES, WEIGHTS, estimate
 from engine.measure import (
     FRAME_S,
     LEAST,
@@ -36,6 +36,7 @@ from engine.measure import (
 from engine.model.checkpoint import Checkpoint, load_checkpoint
 from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import Moshi, MoshiConfig
+from engine.model.weights import Packing, RowScaled
 from engine.nano import MIMI, MOSHI, write_nano
 from engine.plot import draw, runs
 
@@ -184,6 +185,21 @@ def test_random_weights_are_made_where_they_run_and_step() -> None:
     assert measured(checkpoint, Plan(1, 20, "spread", 3.0, 0.0)).ticks >= LEAST
 
 
+@pytest.mark.parametrize(("packing", "lie"), [("int8", "int8"), ("int4", "uint8")])
+def test_random_weights_are_packed_as_a_files_would_be(packing: Packing, lie: str) -> None:
+    sizes, codec = MoshiConfig.from_kwargs(MOSHI), MimiConfig.from_dict(MIMI)
+    device = torch.device("cpu")
+    plain, packed = (random_checkpoint(sizes, codec, device, torch.float32, each) for each in ("stored", packing))
+    reports = [measured(each, Plan(1, 20, "spread", 3.0, 0.0)) for each in (plain, packed)]
+    assert [report.weights for report in reports] == ["float32", lie]
+    assert reports[1].temporal_bytes < (0.4 if packing == "int8" else 0.3) * reports[0].temporal_bytes
+    # The same numbers but for the rounding of so many bits.
+    name = "depformer.layers.0.self_attn.in_proj_weight"
+    made, rounded = plain.moshi.get_parameter(name), packed.moshi.get_submodule(name)
+    assert isinstance(rounded, RowScaled)
+    assert torch.allclose(made, rounded.plain(), atol=float(made.abs().max()) / 200)
+
+
 def test_the_command_prints_json_and_profiles(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +213,7 @@ def test_the_command_prints_json_and_profiles(
     assert [(there["card"], there["weights"]) for there in printed["estimates"]] == [
         ("L4", "as measured"),
         ("L4", "int8"),
+        ("L4", "int4"),
     ]
     assert printed["rows"] == 1 and printed["window"] == 20
     assert len(path.read_text(encoding="utf-8").splitlines()) == 2
@@ -280,20 +297,26 @@ def test_another_card_is_estimated_by_its_bytes_and_the_share_that_was_reached(r
     run = replace(
         report,
         precision="bfloat16",
+        weights="bfloat16",
         weight_bytes=15_050_000_000,
         codec_bytes=300_000_000,
+        temporal_bytes=13_000_000_000,
         row_bytes=1_573_000_000,
         rows=4,
         bound_ms=7.5,
         tick_p50=10.0,
     )
     l4 = CARDS["l4"]
-    plain, packed = (estimate(run, l4, weights) for weights in WEIGHTS)
+    plain, packed, smallest = (estimate(run, l4, weights) for weights in WEIGHTS)
     speed = 300e9 * 0.896 * 0.75
     assert plain.tick_ms == pytest.approx(1000 * (15.05e9 + 4 * 1.573e9) / speed)
     assert packed.tick_ms == pytest.approx(1000 * (7.375e9 + 0.3e9 + 4 * 1.573e9) / speed)
     assert (plain.rows_in_time, packed.rows_in_time) == (0, int((0.064 * speed - 7.675e9) // 1.573e9))
     assert (plain.rows_in_memory, packed.rows_in_memory) == (3, 8)
+    in_four = 6.5e9 * INT4_BYTES + 0.875e9 + 0.3e9
+    assert smallest.tick_ms == pytest.approx(1000 * (in_four + 4 * 1.573e9) / speed)
+    as_it_is = replace(run, weights="int8")
+    assert len({estimate(as_it_is, l4, weights).tick_ms for weights in WEIGHTS}) == 1
     assert "on an L4, weights int8, by bytes, not measured" in str(packed) and str(packed).startswith("estimate ")
 
 
