@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,9 +49,25 @@ async def telephones(
             more["extra_params"] = (f"mediaenc={phone.encryption}",) * bool(phone.encryption)
             account = Account(phone.user, phone.domain, phone.password, audio_codecs=(phone.codec,), **more)
             made.append(await UserAgent.create(runtime, account))
+            made[-1].dial = partial(_dial, runtime, made[-1].dial)
         yield made
     finally:
         await runtime.close()
+
+
+async def _dial(runtime: Any, dial: Callable[..., Awaitable[Any]], target: str, **more: Any) -> Any:
+    """A call to `target`. The library begins to listen to a call once `dial` returns, and would miss an answer that
+    comes in the same pass of the loop: what is told meanwhile is told again.
+    """
+    told: list[Any] = []
+    runtime.subscribe(told.append)
+    try:
+        line = await dial(target, **more)
+    finally:
+        runtime.unsubscribe(told.append)
+    for event in told:
+        line._on_stack_event(event)
+    return line
 
 
 @contextlib.asynccontextmanager
