@@ -11,6 +11,7 @@ from typing import Any
 
 from voipagent.context import Line
 from voipagent.record import BEGUN, EARLY, RECORD, RECORDINGS, finish, lock, replace_file
+from voipagent.story import extract
 from voipagent.transcript import FILES, LIVE, parse_lines
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ def _close(folder: Path) -> bool:
         "artefacts": [*filter(None, [recording, early]), *((LIVE, *FILES) if lines else ())],
         "ended_by": "agent",
         "reason": REASON,
+        # Who is not recorded leaves no words, and no summary either.
+        "summary": str(extract(lines)) if any(line.role == "caller" for line in lines) else "",
     }
     finish(folder, {**begun["record"], **left}, lines)
     logger.warning("- call folder %s: its record is closed: %s", folder, REASON)

@@ -64,6 +64,17 @@ def test_it_is_closed_once(killed: Path) -> None:
     assert (killed / "call.json").read_bytes() == before
 
 
+def test_it_is_summed_up_where_the_caller_is_in_it(killed: Path) -> None:
+    alone = Path(shutil.copytree(killed, killed.parent / "alone"))
+    with (killed / "transcript.jsonl").open("a") as file:
+        file.write(f"{Line('agent', 'Thank you, Maria.', 4.0, 5.0)}\n")
+    assert close_killed(killed)
+    assert record(killed)["summary"].startswith("The caller's name is Maria. Agent: Hello. Caller: Good day.")
+    (alone / "transcript.jsonl").write_text(f"{Line('agent', 'Thank you, Maria.', 4.0, 5.0)}\n")
+    assert close_killed(alone)
+    assert record(alone)["summary"] == ""
+
+
 def test_a_line_that_was_written_since_the_last_note_is_not_told_twice(killed: Path) -> None:
     with (killed / "transcript.jsonl").open("a") as file:
         file.write(f"{replace(BEGUN[0], text='What can I do for you?', end=4.0)}\n")
