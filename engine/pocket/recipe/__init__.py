@@ -2,13 +2,13 @@
 
 Each step is a command, `python -m engine.pocket.recipe.STEP --work DIR`, with --help; in this order:
 
-    generate clips, callers, agent      the agent's voice, and callers
-    train_codec encoder                 what is heard becomes tokens; from then on they are final
-    generate stage1, stage2, probe      calls
-    encode                              calls as tokens
-    train_codec decoder                 tokens become the agent's voice
-    train_lm, train_ear                 what is answered, and what the caller said
-    export, evaluate                    the checkpoint, and the table about it
+    generate clips, callers, strangers, agent       the agent's voice, and callers
+    train_codec encoder                             what is heard becomes tokens; from then on they are final
+    generate stage1, stage2, strays, asides, probe  calls, and moments of calls
+    encode                                          calls as tokens
+    train_codec decoder                             tokens become the agent's voice
+    train_lm, train_ear                             what is answered, and what the caller said
+    export, evaluate                                the checkpoint, and the table about it
 
 `pack` takes some of the callers to a machine without their synthesisers; `unpack` stands there for `generate callers`.
 Those that take long stop after --minutes and go on when called again. `nano` does all of it, small, in a minute.

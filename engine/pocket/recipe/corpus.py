@@ -21,9 +21,14 @@ from engine.pocket.recipe.dialogues import GREETING, LEAD
 from engine.pocket.recipe.domain import TELLING, Domain
 from engine.pocket.recipe.encode import Voice
 from engine.pocket.recipe.formats import SILENCE, Dialogue, Span, read_dialogues, shards
+from engine.pocket.recipe.told import LISTS, Told
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
 
 FRAME_S = FRAME_SAMPLES / SAMPLE_RATE
+
+TEMPTING_FRAMES = 12
+"""From where something is heard that is to change nothing. Were the frames in which the agent stops all asked for and
+those in which it goes on seldom, it would learn to stop."""
 
 PAUSE_FRAMES = 6
 """Without a word: what is said next is something new, and the first word of it decides all."""
@@ -31,8 +36,14 @@ PAUSE_FRAMES = 6
 EDGE_FRAMES = 4
 """From the first sound of a turn, and from the first silence after it: what makes a turn begin and end well."""
 
+CLOSING = 2
+"""Frames: a name is written in one or two pieces."""
+
 LEAST_FRAMES = 100
 """Of a call that goes on in a fresh row."""
+
+TOLD_FRAMES = 3
+"""In which it is asked what the caller has just told."""
 
 IGNORED = -100
 """A label that no loss counts."""
@@ -53,10 +64,10 @@ class Labels:
 class Example:
     """`frames` [P + T, K]; the first `prompt` are the prompt's. Frame numbers count from the prompt's first.
 
-    `edges` bool [P + T]: frames at a turn's begin or end. `opening` bool [P + T]: the first piece of what is said, and
-    of each further clip: where it is decided which.
+    `edges` bool [P + T]: frames at a turn's begin or end, or where it might have ended. `opening` bool [P + T]: the
+    first piece of what is said, and of each further clip: where it is decided which.
     `asked`: (last frame of a question, its intent's label, its words' labels). `heard`: (frame in which a word ended,
-    its label).
+    its label). `told`: (from which frame on, what is known then), by `told_so_far`.
     """
 
     frames: NDArray[np.int64]
@@ -65,6 +76,7 @@ class Example:
     opening: NDArray[np.bool_]
     asked: tuple[tuple[int, int, tuple[int, ...]], ...]
     heard: tuple[tuple[int, int], ...]
+    told: tuple[tuple[int, Told], ...] = ()
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -115,7 +127,7 @@ def example_of(dialogue: Dialogue, voice: Voice, tokenizer: Tokenizer, labels: L
     return Example(
         np.concatenate((prompt, call)),
         start,
-        np.concatenate((before, _edges(dialogue.schedule))),
+        np.concatenate((before, _edges(dialogue.schedule) | _tempting(dialogue))),
         np.concatenate((before, _opening(dialogue.text, dialogue.schedule[:, 0]))),
         asked,
         heard,
@@ -135,8 +147,19 @@ def _edges(schedule: NDArray[np.int16]) -> NDArray[np.bool_]:
     return edges
 
 
+def _tempting(dialogue: Dialogue) -> NDArray[np.bool_]:
+    """TEMPTING_FRAMES from each noise, and each mutter."""
+    frames = np.zeros(dialogue.frames, np.bool_)
+    for event in dialogue.events:
+        if event.kind == "noise":
+            frames[event.frame : event.frame + TEMPTING_FRAMES] = True
+    return frames
+
+
 def _opening(text: NDArray[np.int16], clip: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """The first piece after a pause, and of each clip that follows another: a name, a digit, a company."""
+    """The first piece after a pause, and of each clip that follows another, a name, a digit, a company; and CLOSING
+    frames behind that: a full stop there says that no company follows, or no further digit.
+    """
     opening = np.zeros(len(text), np.bool_)
     last = -PAUSE_FRAMES - 1
     for frame in np.flatnonzero(~np.isin(text, list(SILENT))).tolist():
@@ -144,7 +167,8 @@ def _opening(text: NDArray[np.int16], clip: NDArray[np.int16]) -> NDArray[np.boo
         last = frame
     for start in (np.flatnonzero((np.diff(clip) != 0) & (clip[:-1] != SILENCE) & (clip[1:] != SILENCE)) + 1).tolist():
         begun = start - LEAD + np.flatnonzero(~np.isin(text[start - LEAD : start + LEAD], list(SILENT)))
-        opening[begun[:1]] = True
+        for frame in begun[:1].tolist():
+            opening[frame : frame + 1 + CLOSING] = True
     return opening
 
 
@@ -158,20 +182,47 @@ def bare(example: Example) -> Example:
         example.opening[start:],
         tuple((frame - start, intent, words) for frame, intent, words in example.asked),
         tuple((frame - start, word) for frame, word in example.heard),
+        _without_persona(example.told, start),
     )
+
+
+def telling(example: Example) -> Example | None:
+    """The example up to TOLD_FRAMES after the caller has told something last, and what is known then; None: nothing is
+    told. Beyond that the agent says it, and it is known from there.
+    """
+    if len(example.told) < 2:
+        return None
+    start, known = example.told[-1]
+    end = min(len(example), start + TOLD_FRAMES)
+    return replace(
+        example,
+        frames=example.frames[:end],
+        edges=example.edges[:end],
+        opening=example.opening[:end],
+        asked=tuple(each for each in example.asked if each[0] < end),
+        heard=tuple(each for each in example.heard if each[0] < end),
+        told=((start, known),),
+    )
+
+
+def _without_persona(told: Sequence[tuple[int, Told]], start: int) -> tuple[tuple[int, Told], ...]:
+    """What is known where no prompt tells it, counted from frame `start`: nothing is asked if nobody tells anything."""
+    facts = [(max(0, frame - start), known[len(LISTS) :]) for frame, known in told]
+    if not any(any(known) for _, known in facts):
+        return ()
+    return tuple((frame, (*[IGNORED] * len(LISTS), *known)) for frame, known in facts)
 
 
 def is_told(dialogue: Dialogue, domain: Domain) -> bool:
     """Whether an answer in it depends on what the prompt says."""
-    told = {name for name, intent in domain.intents.items() if any("{" in part for part in intent.answer)}
-    return any(event.intent in told - TELLING.keys() for event in dialogue.events)
+    return any(event.intent in domain.naming - TELLING.keys() for event in dialogue.events)
 
 
 def cut_frame(dialogue: Dialogue, random: np.random.Generator) -> int:
     """Where a call may go on in a fresh row: not within a question, nor so late that nothing follows. 0: nowhere."""
     first = int(random.integers(0, max(1, dialogue.frames - LEAST_FRAMES)))
     asked = [event for event in dialogue.events if event.kind == "question"]
-    if not _is_begun(dialogue):  # what its prompt knows already is not taken apart here
+    if not is_begun(dialogue):  # what its prompt knows already is not taken apart here
         first = min([first, *(event.start for event in asked if event.intent in TELLING)])
     inside = [event.start for event in asked if event.start < first <= event.frame + PAUSE_FRAMES]
     return max(0, min([first, *inside]))
@@ -185,7 +236,7 @@ def cut(dialogue: Dialogue, first: int) -> Dialogue:
     seconds = first * FRAME_S
     return replace(
         dialogue,
-        prompt=render(dialogue.prompt, known) if _is_begun(dialogue) else dialogue.prompt,
+        prompt=render(dialogue.prompt, known) if is_begun(dialogue) else dialogue.prompt,
         schedule=dialogue.schedule[first:],
         text=dialogue.text[first:],
         codes=dialogue.codes[first:],
@@ -202,7 +253,7 @@ def cut(dialogue: Dialogue, first: int) -> Dialogue:
     )
 
 
-def _is_begun(dialogue: Dialogue) -> bool:
+def is_begun(dialogue: Dialogue) -> bool:
     """Whether it is a call from its beginning on, with a prompt that knows nothing."""
     return any(event.kind == "greeting" for event in dialogue.events)
 

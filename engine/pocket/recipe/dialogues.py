@@ -3,7 +3,7 @@
 The rules that the model learns from these, in frames of 80 ms:
 
 - The text leads the sound by LEAD, with EPAD one frame before a word where there is room.
-- A question that ended in frame e is answered with EPAD in e + 3 (or 4), so with sound in e + 6 (or 7). Only a number
+- A question that ended in frame e is answered with EPAD in e + 4 (or 5), so with sound in e + 7 (or 8). Only a number
   is waited for longer, NUMBER_GAP, for another digit may follow: callers say them with pauses between.
 - A caller who interrupts is given the floor STOP frames after the first sound; who says "mm-hm" is not.
 - Who tells a story hears "mm-hm" in the first pause of a phrase after LISTEN, timed as an answer would be.
@@ -40,8 +40,9 @@ from engine.pocket.recipe.noises import NOISES
 from engine.pocket.recipe.voices import audible
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
 
-Kind: TypeAlias = Literal["stage1", "stage2", "probe"]
-"""Short windows with one question; calls; calls of held-out voices, wordings and personas."""
+Kind: TypeAlias = Literal["stage1", "stage2", "strays", "asides", "probe"]
+"""Short windows with one question; calls; windows with one thing that the agent knows nothing about; windows in which
+nobody wants anything (`asides`); calls of held-out voices, wordings and personas."""
 
 FRAMES = 400
 WINDOW = (44, 64)
@@ -50,17 +51,21 @@ WINDOW = (44, 64)
 ANSWERED = 16
 """Frames of a window behind the question: its answer's first words, all that is decided."""
 
+TOLD = 48
+"""The same, of an answer that names something: each digit is a decision, and that there is none any more."""
+
 LEAD = 2
 GREETING = 4
-GAPS = ((3, 0.8), (4, 0.2))
-"""Frames from a question's last to the answer's EPAD, and how often."""
+GAPS = ((4, 0.8), (5, 0.2))
+"""Frames from a question's last to the answer's EPAD, and how often. Sooner, and every breath is taken for the end."""
 
 NUMBER_GAP = 6
 """Frames from a number's last to the EPAD of reading it back."""
 
-STOP = 6
+STOP = 7
 INTERRUPTS_S = 0.7
-"""What is shorter does not interrupt the agent."""
+MUTTERS_S = 0.6
+"""What is shorter than the first does not interrupt the agent, and a mutter is shorter than the second."""
 
 LISTEN_S = 2.4
 SILENCE_FRAMES = 75
@@ -254,7 +259,7 @@ def _faded(audio: Audio, begins: bool, ends: bool) -> Audio:
 
 
 @dataclass
-class _Call:
+class Progress:
     """Where a composition stands, in frames. `spoke` is the agent's last answer's sound, from and until."""
 
     state: State
@@ -276,20 +281,25 @@ class Composer:
     pool: Pool
     split: Split = "train"
 
+    def length(self, answer: Sequence[str]) -> int:
+        """Frames of these clips."""
+        return sum(self.clips[self.domain.index[clip]].frames for clip in answer)
+
     def compose(self, kind: Kind, random: np.random.Generator) -> Dialogue:
         """One dialogue with the caller's side as audio, through a telephone."""
-        return self._window(random) if kind == "stage1" else self._call(random)
+        return self._window(random) if kind in {"stage1", "strays"} else self._call(random)
 
     def _window(self, random: np.random.Generator) -> Dialogue:
         """One question, in a call that goes on."""
         persona, facts = self.domain.persona(random, self.split), self._facts(random)
-        call = _Call(State(persona, facts), *self._caller(random), turns=2)
-        turn = self._turn(random, call, story=False)
-        asked = int(turn.end_s * SAMPLE_RATE) // FRAME_SAMPLES + ANSWERED
+        call = Progress(State(persona, facts), *self.caller(random), turns=2)
+        turn = self.turn(random, call, story=False)
+        told = turn.wording.intent in self.domain.naming
+        asked = int(turn.end_s * SAMPLE_RATE) // FRAME_SAMPLES + (TOLD if told else ANSWERED)
         frames = max(int(random.integers(WINDOW[0], WINDOW[1] + 1)), asked + 2)
         line = Timeline(frames, self.clips, self.encode)
-        self._ask(random, line, call, turn, int(random.integers(1, min(frames - asked, 14) + 1)))
-        return self._finished(random, line, render(persona.text, _known(facts)))
+        self.ask(random, line, call, turn, int(random.integers(1, min(frames - asked, 14) + 1)))
+        return self.finished(random, line, render(persona.text, _known(facts)))
 
     def _call(self, random: np.random.Generator) -> Dialogue:
         """Some turns, greeted or going on, until there is no room for another."""
@@ -297,61 +307,61 @@ class Composer:
         persona = self.domain.persona(random, self.split)
         resumed = random.random() < RESUMED
         facts = self._facts(random) if resumed else Facts()
-        call = _Call(State(persona, facts), *self._caller(random))
+        call = Progress(State(persona, facts), *self.caller(random))
         if not resumed:
-            self._answer(line, call, self.domain.greeting(persona), GREETING, Event("greeting", GREETING))
+            self.say(line, call, self.domain.greeting(persona), GREETING, Event("greeting", GREETING))
             call.state = replace(call.state, last=())
         idle = random.random() < IDLE
         while not call.over and not idle:
             start = self._next_start(random, line, call)
             if start > FRAMES - LATEST:
                 break
-            turn = self._turn(random, call, story=random.random() < STORY)
+            turn = self.turn(random, call, story=random.random() < STORY)
             if start < call.quiet and turn.end_s - turn.start_s < INTERRUPTS_S:
                 start = call.quiet + 3  # "yeah" into an answer is a mutter, whatever it means in a silence
-            self._ask(random, line, call, turn, start)
+            self.ask(random, line, call, turn, start)
         if idle:
             for _ in range(int(random.integers(2, 9))):
-                self._noise(random, line, int(random.integers(FRAMES)))
-        self._wait(line, call, FRAMES)
-        return self._finished(random, line, render(persona.text, _known(facts) if resumed else None))
+                self.noise(random, line, int(random.integers(FRAMES)))
+        self.wait(line, call, FRAMES)
+        return self.finished(random, line, render(persona.text, _known(facts) if resumed else None))
 
-    def _next_start(self, random: np.random.Generator, line: Timeline, call: _Call) -> int:
+    def _next_start(self, random: np.random.Generator, line: Timeline, call: Progress) -> int:
         """When the caller speaks next, in frames; until then there may be mutters, noise, and the silence question."""
         first, end = call.spoke
         if end - first >= 14 and random.random() < BARGE_IN:
             return int(random.integers(first + 4, end - 6))
         if end - first >= 16 and random.random() < MUTTER:
-            self._mutter(random, line, call, int(random.integers(first + 3, end - 8)))
+            self.mutter(random, line, call, int(random.integers(first + 3, end - 8)))
         long = random.random() < LONG_WAIT
         start = call.quiet + int(random.integers(SILENCE_FRAMES + 5, 130) if long else random.integers(3, 26))
         if random.random() < NOISE:
-            self._noise(random, line, int(random.integers(first, max(first + 1, min(start, FRAMES)))))
-        return max(start, self._wait(line, call, start))
+            self.noise(random, line, int(random.integers(first, max(first + 1, min(start, FRAMES)))))
+        return max(start, self.wait(line, call, start))
 
-    def _mutter(self, random: np.random.Generator, line: Timeline, call: _Call, frame: int) -> None:
-        short = [each for each in self.pool.mutters if each.seconds <= 0.5]
+    def mutter(self, random: np.random.Generator, line: Timeline, call: Progress, frame: int) -> None:
+        short = [each for each in self.pool.mutters if each.seconds <= MUTTERS_S]
         if short:
             said = _one(random, [each for each in short if each.voice == call.voice] or short)
             sample = frame * FRAME_SAMPLES + int(random.integers(FRAME_SAMPLES))
             line.hear(said.audio, sample, said.words)
             line.events.append(Event("noise", frame, text=said.text))
 
-    def _noise(self, random: np.random.Generator, line: Timeline, frame: int) -> None:
+    def noise(self, random: np.random.Generator, line: Timeline, frame: int) -> None:
         name = str(random.choice(list(NOISES)))
         line.hear(NOISES[name](random), frame * FRAME_SAMPLES + int(random.integers(FRAME_SAMPLES)))
         line.events.append(Event("noise", frame, text=name))
 
-    def _wait(self, line: Timeline, call: _Call, until: int) -> int:
+    def wait(self, line: Timeline, call: Progress, until: int) -> int:
         """Ask into the silences that end before `until`; gives a frame at which the caller may begin."""
         start = 0
         while not call.over and call.quiet + SILENCE_FRAMES < min(until, line.frames):
             sound = call.quiet + SILENCE_FRAMES + LEAD + 1
-            self._answer(line, call, (self.domain.silence,), sound, Event("silence", sound))
+            self.say(line, call, (self.domain.silence,), sound, Event("silence", sound))
             start = call.quiet + 3
         return start
 
-    def _ask(self, random: np.random.Generator, line: Timeline, call: _Call, turn: Turn, start: int) -> None:
+    def ask(self, random: np.random.Generator, line: Timeline, call: Progress, turn: Turn, start: int) -> None:
         """The caller's turn from frame `start` on, and what the agent does: stop, listen, answer."""
         sample = start * FRAME_SAMPLES + int(random.integers(FRAME_SAMPLES))
         line.hear(turn.audio, sample, turn.words)
@@ -367,7 +377,7 @@ class Composer:
         intent = turn.wording.intent
         gap = NUMBER_GAP if intent == "tell_number" else _gap(random)
         sound = end + gap + LEAD + 1
-        self._answer(line, call, answer, sound, Event("answer", sound, end, intent))
+        self.say(line, call, answer, sound, Event("answer", sound, end, intent))
         call.state = State(
             call.state.persona,
             call.state.facts.told(turn.wording),
@@ -387,16 +397,16 @@ class Composer:
                 line.events.append(Event("backchannel", sound, onset, text=self.domain.backchannel))
                 last_s = end_s + 1.0
 
-    def _answer(self, line: Timeline, call: _Call, clips: Sequence[str], sound: int, event: Event) -> None:
+    def say(self, line: Timeline, call: Progress, clips: Sequence[str], sound: int, event: Event) -> None:
         end = line.speak([self.domain.index[clip] for clip in clips], sound)
         if sound < line.frames:
             line.events.append(replace(event, text=self.domain.clip_text(clips)))
         call.spoke, call.quiet = (min(sound, line.frames), end), end
 
-    def _turn(self, random: np.random.Generator, call: _Call, story: bool) -> Turn:
+    def turn(self, random: np.random.Generator, call: Progress, story: bool) -> Turn:
         return played(self._said(random, call, story), call.speed)
 
-    def _said(self, random: np.random.Generator, call: _Call, story: bool) -> Turn:
+    def _said(self, random: np.random.Generator, call: Progress, story: bool) -> Turn:
         intent = self._intent(random, call)
         said = self.pool.pick(random, call.voice, intent)
         if story and (phrases := self._phrases(random, call.voice)):
@@ -425,7 +435,7 @@ class Composer:
         digits = [number for number, word in enumerate(words) if word in self.domain.lists["digit"]]
         return digits[1:] if len(words) == len(said.words) else []
 
-    def _intent(self, random: np.random.Generator, call: _Call) -> str:
+    def _intent(self, random: np.random.Generator, call: Progress) -> str:
         """What the caller wants: to be remembered more often where there is something to remember."""
         told = [name for name, fact in ASKING.items() if getattr(call.state.facts, fact)]
         tell, ask = 0.1, 0.13 if told else 0.02
@@ -441,7 +451,7 @@ class Composer:
         call.turns += 1
         return wanted if wanted in self.pool.by_intent else str(random.choice(list(self.pool.by_intent)))
 
-    def _caller(self, random: np.random.Generator) -> tuple[str, float]:
+    def caller(self, random: np.random.Generator) -> tuple[str, float]:
         """Whose voice, and how fast it is played."""
         speed = float(np.exp(random.uniform(-SPEED, SPEED))) if self.split == "train" else 1.0
         return str(random.choice(self.pool.voices)), speed
@@ -450,7 +460,7 @@ class Composer:
         name = str(random.choice(self.domain.lists["name"])) if random.random() < 0.5 else ""
         return Facts(name, self.domain.number(random) if random.random() < 0.5 else "")
 
-    def _finished(self, random: np.random.Generator, line: Timeline, prompt: str) -> Dialogue:
+    def finished(self, random: np.random.Generator, line: Timeline, prompt: str) -> Dialogue:
         """With the agent's echo and the telephone on the caller's side."""
         caller = line.caller
         if random.random() < ECHO:

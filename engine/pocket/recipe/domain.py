@@ -134,6 +134,18 @@ class Opening:
     offer: str
 
 
+@dataclass(frozen=True, slots=True)
+class Strays:
+    """Sentences that have nothing to do with the agent's work, without end: lines of the grammar, lists of words."""
+
+    lines: tuple[str, ...]
+    lists: Mapping[str, tuple[str, ...]]
+
+    def draw(self, random: np.random.Generator) -> str:
+        line = str(random.choice(expand(str(random.choice(self.lines)))))
+        return re.sub(r"\{(\w+)\}", lambda found: str(random.choice(self.lists[found[1]])), line)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Domain:
     """All of it. `clips` is in the order that clips.npz and schedules count by."""
@@ -150,7 +162,14 @@ class Domain:
     opening: Opening
     stories: tuple[tuple[str, ...], ...]
     mutters: tuple[str, ...]
+    around: tuple[tuple[str, str], ...]
+    strays: Strays
     index: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def naming(self) -> frozenset[str]:
+        """The intents whose answers name something that is told, by the caller or by the prompt."""
+        return frozenset(name for name, intent in self.intents.items() if any("{" in part for part in intent.answer))
 
     def answer(self, wording: Wording, state: State) -> tuple[str, ...]:
         """The clips that answer a wording, given what was told before it and is told by it."""
@@ -217,6 +236,13 @@ class Domain:
         elif "{digits}" in text:
             slot = self.number(random)
         return Wording(text.format(name=slot, digits=slot), intent, slot, split)
+
+    def stray(self, random: np.random.Generator) -> Wording:
+        """Something to train on that means nothing here, half of it said as a question to the shop is."""
+        text = self.strays.draw(random)
+        if random.random() < FRAMED_UNKNOWN:
+            text = _between(text, self.around[int(random.integers(len(self.around)))])
+        return Wording(text, UNKNOWN)
 
     def story(self, random: np.random.Generator, parts: int) -> list[str]:
         """Phrases of a long turn, in the order in which they are told."""
@@ -331,6 +357,8 @@ def load_domain(path: Path = FILE) -> Domain:
         Opening(greeting["who"], greeting["nobody"], greeting["where"], greeting["offer"]),
         tuple(tuple(expand(line)) for line in content["stories"]),
         tuple(content["mutters"]),
+        tuple(_around(content)),
+        _strays(content["strays"]),
         {clip.id: number for number, clip in enumerate(clips)},
     )
 
@@ -374,6 +402,10 @@ def _unknown(
         for text in said
     ]
     return {"train": tuple(dict.fromkeys(framed)), "held-out": in_turn(held_out, HELD_OUT_UNKNOWN)}
+
+
+def _strays(entry: Mapping[str, Any]) -> Strays:
+    return Strays(tuple(entry["say"]), {name: tuple(values) for name, values in entry["lists"].items()})
 
 
 def _framed(

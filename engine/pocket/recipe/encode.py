@@ -39,7 +39,7 @@ from engine.pocket.recipe.offline_codec import OfflineCodec
 from engine.pocket.recipe.training import use_device
 from engine.slot import FRAME_SAMPLES
 
-KINDS = ("stage1", "stage2", "probe")
+KINDS = ("stage1", "stage2", "strays", "asides", "probe")
 
 BATCH_FRAMES = 400
 """Of one call of the codec: few enough for a CPU's caches."""

@@ -1,9 +1,12 @@
-"""Make the data:  python -m engine.pocket.recipe.generate {clips,callers,agent,stage1,stage2,probe} --work DIR
+"""Make the data:  python -m engine.pocket.recipe.generate PART --work DIR
 
     clips       the agent's answers, the tokenizer      -> WORK/clips.npz, WORK/tokenizer.model
     callers     what callers say, many voices           -> WORK/callers/{train,held-out}-*.npz
+    strangers   callers who say something unrelated     -> WORK/strangers/train-*.npz
     agent       sentences in the agent's voice          -> WORK/agent/train-*.npz
     stage1      short windows with one question         -> WORK/dialogues/stage1-*.npz
+    strays      the same, by the strangers              -> WORK/dialogues/strays-*.npz
+    asides      windows in which nobody wants anything  -> WORK/dialogues/asides-*.npz
     stage2      calls of 32 s                           -> WORK/dialogues/stage2-*.npz
     probe       calls by held-out voices and wordings   -> WORK/dialogues/probe-*.npz
 
@@ -26,7 +29,7 @@ from typing import TypeVar
 import numpy as np
 
 from engine.model.text import Tokenizer
-from engine.pocket.recipe import standin, voices
+from engine.pocket.recipe import asides, standin, voices
 from engine.pocket.recipe.dialogues import Composer, Kind, Pool
 from engine.pocket.recipe.domain import UNKNOWN, ClipText, Domain, Wording, load_domain
 from engine.pocket.recipe.formats import (
@@ -48,8 +51,11 @@ SHARD = 200
 
 CALLERS = 120
 HELD_OUT = 16
+STRANGERS = 15
 AGENT = 2
-DIALOGUES: Mapping[Kind, tuple[int, int]] = {"stage1": (40, 500), "stage2": (50, 60), "probe": (4, 60)}
+DIALOGUES: Mapping[Kind, tuple[int, int]] = {
+    **{"stage1": (40, 500), "strays": (6, 500), "asides": (5, 500), "stage2": (50, 60), "probe": (4, 60)}
+}
 """Shards, and dialogues in each."""
 
 POOL = 12
@@ -93,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="generate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("part", choices=("clips", "callers", "agent", *DIALOGUES))
+    parser.add_argument("part", choices=("clips", "callers", "strangers", "agent", *DIALOGUES))
     parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="where it goes (build/pocket)")
     parser.add_argument("--minutes", type=float, default=8, help="to run before stopping (8)")
     parser.add_argument("--seed", type=int, default=0)
@@ -110,6 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case "callers":
             count = options.shards or CALLERS
             whole = make_callers(options.work, domain, makers, options.seed, count, size, until)
+        case "strangers":
+            count = options.shards or STRANGERS
+            whole = make_strangers(options.work, domain, makers, options.seed, count, size, until)
         case "agent":
             whole = make_agent(options.work, domain, makers, options.seed, options.shards or AGENT, size, until)
         case kind:
@@ -143,12 +152,12 @@ def make_dialogues(work: Path, domain: Domain, kind: Kind, seed: int, count: int
         if time.monotonic() > until:
             return False
         random = np.random.default_rng((seed, *kind.encode(), number))
-        lying = shards(work / "callers", split)
+        lying = shards(work / ("strangers" if kind == "strays" else "callers"), split)
         chosen = random.permutation(len(lying))[:POOL]
         said = (utterance for at in chosen for utterance in read_utterances(lying[at]))
         composer = Composer(domain, clips, cache(tokenizer.encode), Pool.of(said, domain), split)
-        jobs = _counted(range(size), path.name)
-        write_dialogues(path, [composer.compose(kind, random) for _ in jobs])
+        compose = partial(asides.compose, composer) if kind == "asides" else partial(composer.compose, kind)
+        write_dialogues(path, [compose(random) for _ in _counted(range(size), path.name)])
     return True
 
 
@@ -167,6 +176,21 @@ def make_callers(work: Path, domain: Domain, makers: Makers, seed: int, count: i
             random = np.random.default_rng((seed, split == "train", its_number))
             jobs = caller_jobs(domain, makers.callers, split, its_number, size, random)
             write_utterances(path, [spoken(makers, *job) for job in _counted(jobs, path.name)])
+    return True
+
+
+def make_strangers(work: Path, domain: Domain, makers: Makers, seed: int, count: int, size: int, until: float) -> bool:
+    """Each sentence by another voice that is trained on."""
+    voices_there = [caller for caller in makers.callers if caller.split == "train"]
+    for number in range(count):
+        path = shard(work / "strangers", "train", number)
+        if path.exists():
+            continue
+        if time.monotonic() > until:
+            return False
+        random = np.random.default_rng((seed, 3, number))
+        jobs = [(voices_there[int(random.integers(len(voices_there)))], domain.stray(random)) for _ in range(size)]
+        write_utterances(path, [spoken(makers, *job) for job in _counted(jobs, path.name)])
     return True
 
 

@@ -49,9 +49,12 @@ def steps(work: Path, domain: Domain) -> dict[str, Callable[[], object]]:
     return {
         "clips": lambda: generate.make_clips(work, domain, makers),
         "callers": lambda: generate.make_callers(work, domain, makers, 0, 2, 40, until),
+        "strangers": lambda: generate.make_strangers(work, domain, makers, 0, 1, 8, until),
         "agent": lambda: generate.make_agent(work, domain, makers, 0, 1, 8, until),
         "stage1": lambda: generate.make_dialogues(work, domain, "stage1", 0, 1, 12, until),
         "stage2": lambda: generate.make_dialogues(work, domain, "stage2", 0, 1, 4, until),
+        "strays": lambda: generate.make_dialogues(work, domain, "strays", 0, 1, 4, until),
+        "asides": lambda: generate.make_dialogues(work, domain, "asides", 0, 1, 4, until),
         "probe": lambda: generate.make_dialogues(work, domain, "probe", 0, 1, 2, until),
         "encoder": lambda: train_encoder(work, Plan(16, 1e-3, warm_up=4), MINUTES, config=MIMI, rows=8),
         "codes": lambda: encode_all(work, MINUTES),

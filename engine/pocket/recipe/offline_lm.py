@@ -33,15 +33,21 @@ def lay_out(config: MoshiConfig, frames: Tensor) -> Tensor:
     return columns
 
 
-def temporal(moshi: Moshi, columns: Tensor) -> Tensor:
-    """Columns [B, T, K] of fresh rows -> normed output [B, T, dim]."""
-    x = embed(moshi, columns)
+def temporal(moshi: Moshi, columns: Tensor, drop: float = 0.0, positions: Tensor | None = None) -> Tensor:
+    """Columns [B, T, K] of fresh rows -> normed output [B, T, dim].
+
+    `drop`: the share of what is embedded, and of what each branch adds, that is left out (dropout); the rest grows.
+    `positions` [B, T] ascending, within one window: where the columns lie; without, one after the other from 0.
+    """
+    x = F.dropout(embed(moshi, columns), drop)
     config = moshi.config.temporal
-    turn = rotation(config, torch.arange(columns.shape[1], device=columns.device)[None])
+    if positions is None:
+        positions = torch.arange(columns.shape[1], device=columns.device)[None]
+    turn = rotation(config, positions)
     band = _band(config, columns.shape[1], columns.device)
     for layer in moshi.transformer.layers:
         assert isinstance(layer, Layer)
-        x = _layer(layer, x, turn, band)
+        x = _layer(layer, x, turn, band, drop)
     out: Tensor = moshi.out_norm(x)
     return out
 
@@ -68,14 +74,14 @@ def _band(config: TransformerConfig, length: int, device: torch.device) -> Tenso
     return (apart >= 0) & (apart < config.context)
 
 
-def _layer(layer: Layer, x: Tensor, turn: Tensor, band: Tensor | None) -> Tensor:
+def _layer(layer: Layer, x: Tensor, turn: Tensor, band: Tensor | None, drop: float) -> Tensor:
     attention = layer.self_attn
     projected = F.linear(layer.norm1(x), attention.in_proj_weight).view(*x.shape[:2], 3, attention.heads, -1)
     query, key, value = projected.permute(2, 0, 3, 1, 4)  # [B, H, T, h] each
     query, key = rotate(query, turn), rotate(key, turn)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=band, is_causal=band is None)
-    x = x + attention.out_proj(mixed.transpose(1, 2).flatten(2))
-    out: Tensor = x + layer.gating(layer.norm2(x))
+    x = x + F.dropout(attention.out_proj(mixed.transpose(1, 2).flatten(2)), drop)
+    out: Tensor = x + F.dropout(layer.gating(layer.norm2(x)), drop)
     return out
 
 

@@ -22,10 +22,11 @@ from engine.model.moshi import Moshi
 from engine.model.moshi_config import ZERO, MoshiConfig
 from engine.model.text import PAD, SILENT, Tokenizer
 from engine.pocket.recipe import offline_lm
+from engine.pocket.recipe.batches import CODE_NOISE, DEAF_SHARE, DEAF_SPANS, NEAR, neighbours
 from engine.pocket.recipe.corpus import read_coded, write_heard
-from engine.pocket.recipe.formats import CODEBOOKS, Dialogue
+from engine.pocket.recipe.formats import CODEBOOKS, Dialogue, shards
 from engine.pocket.recipe.init_lm import EAR, draw
-from engine.pocket.recipe.train_lm import CODE_NOISE, DEAF_SHARE, DEAF_SPANS, Material
+from engine.pocket.recipe.train_lm import Material
 from engine.pocket.recipe.training import Plan, fast_type, slice_of, train_moshi, use_device
 
 STEPS, RATE = 3_000, 1.5e-3
@@ -40,6 +41,15 @@ ROWS, WINDOW = 12, 128
 """Rows of a step, and their frames: ten seconds."""
 
 PAD_WEIGHT = 0.3
+
+DROPOUT = 0.1
+"""As of the language model; without it the ear knew by heart what its callers said, and got a third of others wrong."""
+
+NEAR_SHARE = 0.1
+"""Of the codes, replaced by one that sounds alike."""
+
+OTHERS = "strays", "asides"
+"""Dialogues that there may be, besides windows and calls."""
 
 HELD_EVERY = 100
 
@@ -61,7 +71,10 @@ class EarTask:
         held: Sequence[NDArray[np.int64]],
         rows: int,
         window: int,
+        near: NDArray[np.int64] | None = None,
     ) -> None:
+        """`near`: `neighbours` of the codes."""
+        self.near = near
         self.moshi, self.frames, self.held, self.rows, self.window = moshi, frames, held, rows, window
         self.device = next(moshi.parameters()).device
         self._odds = np.array([len(each) for each in frames], np.float64)
@@ -73,22 +86,25 @@ class EarTask:
     def loss(self, step: int, random: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = [self.frames[number] for number in random.choice(len(self.frames), self.rows, p=self._odds)]
         frames, known = zip(*(window_of(each, self.window, random) for each in chosen), strict=True)
-        spoilt = [_spoil(each, self.moshi.config, random) for each in frames]
-        loss, figures = self.measure(np.stack(spoilt), np.stack(known))
+        spoilt = [_spoil(each, self.moshi.config, random, self.near) for each in frames]
+        torch.manual_seed(int(random.integers(1 << 62)))  # of what is dropped
+        loss, figures = self.measure(np.stack(spoilt), np.stack(known), DROPOUT)
         if self.held and step % HELD_EVERY == 0:
             with torch.no_grad():
-                parts = zip(*(window_of(each, self.window, None) for each in self.held), strict=True)
-                _, of_held = self.measure(*(np.stack(part) for part in parts))
+                frames, known = zip(*(window_of(each, self.window, None) for each in self.held), strict=True)
+                _, of_held = self.measure(np.stack(frames), np.stack(known))
             figures |= {f"held_{name}": value for name, value in of_held.items()}
         return loss, figures
 
-    def measure(self, frames: NDArray[np.int64], known: NDArray[np.bool_]) -> tuple[Tensor, dict[str, float]]:
+    def measure(
+        self, frames: NDArray[np.int64], known: NDArray[np.bool_], drop: float = 0.0
+    ) -> tuple[Tensor, dict[str, float]]:
         """frames [B, T, 1 + codebooks]; known [B, T], where the text can be."""
         columns = offline_lm.lay_out(self.moshi.config, torch.from_numpy(frames).to(self.device))
         given, text = columns[:, :-1], columns[:, 1:, 0]
         fast = fast_type(self.device)
         with torch.autocast(self.device.type, dtype=fast, enabled=fast is not None):
-            logits = self.moshi.text_linear(offline_lm.temporal(self.moshi, given)).float()
+            logits = self.moshi.text_linear(offline_lm.temporal(self.moshi, given, drop)).float()
         weight = torch.where(text == PAD, PAD_WEIGHT, 1.0) * torch.from_numpy(known).to(self.device)
         each = F.cross_entropy(logits.flatten(0, 1), text.flatten(), reduction="none").view_as(weight)
         loss = (each * weight).sum() / weight.sum().clamp_min(1)
@@ -121,10 +137,19 @@ def window_of(
     return out, known
 
 
-def _spoil(frames: NDArray[np.int64], config: MoshiConfig, random: np.random.Generator) -> NDArray[np.int64]:
-    """The codes as a bad line might give them."""
+def _spoil(
+    frames: NDArray[np.int64],
+    config: MoshiConfig,
+    random: np.random.Generator,
+    near: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
+    """The codes as a bad line, or another voice, might give them."""
     out = frames.copy()
     codes = out[:, 1:]
+    if near is not None:
+        heard = codes.clip(0)
+        others = near[np.arange(codes.shape[1]), heard, random.integers(0, NEAR, codes.shape)]
+        codes[...] = np.where((random.random(codes.shape) < NEAR_SHARE) & (codes >= 0), others, codes)
     codes[...] = np.where(random.random(codes.shape) < CODE_NOISE, random.integers(0, config.card, codes.shape), codes)
     if random.random() < DEAF_SHARE:
         codes[:, 1:] = ZERO
@@ -138,11 +163,12 @@ def ear_task(work: Path, sizes: dict[str, Any], plan: Plan, rows: int = ROWS, wi
     material = Material.read(work)
     assert sizes["n_q"] == CODEBOOKS
     told = [*read_coded(work, "stage1"), *read_coded(work, "stage2")]
+    told += [each for kind in OTHERS if shards(work / "coded", kind) for each in read_coded(work, kind)]
     held = read_coded(work, "probe")[:64] if list((work / "coded").glob("probe-*.npz")) else []
     moshi = Moshi(MoshiConfig.from_kwargs(sizes))
     draw(moshi, material.mimi, plan.seed)
     frames, held_frames = ([ear_frames(each, material.tokenizer) for each in group] for group in (told, held))
-    return EarTask(moshi.to(use_device()), frames, held_frames, rows, window)
+    return EarTask(moshi.to(use_device()), frames, held_frames, rows, window, neighbours(material.mimi))
 
 
 def train_ear(

@@ -241,6 +241,11 @@ def fast_type(device: torch.device) -> torch.dtype | None:
     return None
 
 
+def generator_of(random: np.random.Generator) -> torch.Generator:
+    """Torch's draws depend on the step alone, on any device."""
+    return torch.Generator().manual_seed(int(random.integers(1 << 62)))
+
+
 def store(path: Path, content: dict[str, Any]) -> None:
     """Whole or not at all: the run may be stopped at any time."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,11 @@ import pytest
 from engine.model.text import EPAD, PAD, SILENT, Tokenizer
 from engine.pocket.prompt import render
 from engine.pocket.recipe.corpus import (
+    CLOSING,
     EDGE_FRAMES,
     IGNORED,
+    TEMPTING_FRAMES,
+    TOLD_FRAMES,
     Buckets,
     Example,
     Labels,
@@ -23,12 +26,14 @@ from engine.pocket.recipe.corpus import (
     is_told,
     labels_of,
     read_coded,
+    telling,
     write_heard,
 )
 from engine.pocket.recipe.dialogues import GREETING, LEAD, Timeline
 from engine.pocket.recipe.domain import load_domain
 from engine.pocket.recipe.encode import Voice, read_voice
 from engine.pocket.recipe.formats import SILENCE, Clip, ClipWord, Dialogue, Event, Span
+from engine.pocket.recipe.told import HEARD
 from engine.slot import FRAME_SAMPLES
 from tests.engine.pocket.work import ANSWERS, PROMPT, QUESTIONS
 
@@ -92,6 +97,17 @@ def test_labels_stand_at_their_frames(example: Example, dialogue: Dialogue, labe
     assert len(begins) == 2 * EDGE_FRAMES
 
 
+def test_where_a_turn_might_have_ended_is_asked_for_as_where_it_ends(
+    dialogue: Dialogue, voice: Voice, tokenizer: Tokenizer, labels: Labels
+) -> None:
+    noisy = replace(dialogue, events=(*dialogue.events, Event("noise", 1, text="mm-hm")))
+    plain, other = (example_of(each, voice, tokenizer, labels) for each in (dialogue, noisy))
+    tempting = np.arange(plain.prompt + 1, plain.prompt + 1 + TEMPTING_FRAMES)
+    assert other.edges[tempting].all() and not plain.edges[tempting].all()
+    others = np.setdiff1d(np.arange(len(plain)), tempting)
+    assert np.array_equal(other.edges[others], plain.edges[others])
+
+
 def test_one_piece_opens_an_answer(example: Example, dialogue: Dialogue) -> None:
     (opening,) = np.flatnonzero(example.opening)
     tokens = example.frames[:, 0]
@@ -106,10 +122,11 @@ def test_a_clip_that_follows_another_opens_too(voice: Voice, tokenizer: Tokenize
     line.speak([0, 1, 0], 20)
     dialogue = Dialogue(PROMPT, line.schedule, line.text, (), (), codes=np.zeros((60, 8), np.uint16))
     example = example_of(dialogue, voice, tokenizer, labels)
-    decided = np.flatnonzero(example.opening) - example.prompt
-    assert len(decided) == 3 and all(
-        -LEAD <= at - start < LEAD for at, start in zip(decided, (20, 26, 32), strict=True)
-    )
+    opening = np.flatnonzero(example.opening) - example.prompt
+    decided = opening[[0, 1, 2 + CLOSING]]
+    # Behind each that follows another it is also decided whether a full stop comes.
+    assert opening.tolist() == [decided[0], *(at + more for at in decided[1:] for more in range(1 + CLOSING))]
+    assert all(-LEAD <= at - start < LEAD for at, start in zip(decided, (20, 26, 32), strict=True))
     decided += example.prompt
     assert not np.isin(example.frames[decided, 0], list(SILENT)).any()
 
@@ -145,6 +162,27 @@ def test_a_bare_window_is_the_call_alone(example: Example) -> None:
     assert alone.prompt == GREETING and np.array_equal(alone.frames, example.frames[start:])
     assert alone.asked[0][0] == example.asked[0][0] - start and len(alone.heard) == len(example.heard)
     assert np.array_equal(alone.edges, example.edges[start:])
+
+
+def test_of_a_window_without_a_prompt_only_what_is_told_in_it_is_known(example: Example) -> None:
+    start, persona = example.prompt, (1, 2, 3)
+    nobody, maria = (0,) * 5, (1, 0, 0, 0, 0)
+    told = replace(example, told=((start, (*persona, *nobody)), (start + 9, (*persona, *maria))))
+    unasked = (IGNORED,) * 3
+    assert bare(told).told == ((0, (*unasked, *nobody)), (9, (*unasked, *maria)))
+    assert bare(replace(example, told=((start, (*persona, *nobody)),))).told == ()
+
+
+def test_what_the_caller_tells_is_asked_before_the_agent_says_it(example: Example) -> None:
+    first, second = (0,) * 8, (0, 0, 0, 1, 0, 0, 0, 0)
+    (end, intent, words), start = example.asked[0], example.prompt
+    told = replace(example, told=((start, first), (end + HEARD, second)), asked=((end, intent, words),))
+    part = telling(told)
+    assert part is not None and len(part) == len(part.edges) == len(part.opening) == end + HEARD + TOLD_FRAMES
+    assert np.array_equal(part.frames, example.frames[: len(part)])
+    assert part.told == ((end + HEARD, second),)
+    assert part.asked == told.asked and all(frame < len(part) for frame, _ in part.heard)
+    assert telling(replace(example, told=((start, first),))) is None
 
 
 def test_some_answers_depend_on_the_prompt(dialogue: Dialogue) -> None:

@@ -18,12 +18,13 @@ from engine.pocket.recipe.dialogues import (
     NUMBER_GAP,
     SILENCE_FRAMES,
     STOP,
+    TOLD,
     WINDOW,
     Composer,
     Kind,
     Pool,
+    Progress,
     Timeline,
-    _Call,
     paused,
     pauses_within,
     played,
@@ -102,7 +103,26 @@ def test_a_window_is_one_question_and_the_beginning_of_its_answer() -> None:
         assert answer.intent == question.intent
         assert answer.text.startswith(said_text(dialogue).strip()) and said_text(dialogue)
         assert (dialogue.schedule[: answer.frame] == SILENCE).all()
-        assert dialogue.frames <= WINDOW[1] or dialogue.frames - question.frame <= ANSWERED + 3
+        more = TOLD if question.intent in DOMAIN.naming else ANSWERED
+        assert dialogue.frames <= WINDOW[1] or dialogue.frames - question.frame <= more + 3
+
+
+def test_an_answer_that_names_something_is_told_to_its_end() -> None:
+    named = [dialogue for dialogue in composed("stage1") if told(dialogue, "question")[0].intent in DOMAIN.naming]
+    assert len(named) > 5
+    for dialogue in named:
+        (answer,) = told(dialogue, "answer")
+        assert said_text(dialogue).strip() == answer.text
+        assert (dialogue.schedule[-4:, 0] == SILENCE).all()
+
+
+def test_a_window_of_strangers_is_answered_with_what_is_not_known() -> None:
+    makers, random = nano_makers(), np.random.default_rng(3)
+    strangers = [spoken(makers, makers.callers[0], DOMAIN.stray(random)) for _ in range(4)]
+    makes = Composer(DOMAIN, clips(), encode, Pool.of(strangers, DOMAIN))
+    for seed in range(4):
+        (answer,) = told(makes.compose("strays", np.random.default_rng(seed)), "answer")
+        assert (answer.intent, answer.text) == (UNKNOWN, DOMAIN.fallbacks[0])
 
 
 @pytest.mark.parametrize("kind", ["stage1", "stage2", "probe"])
@@ -200,7 +220,7 @@ def test_a_mutter_does_not_stop_the_agent() -> None:
         for noise in told(dialogue, "noise"):
             if noise.text in DOMAIN.mutters:
                 mutters += 1
-                assert (dialogue.schedule[noise.frame : noise.frame + STOP + 2, 0] != SILENCE).all()
+                assert (dialogue.schedule[noise.frame : noise.frame + STOP + 1, 0] != SILENCE).all()
     assert mutters > 5
 
 
@@ -352,12 +372,12 @@ def test_training_hears_no_held_out_wording_persona_or_voice() -> None:
 
 def test_every_intent_is_asked() -> None:
     makes, random = composer(), np.random.default_rng(2)
-    call = _Call(State(), "", turns=2)
+    call = Progress(State(), "", turns=2)
     asked = [makes._intent(random, call) for _ in range(5_000)]
     assert set(asked) == {*DOMAIN.intents, UNKNOWN}
     assert 0.12 < asked.count(UNKNOWN) / len(asked) < 0.16
     assert min(asked.count(intent) for intent in DOMAIN.intents) > 20
-    fresh = [makes._intent(random, _Call(State(), "")) for _ in range(500)]
+    fresh = [makes._intent(random, Progress(State(), "")) for _ in range(500)]
     assert "goodbye" not in fresh
 
 

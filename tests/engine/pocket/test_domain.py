@@ -229,6 +229,26 @@ def test_what_is_not_known_is_framed_as_what_is() -> None:
     assert 0.1 < len(framed) / len(DOMAIN.unknown["train"]) < 0.4
 
 
+def test_strays_never_end_and_mean_nothing_here() -> None:
+    random = np.random.default_rng(5)
+    drawn = [DOMAIN.stray(random) for _ in range(3_000)]
+    texts = {each.text.lower() for each in drawn}
+    assert len(texts) > 2_900 and {(each.intent, each.split) for each in drawn} == {(UNKNOWN, "train")}
+    known = {core for cores in (CORES["train"], CORES["held-out"]) for name in cores for core in cores[name]}
+    known |= {text.lower() for text in DOMAIN.unknown["held-out"]}
+    assert [text for text in texts if known & {*bare(text)}] == []
+    assert [text for text in texts if re.search(r"[^a-z' ]", text)] == []
+    assert (
+        0.3 < sum(text.endswith((" please", " thanks", " thank you", " if i may ask")) for text in texts) / 3_000 < 0.5
+    )
+
+
+def test_strays_have_no_word_that_makes_the_held_out_sentences_what_they_are() -> None:
+    held = {word for words in CONTENT["unknown"]["held_out_lists"].values() for word in words} - {"the children"}
+    said = {word for words in CONTENT["strays"]["lists"].values() for phrase in words for word in phrase.split()}
+    assert said & held == set()
+
+
 def test_a_name_that_no_clip_has_falls_back() -> None:
     assert DOMAIN.clip_text(DOMAIN.greeting(Persona())) == "Hello, this is the front desk. How can I help?"
     assert DOMAIN.clip_text(DOMAIN.answer(Wording("", "who"), State())) == "I am the front desk."

@@ -22,7 +22,7 @@ def generate(work: Path, part: str, *more: str) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("made")
-    for part in ("clips", "callers", "agent", "stage1", "stage2", "probe"):
+    for part in ("clips", "callers", "strangers", "agent", "stage1", "strays", "asides", "stage2", "probe"):
         generate(work, part)
     return work
 
@@ -30,10 +30,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_everything_lies_where_it_is_looked_for(made: Path) -> None:
     assert [clip.id for clip in read_clips(made / "clips.npz")] == [clip.id for clip in DOMAIN.clips]
     assert len(Tokenizer((made / "tokenizer.model").read_bytes())) > 400
-    for folder, kinds in (("callers", ("train", "held-out")), ("agent", ("train",))):
+    for folder, kinds in (("callers", ("train", "held-out")), ("strangers", ("train",)), ("agent", ("train",))):
         for kind in kinds:
             assert [len(read_utterances(path)) for path in shards(made / folder, kind)] == [40]
-    for kind in ("stage1", "stage2", "probe"):
+    for kind in ("stage1", "strays", "asides", "stage2", "probe"):
         assert [len(read_dialogues(path)) for path in shards(made / "dialogues", kind)] == [4]
 
 
@@ -44,10 +44,17 @@ def test_what_is_trained_on_has_neither_held_out_voices_nor_wordings(made: Path)
     assert {each.wording for each in read_utterances(held)} == {"train", "held-out"}
 
 
+def test_strangers_are_voices_to_train_with_and_ask_for_nothing_that_is_known(made: Path) -> None:
+    (train,) = shards(made / "strangers", "train")
+    assert {(each.split, each.wording, each.intent) for each in read_utterances(train)} == {
+        ("train", "train", "unknown")
+    }
+
+
 def test_a_second_run_makes_nothing_anew_and_another_folder_the_same(made: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*-0*.npz")}
-    generate(made, "callers")
-    generate(made, "stage1")
+    for part in ("callers", "strangers", "stage1", "asides"):
+        generate(made, part)
     assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*-0*.npz")}
     generate(tmp_path, "callers")
     for path in shards(made / "callers", "train"):

@@ -110,3 +110,26 @@ def test_every_parameter_gets_a_gradient() -> None:
     torch.autograd.backward(moshi.text_linear(hidden).square().mean() + codes.square().mean())
     for name, parameter in moshi.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_dropout_leaves_out_by_chance_and_nothing_where_there_is_none() -> None:
+    moshi, columns = model(AGENT), offline_lm.lay_out(AGENT, frames(AGENT, 12))
+    plain = offline_lm.temporal(moshi, columns)
+    assert torch.equal(plain, offline_lm.temporal(moshi, columns, 0.0))
+    torch.manual_seed(3)
+    one, other = (offline_lm.temporal(moshi, columns, 0.2) for _ in range(2))
+    torch.manual_seed(3)
+    assert torch.equal(one, offline_lm.temporal(moshi, columns, 0.2))
+    assert not torch.allclose(one, other, atol=0.1) and not torch.allclose(one, plain, atol=0.1)
+
+
+def test_columns_may_lie_apart_and_only_how_far_counts() -> None:
+    moshi, columns = model(AGENT), offline_lm.lay_out(AGENT, frames(AGENT, 12))
+    places = torch.arange(columns.shape[1])[None].expand(2, -1)
+    plain = offline_lm.temporal(moshi, columns)
+    assert torch.equal(plain, offline_lm.temporal(moshi, columns, positions=places))
+    torch.testing.assert_close(plain, offline_lm.temporal(moshi, columns, positions=places + 30), atol=1e-4, rtol=1e-4)
+    gap = places + torch.tensor([[0], [20]]) * (places >= 5)
+    parted = offline_lm.temporal(moshi, columns, positions=gap)
+    assert torch.equal(parted[0], plain[0]) and torch.allclose(parted[1, :5], plain[1, :5], atol=1e-5)
+    assert not torch.allclose(parted[1, 5:], plain[1, 5:], atol=1e-2)

@@ -9,8 +9,20 @@ import pytest
 
 from engine.model.moshi_config import ZERO
 from engine.model.text import PAD, SILENT
+from engine.pocket.recipe import train_ear as train_ear_module
+from engine.pocket.recipe.batches import neighbours
 from engine.pocket.recipe.corpus import read_coded
-from engine.pocket.recipe.train_ear import BLIND_FRAMES, DELAY, EarTask, ear_frames, ear_task, train_ear, window_of
+from engine.pocket.recipe.train_ear import (
+    BLIND_FRAMES,
+    DELAY,
+    NEAR_SHARE,
+    EarTask,
+    _spoil,
+    ear_frames,
+    ear_task,
+    train_ear,
+    window_of,
+)
 from engine.pocket.recipe.train_lm import Material
 from engine.pocket.recipe.training import Plan, load, train
 from tests.engine.pocket.work import EAR
@@ -48,7 +60,9 @@ def test_a_window_knows_what_began_before_it() -> None:
     assert 0 in starts and max(starts) >= 160
 
 
-def test_it_learns_to_write(task: EarTask, tmp_path: Path) -> None:
+def test_it_learns_to_write(task: EarTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DROPOUT", "NEAR_SHARE"):  # they are for more steps than there is time for here
+        monkeypatch.setattr(train_ear_module, name, 0.0)
     frames, known = zip(*(window_of(each, 40, None) for each in task.held), strict=True)
     _, before = task.measure(np.stack(frames), np.stack(known))
     assert train(task, PLAN, tmp_path / "ear.pt", minutes=5)
@@ -71,3 +85,13 @@ def test_pieces_only_are_counted_as_such(task: EarTask) -> None:
     assert PAD in SILENT
     _, figures = task.measure(silent, np.ones((1, 20), np.bool_))
     assert figures["piece"] == 0
+
+
+def test_another_voice_may_say_it(work: Path, task: EarTask) -> None:
+    frames, near = task.frames[0], neighbours(Material.read(work).mimi)
+    changed = 0.0
+    for seed in range(40):
+        spoilt = _spoil(frames, task.moshi.config, np.random.default_rng(seed), near)
+        assert np.array_equal(spoilt[:, 0], frames[:, 0])
+        changed += (spoilt[:, 1:] != frames[:, 1:])[:, 0].mean() / 40
+    assert NEAR_SHARE < changed < 2 * NEAR_SHARE  # a bad line's are among them

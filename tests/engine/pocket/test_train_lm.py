@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.batch import Batch as EngineBatch
 from engine.batch import RowStep
@@ -21,20 +21,29 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.moshi import Moshi, Step
 from engine.model.moshi_config import ZERO, MoshiConfig
 from engine.model.text import EPAD, PAD
+from engine.pocket.recipe import batches as batches_module
 from engine.pocket.recipe import offline_lm
-from engine.pocket.recipe.init_lm import CODE_SIZE, centroids, draw
-from engine.pocket.recipe.train_lm import (
+from engine.pocket.recipe import train_lm as train_lm_module
+from engine.pocket.recipe.batches import (
     EPAD_WEIGHT,
+    LATE_WEIGHT,
+    NEAR,
+    NEAR_SHARE,
     OPENING_WEIGHT,
     PAD_WEIGHT,
     START_WEIGHT,
-    LmTask,
-    Material,
+    apart,
     assemble,
-    lm_task,
+    neighbours,
     spoil,
-    train_lm,
 )
+from engine.pocket.recipe.corpus import IGNORED, Labels
+from engine.pocket.recipe.dialogues import GREETING
+from engine.pocket.recipe.domain import load_domain
+from engine.pocket.recipe.formats import shards
+from engine.pocket.recipe.init_lm import CODE_SIZE, centroids, draw
+from engine.pocket.recipe.told import told_by
+from engine.pocket.recipe.train_lm import OFTEN, LmTask, Material, Retold, lm_task, train_lm
 from engine.pocket.recipe.training import Plan, load, train
 from engine.slot import FRAME_SAMPLES, Sampling
 from tests.engine.pocket.work import LM, PROMPT
@@ -134,6 +143,62 @@ def test_spoiling_leaves_prompt_and_agent_alone(task: LmTask) -> None:
         assert 0 < (caller != example.frames[example.prompt :, config.made :]).mean() < 1
 
 
+def test_what_another_voice_might_say_sounds_alike(work: Path, task: LmTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    mimi, config = Material.read(work).mimi, task.moshi.config
+    near, books = neighbours(mimi), centroids(mimi)
+    assert near.shape == (8, config.card, NEAR)
+    apart = torch.cdist(books[2], books[2])[5]
+    assert apart[near[2, 5]].max() <= apart.sort().values[NEAR]
+    assert (near != np.arange(config.card)[None, :, None]).all()
+    monkeypatch.setattr(batches_module, "CODE_NOISE", 0.0)
+    monkeypatch.setattr(batches_module, "DEAF_SHARE", 0.0)
+    monkeypatch.setattr(batches_module, "DEAF_SPANS", 0.0)
+    example, changed = task.windows[0], 0.0
+    for seed in range(20):
+        spoilt = spoil(example, config, np.random.default_rng(seed), near)
+        before, after = (each[example.prompt :, config.made :] for each in (example.frames, spoilt))
+        for frame, book in np.argwhere(before != after).tolist():
+            assert after[frame, book] in near[book, before[frame, book]]
+        changed += (before != after).mean() / 20
+        assert np.array_equal(spoilt[:, : config.made], example.frames[:, : config.made])
+    assert NEAR_SHARE / 2 < changed < NEAR_SHARE * 1.5
+
+
+def test_an_opening_whose_epad_was_missed_weighs_less(task: LmTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = assemble(task.windows[:4], task.moshi.config, task.labels, None, torch.device("cpu"))
+    weights: list[Tensor] = []
+    text_loss = task._text_loss
+
+    def see(logits: Tensor, tokens: Tensor, weight: Tensor, opening: Tensor) -> tuple[Tensor, dict[str, float]]:
+        weights.append(weight)
+        return text_loss(logits, tokens, weight, opening)
+
+    monkeypatch.setattr(task, "_text_loss", see)
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(train_lm_module, "MISSED_SHARE", share)
+        task.measure(batch, np.random.default_rng(0))
+    assert torch.equal(weights[0], batch.weight)
+    assert weights[1][batch.opening].tolist() == [LATE_WEIGHT] * 4
+    assert torch.equal(weights[1][~batch.opening], batch.weight[~batch.opening])
+
+
+def test_windows_in_which_nobody_asks_come_without_a_prompt_and_those_of_strangers_as_any(
+    work: Path, tmp_path: Path
+) -> None:
+    for name in ("codec", "clips.npz", "tokenizer.model"):
+        (tmp_path / name).symlink_to(work / name)
+    (tmp_path / "coded").mkdir()
+    for path in (work / "coded").iterdir():
+        (tmp_path / "coded" / path.name).symlink_to(path)
+    plain = len(lm_task(work, LM, PLAN, BUDGET).windows)
+    (some,) = shards(work / "coded", "probe")
+    for kind in ("strays", "asides"):
+        (tmp_path / "coded" / f"{kind}-00000.npz").symlink_to(some)
+    windows = lm_task(tmp_path, LM, PLAN, BUDGET).windows
+    assert len(windows) == plain + (OFTEN["strays"] + OFTEN["asides"]) * 4
+    assert {example.prompt for example in windows[-4 * OFTEN["asides"] :]} == {GREETING}
+
+
 def test_nothing_is_asked_of_prompt_and_padding(task: LmTask) -> None:
     short, long = task.windows[0], task.calls[1]
     grown: dict[str, Any] = {
@@ -149,7 +214,7 @@ def test_nothing_is_asked_of_prompt_and_padding(task: LmTask) -> None:
     live = batch.live[0, : len(short)]
     assert torch.allclose(weight[live & (tokens == PAD)], torch.tensor(PAD_WEIGHT))
     (start, *others) = weight[live & (tokens == EPAD)].tolist()
-    assert start == START_WEIGHT and others == pytest.approx([EPAD_WEIGHT] * len(others))
+    assert start == pytest.approx(START_WEIGHT) and others == pytest.approx([EPAD_WEIGHT] * len(others))
     assert weight[batch.opening[0, : len(short)]].tolist() == [OPENING_WEIGHT]
     assert batch.asked[:, 0].tolist() == [0, 1]
 
@@ -216,17 +281,86 @@ def test_a_new_plan_begins_with_the_old_weights(work: Path, tmp_path: Path) -> N
     assert load(tmp_path / "lm" / "lm.pt")["step"] == 1
 
 
-def test_heads_that_told_other_things_apart_begin_anew(task: LmTask) -> None:
+def test_heads_go_on_with_what_they_told_apart_before(task: LmTask) -> None:
+    first, second, *_ = task.labels.words
     saved = deepcopy(task.save())
-    saved["labels"] = "other"
-    for part in ("moshi", "heads"):
-        saved[part] = {name: torch.zeros_like(value) for name, value in saved[part].items()}
+    saved["labels"] = Labels(("elsewhere",), (second, "another"))
+    saved["moshi"] = {name: torch.zeros_like(value) for name, value in saved["moshi"].items()}
+    saved["heads"] = {name: torch.full_like(value, 7) for name, value in saved["heads"].items()}
     before = deepcopy(task.heads.state_dict())
-    kept = deepcopy(task.moshi.state_dict())
     task.restore(saved)
     assert not any(value.any() for value in task.moshi.state_dict().values())
-    assert all(torch.equal(value, before[name]) for name, value in task.heads.state_dict().items())
-    task.moshi.load_state_dict(kept)
+    after = task.heads.state_dict()
+    assert torch.equal(after["intent.weight"], before["intent.weight"])
+    for name in ("words.weight", "words.bias", "heard.weight", "heard.bias"):
+        assert (after[name][1] == 7).all()
+        assert torch.equal(after[name][0], before[name][0]) and torch.equal(after[name][2:], before[name][2:])
+
+
+def test_heads_are_asked_at_any_time_what_is_known(task: LmTask) -> None:
+    domain = load_domain()
+    greeted = task.calls[0]
+    assert greeted.told == ((greeted.prompt, told_by(PROMPT, domain)),) and any(greeted.told[0][1])
+    half = (greeted.prompt + len(greeted)) // 2
+    known = (*greeted.told[0][1][:3], 2, 5, 1, 3, 0)
+    told = replace(greeted, told=(*greeted.told, (half, known)))
+    batch = assemble([told, replace(greeted, told=())], task.moshi.config, task.labels, None, torch.device("cpu"))
+    assert (batch.told[1] == IGNORED).all() and (batch.told[0, : greeted.prompt] == IGNORED).all()
+    assert (batch.told[0, half:] == torch.tensor(known)).all()
+    random = np.random.default_rng(0)
+    # A state that lights up the unit that each head reads its label from is right at any frame.
+    labels = sum(head.out_features for head in task.heads.told if isinstance(head, nn.Linear))
+    hidden, first = torch.zeros(2, len(greeted), max(labels, task.moshi.config.dim)), 0
+    for place, head in enumerate(task.heads.told):
+        assert isinstance(head, nn.Linear)
+        units = torch.arange(head.out_features)
+        weight = torch.zeros(head.out_features, hidden.shape[2])
+        weight[units, first + units] = 20.0
+        head.weight, head.bias = nn.Parameter(weight), nn.Parameter(torch.zeros(head.out_features))
+        for frame in range(greeted.prompt, len(greeted)):
+            hidden[0, frame, first + int(batch.told[0, frame, place])] = 1.0
+        first += head.out_features
+    loss, figures = task.heads.told_loss(hidden, batch, random)
+    assert figures == {"told": 1.0} and loss.item() < 1e-3
+    loss, figures = task.heads.told_loss(-hidden, batch, random)
+    assert figures == {"told": 0.0} and loss.item() > 10
+    nobody = assemble([replace(greeted, told=())], task.moshi.config, task.labels, None, torch.device("cpu"))
+    assert task.heads.told_loss(hidden[:1], nobody, random)[1] == {}
+
+
+def test_the_first_steps_ask_only_what_prompts_told(task: LmTask) -> None:
+    told = replace(task.calls[0], told=((task.calls[0].prompt, (1, 2, 3, 4, 5, 6, 7, 8)),))
+    retold = Retold(lambda random: task.calls[0], lambda random: told)
+    task = LmTask(task.moshi, task.labels, task.windows, task.calls, task.part, [], PLAN, BUDGET, retold, told=[9] * 8)
+    random = np.random.default_rng(0)
+    loss, figures = task.loss(0, random)
+    assert figures.keys() == {"told"}
+    torch.autograd.backward(loss)
+    moved = {name for name, weight in task.moshi.named_parameters() if weight.grad is not None}
+    assert any(name.startswith("transformer.") for name in moved) and not any(name.startswith("dep") for name in moved)
+    later = [task.loss(PLAN.steps - 1, random)[1] for _ in range(12)]
+    assert any("text" in figures for figures in later)
+
+
+def test_a_call_lies_apart_from_its_prompt_as_if_much_had_been_said(task: LmTask) -> None:
+    batch = assemble([task.calls[0], task.windows[0]], task.moshi.config, task.labels, None, torch.device("cpu"))
+    gaps: set[int] = set()
+    for seed in range(30):
+        places = apart(batch, 9, np.random.default_rng(seed))
+        assert places.shape == batch.live.shape
+        for row, prompt in enumerate(batch.prompts.tolist()):
+            steps = places[row].diff()
+            gaps.add(int(steps[prompt]) - 1)  # column i is read for frame i: the first of the call is read behind it
+            assert places[row, 0] == 0 and (steps[:prompt] == 1).all() and (steps[prompt + 1 :] == 1).all()
+    assert gaps == set(range(10))
+
+
+def test_heads_of_what_prompts_tell_begin_anew_after_an_older_file(task: LmTask) -> None:
+    saved = deepcopy(task.save())
+    before = deepcopy(task.heads.state_dict())
+    saved["heads"] = {name: value for name, value in saved["heads"].items() if not name.startswith("told")}
+    task.restore(saved)
+    assert all(torch.equal(task.heads.state_dict()[name], before[name]) for name in before if name.startswith("told"))
 
 
 def test_the_command_writes_what_export_reads(work: Path, tmp_path: Path) -> None:
