@@ -364,7 +364,7 @@ async def test_what_goes_wrong_on_the_way_into_a_room_is_told_with_what_to_do(tm
         await page.click("#call")
         await page.until("document.body.dataset.state === 'idle'")
         await other.click("#call")
-        await other.until("document.body.dataset.state === 'live'")
+        await other.until(f"{PEOPLE} === 'Agent,eve (you)'")  # by then it is told what becomes of the room
         await agent.stop()
         assert "You are no longer in the room." in await fault(other)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from engine.slot import Frame, Slot
+from engine.slot import Frame, Pause, Prompt, Reply, Slot
 from media.leg import Exchange, Pcm
 from tests.fakes import SILENCE, FakeCall, FakeLeg
 from voipagent.events import Observer
@@ -56,6 +56,30 @@ class ReadyLeg(FakeLeg):
 
     def play(self, pcm: Pcm) -> None:
         self._said(pcm)
+
+
+class Watched:
+    """What a row is told and what it writes, from now on: its prompts, and the text of each frame."""
+
+    def __init__(self, slot: Slot) -> None:
+        self.prompts: list[Prompt] = []
+        self.texts: list[str] = []
+        prime, step = slot.prime, slot.step
+
+        async def told(prompt: Prompt, keep_frames: int = 0, pause: Pause | None = None) -> None:
+            self.prompts.append(prompt)
+            await prime(prompt, keep_frames, pause)
+
+        async def read(frame: Frame) -> Reply:
+            reply = await step(frame)
+            self.texts.append(reply.text)
+            return reply
+
+        slot.prime, slot.step = told, read  # type: ignore[method-assign]
+
+    def said(self, first: int, last: int | None = None) -> str:
+        """In the frames from `first` to before `last`, or to the end."""
+        return " ".join("".join(self.texts[first:last]).split())
 
 
 async def hold_call(

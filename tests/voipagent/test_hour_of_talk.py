@@ -19,9 +19,9 @@ import pytest
 from engine.local import LocalEngine
 from engine.pocket import FOLDER
 from engine.pocket.recipe.domain import TELLING, load_domain
-from engine.slot import Frame, Pause, Prompt, Reply, Slot
+from engine.slot import Frame, Slot
 from tests.fakes import SILENCE
-from tests.voipagent.longcall import hold_call
+from tests.voipagent.longcall import Watched, hold_call
 from tests.voipagent.test_recall import flite
 from voipagent.events import Event, Troubled
 from voipagent.persona import Persona
@@ -58,22 +58,9 @@ class Talk:
 
     def __init__(self, number: int, minutes: int, slot: Slot) -> None:
         self.number, self.frames_long = number, minutes * FRAMES_A_MINUTE
-        self.texts: list[str] = []
-        self.prompts: list[Prompt] = []
+        self.row = Watched(slot)
         self.troubles: list[tuple[float, str]] = []
         self.asked_at = 0
-        prime, step = slot.prime, slot.step
-
-        async def spied(prompt: Prompt, keep_frames: int = 0, pause: Pause | None = None) -> None:
-            self.prompts.append(prompt)
-            await prime(prompt, keep_frames, pause)
-
-        async def read(frame: Frame) -> Reply:
-            reply = await step(frame)
-            self.texts.append(reply.text)
-            return reply
-
-        slot.prime, slot.step = spied, read  # type: ignore[method-assign]
 
     def __call__(self, call_id: str, event: Event) -> None:
         if isinstance(event, Troubled):
@@ -83,24 +70,21 @@ class Talk:
         """All that the agent hears."""
         yield from itertools.repeat(SILENCE, GREETED)
         asking = itertools.cycle(questions()[17 * self.number :] + questions()[: 17 * self.number])
-        while len(self.texts) < self.frames_long - TURN:
+        while len(self.row.texts) < self.frames_long - TURN:
             said = spoken(next(asking), self.number)
             yield from said
             yield from itertools.repeat(SILENCE, TURN - len(said))
-        self.asked_at = len(self.texts)
+        self.asked_at = len(self.row.texts)
         yield from spoken(WHO, self.number)
         yield from itertools.repeat(SILENCE, ANSWERED)
 
-    def said(self, first: int, last: int) -> str:
-        return " ".join("".join(self.texts[first:last]).split())
-
     @property
     def greeting(self) -> str:
-        return self.said(0, GREETED)
+        return self.row.said(0, GREETED)
 
     @property
     def last(self) -> str:
-        return self.said(self.asked_at, len(self.texts))
+        return self.row.said(self.asked_at)
 
 
 def named(text: str) -> set[str]:
@@ -124,13 +108,13 @@ async def test_an_hour(recorder: Recorder, tmp_path: Path, calls: int, minutes: 
 
         held = await asyncio.gather(*(call(number) for number in range(calls)))
     for talk, trims in held:
-        spoken_frames = sum(bool(text) for text in talk.texts)
+        spoken_frames = sum(bool(text) for text in talk.row.texts)
         print(
-            f"\n{len(talk.texts) * 0.08 / 60:.1f} minutes, {trims} trims, a word in {spoken_frames} frames; greeted "
+            f"\n{len(talk.row.texts) * 0.08 / 60:.1f} minutes, {trims} trims, words in {spoken_frames} frames; greeted "
             f"{talk.greeting!r}, at the end: {talk.last!r}; names {named(talk.greeting)} {named(talk.last)}; "
             f"watchdogs: {talk.troubles}"
         )
         assert trims >= minutes
-        assert all(prompt.text.startswith(PERSONA.prompt) for prompt in talk.prompts)
+        assert all(prompt.text.startswith(PERSONA.prompt) for prompt in talk.row.prompts)
         assert spoken_frames > 20 * minutes
         assert not talk.troubles

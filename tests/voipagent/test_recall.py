@@ -23,8 +23,8 @@ from engine.pocket import FOLDER
 from engine.pocket.recipe.channel import g711
 from engine.pocket.recipe.domain import load_domain
 from engine.pocket.recipe.formats import whole_frames
-from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, Engine, Frame, Pause, Prompt, Reply, Slot
-from tests.voipagent.longcall import hold_call
+from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, Engine, Frame, Slot
+from tests.voipagent.longcall import Watched, hold_call
 from voipagent.events import Event, Trimmed, Troubled
 from voipagent.persona import Persona
 from voipagent.recording import Recorder
@@ -54,25 +54,12 @@ class Calling:
     voice: Callable[[str, int], Iterator[Frame]]
     trims: bool
     asks: tuple[str, ...]
-    prompts: list[Prompt] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
     trimmed: int = 0
     troubles: list[str] = field(default_factory=list)
     asked: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        prime, step = self.slot.prime, self.slot.step
-
-        async def spied(prompt: Prompt, keep_frames: int = 0, pause: Pause | None = None) -> None:
-            self.prompts.append(prompt)
-            await prime(prompt, keep_frames, pause)
-
-        async def read(frame: Frame) -> Reply:
-            reply = await step(frame)
-            self.texts.append(reply.text)
-            return reply
-
-        self.slot.prime, self.slot.step = spied, read  # type: ignore[method-assign]
+        self.row = Watched(self.slot)
 
     def __call__(self, call_id: str, event: Event) -> None:
         self.trimmed += isinstance(event, Trimmed)
@@ -85,17 +72,17 @@ class Calling:
         yield from self.voice(f"my name is {self.name}", self.number)
         yield from [SILENCE] * 25
         self.slot.say(f" Thank you, {self.name}")
-        while (self.trimmed < TRIMS or not self.trims) and len(self.texts) < AT_MOST:
+        while (self.trimmed < TRIMS or not self.trims) and len(self.row.texts) < AT_MOST:
             yield SILENCE
         yield from [SILENCE] * 30
         for question in self.asks:
-            self.asked[question] = len(self.texts)
+            self.asked[question] = len(self.row.texts)
             yield from self.voice(question, self.number)
             yield from [SILENCE] * ANSWERED
 
     def answer(self, question: str) -> str:
         start = self.asked[question]
-        return " ".join("".join(self.texts[start : start + ANSWERED + 20]).split())
+        return self.row.said(start, start + ANSWERED + 20)
 
 
 def unheard(text: str, number: int) -> Iterator[Frame]:
@@ -137,7 +124,7 @@ async def play(
 def check_prompts(calls: list[Calling]) -> None:
     """After each of at least three trims the row knows who it is, and what it was told."""
     for each in calls:
-        first, *later = each.prompts
+        first, *later = each.row.prompts
         assert first.text == PERSONA.prompt
         assert len(later) >= TRIMS
         assert {prompt.text for prompt in later} == {f"{PERSONA.prompt} Known: name={each.name}."}
@@ -168,5 +155,5 @@ async def test_how_often_the_embedded_model_says_it(recorder: Recorder, tmp_path
             f"{sorted({each.answer('what is my name') for each in callings})}"
         )
     check_prompts(kept)
-    assert all(len(each.prompts) == 1 for each in lost)
+    assert all(len(each.row.prompts) == 1 for each in lost)
     assert not any(each.troubles for each in (*kept, *lost))

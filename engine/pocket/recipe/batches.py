@@ -106,9 +106,9 @@ def apart(batch: Batch, most: int, random: np.random.Generator) -> Tensor:
 
 def neighbours(mimi: Mimi) -> NDArray[np.int64]:
     """Of each codebook's each code the NEAR that lie next to it [codebooks, bins, NEAR]."""
-    apart = torch.stack([torch.cdist(book, book) for book in centroids(mimi)])
-    apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-    return apart.topk(NEAR, largest=False).indices.numpy()
+    distances = torch.stack([torch.cdist(book, book) for book in centroids(mimi)])
+    distances.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    return distances.topk(NEAR, largest=False).indices.numpy()
 
 
 def spoil(
@@ -116,16 +116,22 @@ def spoil(
 ) -> NDArray[np.int64]:
     """The frames with the caller's codes as a bad line, or another voice, might give them; the prompt's stay."""
     frames = example.frames.copy()
-    call = frames[example.prompt :, config.made :]
-    if near is not None:
-        others = near[np.arange(call.shape[1]), call, random.integers(0, NEAR, call.shape)]
-        call[...] = np.where(random.random(call.shape) < NEAR_SHARE, others, call)
-    call[...] = np.where(random.random(call.shape) < CODE_NOISE, random.integers(0, config.card, call.shape), call)
-    if random.random() < DEAF_SHARE:
-        call[:, 1:] = ZERO
-    for start in np.flatnonzero(random.random(len(call)) < DEAF_SPANS):
-        call[start : start + 2] = ZERO
+    spoil_codes(frames[example.prompt :, config.made :], config, random, near)
     return frames
+
+
+def spoil_codes(
+    codes: NDArray[np.int64], config: MoshiConfig, random: np.random.Generator, near: NDArray[np.int64] | None = None
+) -> None:
+    """Codes [T, codebooks] in place, as a bad line, or another voice, might give them; `near`: their `neighbours`."""
+    if near is not None:
+        others = near[np.arange(codes.shape[1]), codes.clip(0), random.integers(0, NEAR, codes.shape)]
+        codes[...] = np.where((random.random(codes.shape) < NEAR_SHARE) & (codes >= 0), others, codes)
+    codes[...] = np.where(random.random(codes.shape) < CODE_NOISE, random.integers(0, config.card, codes.shape), codes)
+    if random.random() < DEAF_SHARE:
+        codes[:, 1:] = ZERO
+    for start in np.flatnonzero(random.random(len(codes)) < DEAF_SPANS):
+        codes[start : start + 2] = ZERO
 
 
 def _text_weight(tokens: Tensor, opening: Tensor, live: Tensor) -> Tensor:

@@ -182,29 +182,39 @@ def make_callers(work: Path, domain: Domain, makers: Makers, seed: int, count: i
 def make_strangers(work: Path, domain: Domain, makers: Makers, seed: int, count: int, size: int, until: float) -> bool:
     """Each sentence by another voice that is trained on."""
     voices_there = [caller for caller in makers.callers if caller.split == "train"]
-    for number in range(count):
-        path = shard(work / "strangers", "train", number)
-        if path.exists():
-            continue
-        if time.monotonic() > until:
-            return False
-        random = np.random.default_rng((seed, 3, number))
-        jobs = [(voices_there[int(random.integers(len(voices_there)))], domain.stray(random)) for _ in range(size)]
-        write_utterances(path, [spoken(makers, *job) for job in _counted(jobs, path.name)])
-    return True
+
+    def stray(random: np.random.Generator) -> Utterance:
+        return spoken(makers, voices_there[int(random.integers(len(voices_there)))], domain.stray(random))
+
+    return _make_sentences(work / "strangers", stray, (seed, 3), count, size, until)
 
 
 def make_agent(work: Path, domain: Domain, makers: Makers, seed: int, count: int, size: int, until: float) -> bool:
     """Sentences of the training wordings."""
+
+    def sentence(random: np.random.Generator) -> Utterance:
+        return makers.sentence(said(domain, random, "train").text)
+
+    return _make_sentences(work / "agent", sentence, (seed, 2), count, size, until)
+
+
+def _make_sentences(
+    folder: Path,
+    make: Callable[[np.random.Generator], Utterance],
+    seed: tuple[int, int],
+    count: int,
+    size: int,
+    until: float,
+) -> bool:
+    """`count` shards of `size` each, those that are not there yet."""
     for number in range(count):
-        path = shard(work / "agent", "train", number)
+        path = shard(folder, "train", number)
         if path.exists():
             continue
         if time.monotonic() > until:
             return False
-        random = np.random.default_rng((seed, 2, number))
-        texts = [said(domain, random, "train").text for _ in range(size)]
-        write_utterances(path, [makers.sentence(text) for text in _counted(texts, path.name)])
+        random = np.random.default_rng((*seed, number))
+        write_utterances(path, [make(random) for _ in _counted(range(size), path.name)])
     return True
 
 
@@ -224,7 +234,8 @@ def said(domain: Domain, random: np.random.Generator, split: Split) -> Wording:
 def caller_jobs(
     domain: Domain, callers: Sequence[voices.Caller], split: Split, number: int, size: int, random: np.random.Generator
 ) -> list[tuple[voices.Caller, Wording]]:
-    """Who says what in a shard: some callers, a few things each. Shards go through all of them, time and again.
+    """Who says what in a shard: some callers, a few things each. Shards go through all of them, time and again, and to
+    train on it is a relative of theirs each time.
 
     To test with: unseen voices, half of them with unseen wordings, and some unseen wordings by voices that were seen.
     """
@@ -232,9 +243,13 @@ def caller_jobs(
     seen = [caller for caller in callers if caller.split == "train"]
     first = number * (size // TURNS)
     jobs: list[tuple[voices.Caller, Wording]] = []
+    relatives = np.random.default_rng((number, len(mine)))
     for place in range(size):
-        round_number, at = divmod(first + place // TURNS, len(mine))
-        caller = mine[int(np.random.default_rng((round_number, len(mine))).permutation(len(mine))[at])]
+        if place % TURNS == 0:
+            round_number, at = divmod(first + place // TURNS, len(mine))
+            turn = mine[int(np.random.default_rng((round_number, len(mine))).permutation(len(mine))[at])]
+            speaker = voices.varied(turn, relatives) if split == "train" else turn
+        caller = speaker
         wording: Split = "train"
         if split == "held-out":
             wording = "held-out" if random.random() < 0.5 else "train"

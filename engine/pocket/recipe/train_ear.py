@@ -22,7 +22,7 @@ from engine.model.moshi import Moshi
 from engine.model.moshi_config import ZERO, MoshiConfig
 from engine.model.text import PAD, SILENT, Tokenizer
 from engine.pocket.recipe import offline_lm
-from engine.pocket.recipe.batches import CODE_NOISE, DEAF_SHARE, DEAF_SPANS, NEAR, neighbours
+from engine.pocket.recipe.batches import neighbours, spoil_codes
 from engine.pocket.recipe.corpus import read_coded, write_heard
 from engine.pocket.recipe.formats import CODEBOOKS, Dialogue, shards
 from engine.pocket.recipe.init_lm import EAR, draw
@@ -44,9 +44,6 @@ PAD_WEIGHT = 0.3
 
 DROPOUT = 0.1
 """As of the language model; without it the ear knew by heart what its callers said, and got a third of others wrong."""
-
-NEAR_SHARE = 0.1
-"""Of the codes, replaced by one that sounds alike."""
 
 OTHERS = "strays", "asides"
 """Dialogues that there may be, besides windows and calls."""
@@ -86,9 +83,10 @@ class EarTask:
     def loss(self, step: int, random: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = [self.frames[number] for number in random.choice(len(self.frames), self.rows, p=self._odds)]
         frames, known = zip(*(window_of(each, self.window, random) for each in chosen), strict=True)
-        spoilt = [_spoil(each, self.moshi.config, random, self.near) for each in frames]
+        for each in frames:
+            spoil_codes(each[:, 1:], self.moshi.config, random, self.near)
         torch.manual_seed(int(random.integers(1 << 62)))  # of what is dropped
-        loss, figures = self.measure(np.stack(spoilt), np.stack(known), DROPOUT)
+        loss, figures = self.measure(np.stack(frames), np.stack(known), DROPOUT)
         if self.held and step % HELD_EVERY == 0:
             with torch.no_grad():
                 frames, known = zip(*(window_of(each, self.window, None) for each in self.held), strict=True)
@@ -135,27 +133,6 @@ def window_of(
     known = np.arange(window) < len(taken)
     known[: BLIND_FRAMES if first else 0] = False
     return out, known
-
-
-def _spoil(
-    frames: NDArray[np.int64],
-    config: MoshiConfig,
-    random: np.random.Generator,
-    near: NDArray[np.int64] | None = None,
-) -> NDArray[np.int64]:
-    """The codes as a bad line, or another voice, might give them."""
-    out = frames.copy()
-    codes = out[:, 1:]
-    if near is not None:
-        heard = codes.clip(0)
-        others = near[np.arange(codes.shape[1]), heard, random.integers(0, NEAR, codes.shape)]
-        codes[...] = np.where((random.random(codes.shape) < NEAR_SHARE) & (codes >= 0), others, codes)
-    codes[...] = np.where(random.random(codes.shape) < CODE_NOISE, random.integers(0, config.card, codes.shape), codes)
-    if random.random() < DEAF_SHARE:
-        codes[:, 1:] = ZERO
-    for start in np.flatnonzero(random.random(len(codes)) < DEAF_SPANS):
-        codes[start : start + 2] = ZERO
-    return out
 
 
 def ear_task(work: Path, sizes: dict[str, Any], plan: Plan, rows: int = ROWS, window: int = WINDOW) -> EarTask:

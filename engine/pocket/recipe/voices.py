@@ -148,6 +148,19 @@ def callers(seed: int = 0) -> tuple[Caller, ...]:
     return tuple(made)
 
 
+def varied(caller: Caller, random: np.random.Generator) -> Caller:
+    """Of its pace, pitch, head and accent somebody else: two hundred callers are soon known by heart."""
+    base, stretch, pitch, size = caller.base, random.uniform(0.78, 1.32), caller.pitch, caller.size
+    if caller.engine == "flite":
+        pitch, size = random.uniform(0.65, 1.45), random.uniform(0.84, 1.18)
+    elif caller.engine == "espeak":
+        accent = ESPEAK_ACCENTS[int(random.integers(len(ESPEAK_ACCENTS)))]
+        base = f"{accent}+{caller.base.partition('+')[2]}"
+        pitch, size = random.uniform(0.75, 1.3), random.uniform(0.86, 1.17)
+    name = f"{caller.name}-{int(random.integers(1 << 32)):08x}"
+    return replace(caller, name=name, base=base, stretch=float(stretch), pitch=float(pitch), size=float(size))
+
+
 def say(caller: Caller, text: str, synthesiser: Synthesiser | None = None) -> Utterance:
     """`text` in a caller's voice: 24 kHz, levelled, cut close to the speech. Raises SynthesisError."""
     spoken = (synthesiser or SYNTHESISERS[caller.engine])(text, caller)

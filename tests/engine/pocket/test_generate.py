@@ -10,7 +10,7 @@ import pytest
 from engine.model.text import Tokenizer
 from engine.pocket.recipe.domain import load_domain
 from engine.pocket.recipe.formats import read_clips, read_dialogues, read_utterances, shards
-from engine.pocket.recipe.generate import caller_jobs, main, nano_makers, said
+from engine.pocket.recipe.generate import TURNS, caller_jobs, main, nano_makers, said
 
 DOMAIN = load_domain()
 
@@ -87,9 +87,14 @@ def test_a_tokenizer_that_is_there_stays(tmp_path: Path) -> None:
 def test_callers_take_turns_and_say_some_of_everything() -> None:
     makers, random = nano_makers(), np.random.default_rng(1)
     jobs = [caller_jobs(DOMAIN, makers.callers, "train", number, 40, random) for number in range(3)]
-    assert {caller.name for shard in jobs for caller, _ in shard} == {
+    speakers = [caller.name for shard in jobs for caller, _ in shard]
+    assert {name.rpartition("-")[0] for name in speakers} == {
         caller.name for caller in makers.callers if caller.split == "train"
     }
+    assert len(set(speakers)) == len(speakers) // TURNS, "nobody comes twice, as a relative does instead"
+    assert jobs[1] != jobs[2]
+    tested = caller_jobs(DOMAIN, makers.callers, "held-out", 0, 40, random)
+    assert {caller for caller, _ in tested} <= set(makers.callers)
     intents = [said(DOMAIN, random, "train").intent for _ in range(2_000)]
     assert set(intents) == {*DOMAIN.intents, "unknown", ""}
     assert 0.12 < intents.count("unknown") / len(intents) < 0.2

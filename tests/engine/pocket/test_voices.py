@@ -18,12 +18,25 @@ from engine.pocket.recipe.voices import (
     _phones_of,
     _words_of,
     audible,
+    callers,
     say,
     speech_level,
+    varied,
 )
 from engine.slot import SAMPLE_RATE
 
 TONES = Caller("tones", "tones", "tones", "train")
+
+
+def test_relatives_keep_what_makes_a_voice_and_nothing_of_what_makes_it_known() -> None:
+    random = np.random.default_rng(0)
+    for caller in callers():
+        first, second = varied(caller, random), varied(caller, random)
+        assert first.name != second.name and first.stretch != second.stretch
+        assert {first.engine, second.engine} == {caller.engine} and first.warp == second.warp == caller.warp
+        assert first.base.partition("+")[2] == caller.base.partition("+")[2]
+        assert (first.base == caller.base) or caller.engine == "espeak"
+        assert (first.pitch == caller.pitch) == (caller.engine == "heart")
 
 
 def spans(*parts: tuple[str, float]) -> list[Span]:
