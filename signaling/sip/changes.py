@@ -21,6 +21,7 @@ from signaling.sip.digest import DigestError
 from signaling.sip.events import Settled
 from signaling.sip.grammar import clean
 from signaling.sip.message import SDP, Request, Response
+from signaling.sip.outcome import wait_of
 from signaling.sip.sessiontimer import SessionTimer, granted, least, request_fields
 from signaling.sip.transaction import T1, cancellation
 
@@ -229,7 +230,7 @@ class Changes:
             change.wait_s = self._back_off_s(change.dialog)
             return Input.COLLIDED
         if code == 500 and response.headers.get("Retry-After"):
-            change.wait_s = _retry_s(response)
+            change.wait_s = wait_of(response, MAX_RETRY_S, MAX_RETRY_S)
             return Input.LATER
         return Input.AGAIN if self._mends(change, response) else Input.REFUSED
 
@@ -335,10 +336,3 @@ class Changes:
         else:
             dialog.alarms[Alarm.OURS] = at
         self._calls.rouse(dialog)
-
-
-def _retry_s(response: Response) -> float:
-    """What Retry-After asks for, within reason."""
-    seconds = response.headers.get("Retry-After").partition(";")[0].partition("(")[0].strip(" ")
-    asked = float(seconds) if seconds.isascii() and seconds.isdecimal() and len(seconds) < 6 else MAX_RETRY_S
-    return min(asked, MAX_RETRY_S)

@@ -153,6 +153,12 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def seconds_of(text: str) -> int | None:
+    """A number of seconds at the beginning of a field; None where there is none."""
+    match = re.match("[0-9]{1,9}(?![0-9])", text)
+    return int(match[0]) if match else None
+
+
 def clean(text: str, limit: int = 200) -> str:
     """Text of a peer, fit to be shown: printable, and not longer than `limit`."""
     return "".join(char for char in text[: 2 * limit] if char.isprintable())[:limit]

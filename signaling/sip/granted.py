@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from signaling.sip.grammar import parse_address, split
+from signaling.sip.grammar import parse_address, seconds_of, split
 from signaling.sip.message import Response
 
 MARGIN_S, MARGIN = 30.0, 0.1
@@ -31,17 +29,6 @@ def refresh_s(seconds: float, chance: float) -> float:
     """When to come again, of so many seconds that were granted; `chance` is in [0, 1)."""
     early = max(MARGIN_S, MARGIN * seconds) * (1 + chance / 2)
     return max(MIN_REFRESH_S, seconds / 2, seconds - early)
-
-
-def retry_after_s(response: Response) -> float:
-    """The wait that a refusal asks for; 0 for none."""
-    return float(seconds_of(response.headers.get("Retry-After")) or 0)
-
-
-def seconds_of(text: str) -> int | None:
-    """A number of seconds at the beginning of a field; None where there is none."""
-    match = re.match("[0-9]{1,9}(?![0-9])", text)
-    return int(match[0]) if match else None
 
 
 def _expires_of(value: str, default: int) -> int:

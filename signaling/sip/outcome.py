@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from signaling.call import Outcome
-from signaling.sip.grammar import clean
+from signaling.sip.grammar import clean, seconds_of
 from signaling.sip.message import Response
 from signaling.sip.reason import reason_of
 
@@ -64,10 +63,10 @@ def refusal_of(response: Response, more: str = "") -> Refusal:
     theirs = reason_of(response) or clean(response.phrase, 60)
     by = "callee" if outcome in FROM_THE_CALLEE else "network"
     reason = f"the far end {said}: {f'{code} {theirs}'.strip()}{f' ({more})' if more else ''}"
-    return Refusal(outcome, by, reason, code, retry_after(response))
+    return Refusal(outcome, by, reason, code, wait_of(response))
 
 
-def retry_after(response: Response) -> float:
-    """Seconds that a response asks us to wait; 0 where it says nothing."""
-    match = re.match("[0-9]{1,9}(?![0-9])", response.headers.get("Retry-After"))
-    return min(float(match[0]), MAX_RETRY_AFTER_S) if match else 0.0
+def wait_of(response: Response, at_most: float = MAX_RETRY_AFTER_S, else_s: float = 0.0) -> float:
+    """Seconds that Retry-After asks us to wait, within reason; `else_s` where it names none."""
+    asked = seconds_of(response.headers.get("Retry-After"))
+    return else_s if asked is None else min(float(asked), at_most)

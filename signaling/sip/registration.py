@@ -16,17 +16,15 @@ from signaling.sip import transaction as transactions
 from signaling.sip.capabilities import ALLOW
 from signaling.sip.dialog import contact
 from signaling.sip.digest import Authenticator, DigestError, Login
-from signaling.sip.grammar import clean, host_port, parse_uri, readable
-from signaling.sip.granted import granted_s, refresh_s, retry_after_s, seconds_of
+from signaling.sip.grammar import clean, host_port, parse_uri, readable, seconds_of
+from signaling.sip.granted import granted_s, refresh_s
 from signaling.sip.message import Headers, Request, Response
+from signaling.sip.outcome import wait_of
 from signaling.sip.transaction import COOKIE, Flow, client, response_input, response_key
 from signaling.sip.transactions import Asked
 
 BACK_OFF_S, MAX_BACK_OFF_S = 30.0, 900.0
 """Shortest wait after a first failure, longest after many; each lasts up to twice as long (RFC 5626, section 4.5)."""
-
-MAX_RETRY_AFTER_S = 3600.0
-"""Longest wait that a registrar may ask for."""
 
 MAX_EXPIRES = 86_400
 """Longest time, in seconds, that a registrar may make us ask for (423)."""
@@ -199,7 +197,7 @@ class Registration:
             self._fail(response.code, str(error), now)
             return True
         if what is Input.FAILURE:
-            self._fail(response.code, _said(response), now, retry_after_s(response))
+            self._fail(response.code, _said(response), now, wait_of(response))
         elif what is Input.SUCCESS and self.state is State.ASKING:
             self._granted(response, now)
             if asked.flow != self._flow:  # we have moved meanwhile
@@ -279,11 +277,11 @@ class Registration:
         routes, path = response.headers.values("Service-Route"), response.headers.values("Path")
         self._events.append(Registered(seconds, routes if readable(routes) else (), path))
 
-    def _fail(self, code: int, why: str, now: float, retry_after_s: float = 0.0) -> None:
+    def _fail(self, code: int, why: str, now: float, asked_s: float = 0.0) -> None:
         """RFC 5626, section 4.5: the base doubles with each failure, and chance adds up to as much again."""
         self._asked = None
         base = min(BACK_OFF_S * 2**self._failures, MAX_BACK_OFF_S)
-        wait_s = max(base * (1 + self._chance()), min(retry_after_s, MAX_RETRY_AFTER_S))
+        wait_s = max(base * (1 + self._chance()), asked_s)
         if self.state is State.ASKING:
             self._failures = min(self._failures + 1, 10)
             self._events.append(Failed(code, why, wait_s))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from signaling.sip.grammar import clean, host_port, parse_address, parse_uri, readable, split, split_address
+from signaling.sip.grammar import clean, host_port, parse_address, parse_uri, readable, seconds_of, split, split_address
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,10 @@ def test_addresses_that_could_be_sent_to() -> None:
 def test_text_of_a_peer_can_be_shown() -> None:
     assert clean("a\x1b[2Jb\u202e\udcff c") == "a[2Jb c"
     assert clean("x" * 500) == "x" * 200
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("120", 120), ("5 (maintenance)", 5), ("0", 0), ("", None), ("x", None), ("1234567890", None)]
+)
+def test_seconds_at_the_beginning_of_a_field(text: str, seconds: int | None) -> None:
+    assert seconds_of(text) == seconds

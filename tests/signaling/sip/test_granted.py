@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from signaling.sip.granted import MARGIN_S, MIN_REFRESH_S, granted_s, refresh_s, retry_after_s, seconds_of
+from signaling.sip.granted import MARGIN_S, MIN_REFRESH_S, granted_s, refresh_s
 from signaling.sip.message import Headers, Response
 
 OURS = "<sip:1000@198.51.100.1:5062>"
@@ -55,11 +55,3 @@ def test_a_refresh_leaves_a_margin_but_half_the_time_goes_by(seconds: int) -> No
 def test_a_long_time_has_a_margin_of_a_share_of_it() -> None:
     assert refresh_s(3600, 0.0) == 3600 - 360
     assert refresh_s(3600, 0.5) == 3600 - 450
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("120", 120), ("5 (maintenance)", 5), ("0", 0), ("", None), ("x", None), ("1234567890", None)]
-)
-def test_seconds_at_the_beginning_of_a_field(text: str, seconds: int | None) -> None:
-    assert seconds_of(text) == seconds
-    assert retry_after_s(said(("Retry-After", text))) == float(seconds or 0)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from signaling.sip.digest import Login, parse_credentials
 from signaling.sip.granted import MIN_REFRESH_S
 from signaling.sip.message import Request, Response, respond
+from signaling.sip.outcome import MAX_RETRY_AFTER_S
 from signaling.sip.registration import (
     BACK_OFF_S,
     MAX_BACK_OFF_S,
-    MAX_RETRY_AFTER_S,
     REGISTRATION,
     Account,
     Event,
