@@ -27,24 +27,29 @@ SPOKEN_FRAMES = 4
 WINDOW_FRAMES = 5
 
 
+class Level:
+    """Fed with each frame heard and played: whether the caller speaks in it, by level alone."""
+
+    def __init__(self) -> None:
+        self._played: deque[float] = deque([0.0], maxlen=ECHO_FRAMES)
+
+    def hear(self, heard: NDArray[np.float32], played: NDArray[np.float32]) -> bool:
+        """Take one frame's time; whether it is louder than noise of the line, and than our own echo may be."""
+        self._played.append(_rms(played))
+        return _rms(heard) > max(SPEECH_LEVEL, ECHO_SHARE * max(self._played))
+
+
 class BargeIn:
     """Fed with each frame heard and played while the agent's words are forced."""
 
     def __init__(self) -> None:
+        self._level = Level()
         self._spoken: deque[bool] = deque(maxlen=WINDOW_FRAMES)
-        self._played: deque[float] = deque([0.0], maxlen=ECHO_FRAMES)
 
     def hear(self, heard: NDArray[np.float32], played: NDArray[np.float32]) -> bool:
         """Take one frame's time; True once the caller has barged in."""
-        self._played.append(_rms(played))
-        threshold = max(SPEECH_LEVEL, ECHO_SHARE * max(self._played))
-        self._spoken.append(_rms(heard) > threshold)
+        self._spoken.append(self._level.hear(heard, played))
         return sum(self._spoken) >= SPOKEN_FRAMES
-
-
-def is_speech(heard: NDArray[np.float32]) -> bool:
-    """Whether a frame is loud enough for that."""
-    return _rms(heard) > SPEECH_LEVEL
 
 
 def _rms(samples: NDArray[np.float32]) -> float:

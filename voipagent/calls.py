@@ -9,6 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from voipagent.kinds import Section
 
+MOST_DAYS = 36_500
+"""A century: beyond it is what nobody means, up to what no date has."""
+
 GOODBYE = "Thank you for calling and goodbye."
 
 
@@ -20,10 +23,16 @@ class CallsSettings(Section):
     format: Literal["wav", "ogg"] = Field(default="wav", description="ogg is Opus, a tenth of the size")
     max_hold: float = Field(default=600, gt=0, description="seconds a caller may hold before we hang up")
     retention_days: float | None = Field(
-        default=None, gt=0, description="days after which all that is kept of a call is removed; empty: never"
+        default=None,
+        gt=0,
+        le=MOST_DAYS,
+        description="days after which all that is kept of a call is removed; empty: never",
     )
     recordings_days: float | None = Field(
-        default=None, gt=0, description="days after which its recording is removed, if sooner; empty: with the rest"
+        default=None,
+        gt=0,
+        le=MOST_DAYS,
+        description="days after which its recording is removed, if sooner; empty: with the rest",
     )
     consent: str = Field(
         default="off",

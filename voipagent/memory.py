@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from voipagent.kinds import Section
 from voipagent.story import Telling
-from voipagent.summary import Endpoint, Extractive
+from voipagent.summary import Endpoint, Extractive, check_address, check_key
 from voipagent.trim import Memory
 from voipagent.window import Shares
 
@@ -55,10 +54,13 @@ class SummarySettings(Section):
     @field_validator("url")
     @classmethod
     def _http(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ValueError(f"{url!r} is no address such as http://127.0.0.1:8080/v1")
-        return url
+        return url and check_address(url)
+
+    @field_validator("api_key")
+    @classmethod
+    def _sendable(cls, key: SecretStr) -> SecretStr:
+        check_key(key.get_secret_value())
+        return key
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -17,6 +17,9 @@ from voipagent.story import extract
 from voipagent.trim import Trim
 from voipagent.turns import Turns
 
+NOTED_TRIMS = 50
+"""While a call lasts its note, written anew each second, has the last of them only; the record has all."""
+
 
 class Minutes:
     """One call's. `record` is open to whoever has something to note in it."""
@@ -47,7 +50,7 @@ class Minutes:
 
     def note(self, stats: LegStats, begun: Sequence[Line], trims: Sequence[Trim]) -> None:
         """Once a second: how far the call has come, with the lines that are not over yet."""
-        self._fill(stats, trims)
+        self._fill(stats, trims[-NOTED_TRIMS:])
         self.folder.note(self.record, [line for line in begun if self._may_keep(line)])
 
     async def close(self, stats: LegStats, lines: Sequence[Line], trims: Sequence[Trim], ended: CallEnded) -> None:

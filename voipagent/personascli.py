@@ -19,7 +19,7 @@ from voipagent.engines import open_engine
 from voipagent.memory import open_memory
 from voipagent.outbound import UnknownPersona
 from voipagent.persona import Persona
-from voipagent.prompts import as_told, check_size
+from voipagent.prompts import as_to_strangers, as_told, check_size
 from voipagent.settings import Settings
 from voipagent.story import tell_all
 
@@ -51,8 +51,7 @@ def show(name: Name = "") -> None:
     """One of them, its texts with their placeholders filled as for a caller whom nobody knows."""
     persona = _persona(Settings.load(os.environ), name)
     console = Console(highlight=False, soft_wrap=True)
-    filled = persona.model_copy(update={"prompt": as_told(persona).text})
-    for field, value in filled.model_dump().items():
+    for field, value in as_to_strangers(persona).model_dump().items():
         if value not in ("", None, ()):
             console.print(_plain(f"{field}: {', '.join(value) if isinstance(value, tuple) else value}"))
 

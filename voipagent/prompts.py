@@ -44,9 +44,14 @@ def _of_personas(environ: Mapping[str, str]) -> list[str]:
     return [name for name in environ if name.startswith(f"{PREFIX}PERSONA")]
 
 
+def as_to_strangers(persona: Persona) -> Persona:
+    """As in a call whose caller is unknown."""
+    return persona.filled("unknown", "unknown", datetime.now().astimezone())
+
+
 def as_told(persona: Persona) -> Prompt:
-    """What a call would begin with whose caller is unknown: about as long as any other's."""
-    return persona.filled("unknown", "unknown", datetime.now().astimezone()).engine_prompt()
+    """What such a call would begin with: about as long as any other's."""
+    return as_to_strangers(persona).engine_prompt()
 
 
 def check_size(engine: Engine, persona: Persona, memory: Memory | None = None) -> PromptSize:
@@ -55,15 +60,21 @@ def check_size(engine: Engine, persona: Persona, memory: Memory | None = None) -
     if 1 + size.frames > window:
         raise PromptError(
             f"the persona {persona.name!r} takes {size.frames} frames, and the model's window holds {window}: "
-            "shorten VOIPAGENT_PERSONA__PROMPT"
+            f"shorten {_cause(persona, size)}"
         )
     if memory is not None and size.frames > (most := round(memory.shares.prompt * window)):
         raise PromptError(
             f"the persona {persona.name!r} takes {size.frames} frames, and may take {most} of the model's window of "
-            f"{window}: shorten VOIPAGENT_PERSONA__PROMPT, raise VOIPAGENT_CONTEXT__PROMPT, "
+            f"{window}: shorten {_cause(persona, size)}, raise VOIPAGENT_CONTEXT__PROMPT, "
             "or set VOIPAGENT_CONTEXT__POLICY=off"
         )
     return size
+
+
+def _cause(persona: Persona, size: PromptSize) -> str:
+    """The setting that takes most of it."""
+    section = "PERSONAS__…" if isinstance(persona, NamedPersona) else "PERSONA"
+    return f"{PREFIX}{section}__{'PROMPT' if 2 * size.tokens > size.frames else 'VOICE'}"
 
 
 async def check_persona(engine: Engine, persona: Persona, memory: Memory | None = None) -> None:

@@ -191,6 +191,10 @@ class CallFolder:
             finish(self.path, record, lines)
             if self._enter is not None:
                 self._enter(self.path.name, record)
+        except OSError:
+            # The next start closes it: what is written in place of the last note says why the call ended.
+            replace_file(self.path / BEGUN, told({"record": record, "lines": []}))
+            raise
         finally:
             if self._lock >= 0:
                 os.close(self._lock)

@@ -1,4 +1,4 @@
-"""Closing the records of calls whose agent was killed, from what it had written by then."""
+"""Closing the records of calls whose agent was killed, or whose disk was full, from what was written by then."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def _close(folder: Path) -> bool:
         "recording": recording,
         "early": early,
         "artefacts": [*filter(None, [recording, early]), *((LIVE, *FILES) if lines else ())],
-        "ended_by": "agent",
-        "reason": REASON,
+        **({} if begun["record"].get("reason") else {"ended_by": "agent", "reason": REASON}),
         # Who is not recorded leaves no words, and no summary either.
         "summary": str(extract(lines)) if any(line.role == "caller" for line in lines) else "",
     }
-    finish(folder, {**begun["record"], **left}, lines)
-    logger.warning("- call folder %s: its record is closed: %s", folder, REASON)
+    record = {**begun["record"], **left}
+    finish(folder, record, lines)
+    logger.warning("- call folder %s: its record is closed: %s", folder, record["reason"])
     return True
 
 

@@ -139,11 +139,13 @@ async def _tidy(index: CallIndex, retention: Retention) -> None:
 
 
 async def _tried(act: Callable[[], None]) -> None:
-    """Off the loop: a disk may be slow."""
+    """Off the loop: a disk may be slow. Whatever goes wrong, the next day has its turn."""
     try:
         await asyncio.to_thread(act)
     except (OSError, sqlite3.Error) as error:
         logger.error("x the calls' folder: %s", error)
+    except Exception:
+        logger.exception("x the calls' folder")
 
 
 def _synced(index: CallIndex) -> None:

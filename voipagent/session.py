@@ -211,7 +211,7 @@ class Session:
                     self._tell(Spoke(line, final=False))
             if forced and not self.slot.saying:
                 self._transcript.end_line()
-            self._upkeep.stepped(exchange.heard, reply)
+            self._upkeep.stepped(exchange, reply)
             await self._limit()
 
     async def _announce(self, leg: Leg) -> None:

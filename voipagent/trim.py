@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ class Trimmer:
     def __post_init__(self) -> None:
         self._moved = asyncio.Event()
         self._wanted: tuple[str, bool] | None = None
+        self._summed = "", -math.inf
         self.window = ContextWindow(self.slot.window_frames, self.memory.shares)
         self.window.primed(self.slot.prompt_frames(self.prompt))
 
@@ -98,9 +100,10 @@ class Trimmer:
         return self.window.soon or self._wanted is not None
 
     def _found_here(self) -> Story:
-        """The facts as they are now; the words of the last story, if it had any."""
-        found = extract(self.lines())
-        return Story(found.facts, self.story.text or found.text)
+        """The facts as they are now; what was summed up last, and the last words that were said since."""
+        lines, (text, until) = self.lines(), self._summed
+        since = extract([line for line in lines if line.end > until])
+        return Story(extract(lines).facts, f"{text} {since.text}".strip())
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():
@@ -121,8 +124,10 @@ class Trimmer:
 
     async def _summarize(self) -> str:
         """Have the story told while speech goes on, but not for too long. What failed, "" if nothing did."""
+        lines = self.lines()
         try:
-            self.story = await self._before(self._is_late, self.memory.summarizer.summarize(self.story, self.lines()))
+            self.story = await self._before(self._is_late, self.memory.summarizer.summarize(self.story, lines))
+            self._summed = self.story.text, max((line.end for line in lines), default=-math.inf)
         except (SummaryError, TimeoutError) as failure:
             error = str(failure) or "the summary was not there in time"
             logger.warning("x %s; the call goes on with the facts found here", error)

@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from engine.slot import EngineError, Frame, Reply, Slot
-from voipagent.bargein import is_speech
+from engine.slot import EngineError, Reply, Slot
+from media.leg import Exchange
+from voipagent.bargein import Level
 from voipagent.context import Line
 from voipagent.events import Trimmed, Troubled
 from voipagent.persona import Persona
-from voipagent.record import CallRecord
+from voipagent.record import CallRecord, noted
 from voipagent.trim import Memory, Trim, Trimmer
-from voipagent.watchdog import Trouble, Watchdog, WatchdogSettings
+from voipagent.watchdog import PIECE_FRAMES, Trouble, Watchdog, WatchdogSettings
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Upkeep:
         self._memory, self._watchdog = memory, Watchdog(watchdog)
         self._lines, self._seconds, self._tell = lines, seconds, tell
         self._trimmer: Trimmer | None = None
+        self._level = Level()
 
     @property
     def trims(self) -> Sequence[Trim]:
@@ -67,10 +69,11 @@ class Upkeep:
         if self._trimmer is not None:
             await self._trimmer.run()
 
-    def stepped(self, heard: Frame, reply: Reply) -> None:
+    def stepped(self, exchange: Exchange, reply: Reply) -> None:
         """The row took a frame: have it primed anew when its window is nearly full, or the model is stuck."""
         saying = self._slot.saying
-        spoke = is_speech(heard) if self._slot.deaf else bool(reply.heard)
+        loud = self._level.hear(exchange.heard, exchange.played)
+        spoke = loud if self._slot.deaf else PIECE_FRAMES * bool(reply.heard)
         trouble = self._watchdog.stepped(reply.text, spoke=spoke, saying=saying)
         if trouble is not None:
             self._found(trouble)
@@ -83,5 +86,5 @@ class Upkeep:
         cure = "the row is primed anew" if self._trimmer else "it is noted only, for this policy primes no row anew"
         logger.warning("x %s %s: %s", self._record.id, trouble.value, cure)
         at = round(self._seconds(), 3)
-        self._record.troubles.append({"at": at, "trouble": trouble.value})
+        noted(self._record.troubles, {"at": at, "trouble": trouble.value})
         self._tell(Troubled(at, trouble.value))

@@ -20,8 +20,12 @@ PAUSE_FRAMES = 12
 REPEATS, LOOP_PIECES, LONGEST_LOOP = 3, 15, 24
 """A loop is the same run of pieces so often, so many pieces in all; longer ones are not looked for."""
 
-SPOKEN_FRAMES = 6
-"""So many frames in which the caller spoke are a turn that wants an answer; "mm-hm" is not."""
+SPOKEN_FRAMES, PIECE_FRAMES = 6, 3
+"""So many frames in which the caller spoke are a turn that wants an answer; "mm-hm" is not. A piece that an ear wrote
+stands for so many of them."""
+
+FORGOTTEN_S = 3.0
+"""After so long what was no turn is forgotten: a click now and then is never one."""
 
 AGAIN_S = 20.0
 """After one was found the next is not looked for so long: what was primed anew has to begin."""
@@ -54,8 +58,8 @@ class Watchdog:
         self._unanswered = self._waited = self._talked = self._quiet = 0
         self._leave = 0
 
-    def stepped(self, text: str, *, spoke: bool, saying: bool = False) -> Trouble | None:
-        """Take a frame: the agent's piece of text, "" if none; whether the caller `spoke`.
+    def stepped(self, text: str, *, spoke: int, saying: bool = False) -> Trouble | None:
+        """Take a frame: the agent's piece of text, "" if none; in how many frames, as known by now, the caller `spoke`.
 
         With `saying` it is a given text, in which nothing is wrong. Returns what was found.
         """
@@ -69,14 +73,20 @@ class Watchdog:
             self._leave = round(AGAIN_S / FRAME_S)
         return found
 
-    def _listen(self, text: str, spoke: bool) -> None:
+    def _listen(self, text: str, spoke: int) -> None:
         """How long the caller waits for an answer."""
         if text:
             self._unanswered = self._waited = 0
         elif spoke:
-            self._unanswered, self._waited = self._unanswered + 1, 0
-        elif self._unanswered >= SPOKEN_FRAMES:
+            self._unanswered, self._waited = self._unanswered + spoke, 0
+        else:
             self._waited += 1
+            if not self._asked and self._waited * FRAME_S >= FORGOTTEN_S:
+                self._unanswered = 0
+
+    @property
+    def _asked(self) -> bool:
+        return self._unanswered >= SPOKEN_FRAMES
 
     def _follow(self, text: str) -> None:
         """What was said since the last pause, and for how long."""
@@ -91,7 +101,7 @@ class Watchdog:
 
     def _found(self) -> Trouble | None:
         settings = self._settings
-        if settings.dead_air and self._waited * FRAME_S >= settings.dead_air:
+        if settings.dead_air and self._asked and self._waited * FRAME_S >= settings.dead_air:
             return Trouble.DEAD_AIR
         if settings.loops and self._pieces and self._quiet == 0 and self._loops():
             return Trouble.LOOP

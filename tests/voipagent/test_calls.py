@@ -46,6 +46,8 @@ def test_values_are_read() -> None:
         ("CONSENT", "yes", "'yes' is neither off nor tone, nor an audio file such as announcement.wav"),
         ("MAX_LENGTH", "0", "greater than 0"),
         ("RETENTION_DAYS", "-1", "greater than 0"),
+        ("RETENTION_DAYS", "inf", "less than or equal to 36500"),
+        ("RECORDINGS_DAYS", "1e12", "less than or equal to 36500"),
         ("RECORDINGS_DAYS", "never", "valid number"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,11 @@ async def test_an_endpoint_is_used_where_one_is_named() -> None:
         ({"CONTEXT__KEEP": "0.4"}, r"VOIPAGENT_CONTEXT: keep \(0.4\) and prompt \(0.2\)"),
         ({"CONTEXT__POLICY": "pinned"}, "VOIPAGENT_CONTEXT__POLICY: Input should be 'reprime', 'pin' or 'off'"),
         ({"SUMMARY__URL": "http://127.0.0.1:9"}, "VOIPAGENT_SUMMARY: url and model belong together"),
-        ({"SUMMARY__URL": "127.0.0.1:9", "SUMMARY__MODEL": "m"}, "VOIPAGENT_SUMMARY__URL: '127.0.0.1:9' is no address"),
+        *(
+            ({"SUMMARY__URL": url, "SUMMARY__MODEL": "m"}, f"VOIPAGENT_SUMMARY__URL: '{re.escape(url)}' is no address")
+            for url in ("127.0.0.1:9", "http://127.0.0.1:99999/v1", "http://127.0.0.1:abc", "http://[::1", "http:///v1")
+        ),
+        ({"SUMMARY__API_KEY": "schlüssel"}, "VOIPAGENT_SUMMARY__API_KEY: a key is of printable ASCII characters"),
     ],
 )
 def test_what_cannot_be_meant_stops_the_start(environ: dict[str, str], complaint: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,13 @@ async def test_how_far_it_has_come_is_noted_with_what_is_counted_elsewhere(recor
     assert begun["record"]["reason"] == "" == begun["record"]["ended_by"]
     assert [line["text"] for line in begun["lines"]] == ["My name is Wilhelmina."]
     await on.close(LegStats(), [], [], ENDED)
+
+
+async def test_the_note_of_a_long_call_does_not_grow_with_it(recorder: Recorder, tmp_path: Path) -> None:
+    on, trims = minutes(recorder, tmp_path), [replace(TRIM, at=float(at)) for at in range(500)]
+    on.note(LegStats(), [], trims)
+    recorder.do(lambda: None).result(5)
+    noted = json.loads((on.folder.path / "begun.json").read_text())["record"]["trims"]
+    assert [trim["at"] for trim in noted] == list(range(450, 500))
+    await on.close(LegStats(), [], trims, ENDED)
+    assert len(left(on)["trims"]) == 500

@@ -219,7 +219,11 @@ def test_the_same_caller_may_have_a_persona_for_every_number() -> None:
     ("environ", "memory", "complaint"),
     [
         ({"VOICE": "bob"}, None, "no voice 'bob' lies beside the weights; there are: ada, eve"),
-        ({"PROMPT": "word " * 3000}, None, "'agent' takes 3000 frames, and the model's window holds 3000: shorten"),
+        (
+            {"PROMPT": "word " * 3000},
+            None,
+            "'agent' takes 3000 frames, and the model's window holds 3000: shorten VOIPAGENT_PERSONA__PROMPT",
+        ),
         ({"PROMPT": "word " * 301}, Memory(Shares(prompt=0.1)), "takes 301 frames, and may take 300 of the model's"),
     ],
 )

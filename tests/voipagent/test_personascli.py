@@ -24,6 +24,7 @@ SEVERAL = {
     "VOIPAGENT_PERSONAS__SALES__NUMBERS": "100,+4930*",
     "VOIPAGENT_PERSONAS__SALES__CALLERS": "boss",
     "VOIPAGENT_PERSONAS__SALES__PROMPT": "You sell to {caller}. " + "Much. " * 20,
+    "VOIPAGENT_PERSONAS__SALES__GREETING": "Hi {caller}, a {{smile}}.",
     "VOIPAGENT_PERSONAS__SALES__LANGUAGE": "de",
     "VOIPAGENT_ENGINE__MODEL": "echo",
 }
@@ -54,6 +55,7 @@ def test_ls_has_a_line_for_each_and_says_which_calls_it_gets(run: Callable[..., 
 def test_show_has_the_whole_of_one_as_a_call_would_be_told_it(run: Callable[..., str], name: str) -> None:
     told = run("show", name)
     assert "prompt: You sell to unknown. Much." in told and told.count("Much.") == 20
+    assert "greeting: Hi unknown, a {smile}." in told
     assert "numbers: 100, +4930*" in told and "language: de" in told and "voice" not in told
 
 

@@ -18,6 +18,7 @@ import pytest
 from voipagent.context import Line
 from voipagent.record import ARTEFACTS, FOLDER, VERSION, CallFolder, CallRecord, FolderError, check_folder, lock
 from voipagent.recording import Recorder
+from voipagent.recovery import close_killed
 
 STARTED = datetime(2026, 11, 24, 10, 30, 5, 123456, tzinfo=UTC)
 RECORD = CallRecord("id-1", "sip", "alice", "agent", "192.0.2.7:5060", STARTED.isoformat(), seed=7)
@@ -155,6 +156,18 @@ async def test_a_disk_that_fails_is_counted_and_never_raised(recorder: Recorder,
     folder.write_line(Line("agent", "Hello.", 0, 1))
     await folder.write_record(RECORD)
     assert folder.error.startswith("call.json: ")
+
+
+async def test_a_record_that_cannot_be_written_says_in_its_note_why_the_call_ended(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    folder = made(recorder, tmp_path)
+    (folder.path / ".call.json").mkdir()
+    await folder.write_record(replace(RECORD, ended_by="caller", reason="hung up"))
+    assert folder.error.startswith("call.json: ")
+    (folder.path / ".call.json").rmdir()
+    assert close_killed(folder.path)
+    assert json.loads((folder.path / "call.json").read_text())["reason"] == "hung up"
 
 
 def test_check_makes_the_folder(tmp_path: Path) -> None:

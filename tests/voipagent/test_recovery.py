@@ -57,6 +57,14 @@ def test_what_was_noted_becomes_the_record(killed: Path) -> None:
     assert "What can I" in (killed / "transcript.jsonl").read_text()
 
 
+def test_a_call_whose_last_write_failed_keeps_its_reason(killed: Path) -> None:
+    begun = json.loads((killed / "begun.json").read_text())
+    begun["record"] |= {"ended_by": "caller", "reason": "hung up"}
+    (killed / "begun.json").write_text(json.dumps(begun))
+    assert close_killed(killed)
+    assert (record(killed)["ended_by"], record(killed)["reason"]) == ("caller", "hung up")
+
+
 def test_it_is_closed_once(killed: Path) -> None:
     assert close_killed(killed)
     before = (killed / "call.json").read_bytes()

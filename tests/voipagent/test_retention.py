@@ -174,6 +174,14 @@ async def test_at_the_start_and_once_a_day(tmp_path: Path, monkeypatch: pytest.M
         assert index.find(Query()) == []
 
 
+async def test_a_round_that_fails_is_told_of_and_the_next_has_its_turn(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise OverflowError("days=inf")
+
+    await retention._tried(fail)
+    assert "OverflowError: days=inf" in caplog.text
+
+
 async def test_an_index_that_fails_keeps_no_call_from_coming(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "index.sqlite3").mkdir()
     with caplog.at_level(logging.ERROR):

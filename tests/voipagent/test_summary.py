@@ -113,9 +113,18 @@ async def test_one_that_does_not_answer_is_given_up() -> None:
     assert len(asked) == 1
 
 
-async def test_one_that_is_not_there_is_told() -> None:
-    async with Endpoint("http://127.0.0.1:9", "small") as summarizer:
-        with pytest.raises(SummaryError, match="cannot be asked: ConnectError"):
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("http://127.0.0.1:9", "ConnectError"),
+        ("http://127.0.0.1:99999/v1", "ExceptionGroup"),
+        ("http://127.0.0.1:abc/v1", "InvalidURL"),
+        (f"http://ä{'b' * 70}.example/v1", "InvalidURL"),
+    ],
+)
+async def test_one_that_is_not_there_is_told(url: str, error: str) -> None:
+    async with Endpoint(url, "small") as summarizer:
+        with pytest.raises(SummaryError, match=f"cannot be asked: {error}"):
             await summarizer.summarize(Story(), LINES)
 
 

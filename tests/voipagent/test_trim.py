@@ -76,7 +76,7 @@ class Call:
     """A conversation that only counts frames."""
 
     def __init__(self, row: Row, summarizer: Summarizer, lines: list[Line]) -> None:
-        self.frames = 0
+        self.frames, self.lines = 0, lines
         memory = Memory(tell=tell_all, summarizer=summarizer)
         self.trimmer = Trimmer(row, memory, PERSONA, lambda: lines, lambda: self.frames * 0.08)
 
@@ -244,6 +244,41 @@ async def test_a_row_that_is_stuck_waits_for_no_pause() -> None:
         row.busy.set()
         await call.goes_on(1)
     assert [trim.why for trim in call.trimmer.trims] == ["loop"]
+
+
+class Once:
+    """An endpoint that sums up the first time, and is down from then on."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def summarize(self, last: Story, lines: Sequence[Line]) -> Story:
+        self.asked += 1
+        if self.asked > 1:
+            raise SummaryError("the summariser is gone")
+        return Story({}, "She rang about a bike.")
+
+
+@pytest.mark.parametrize(
+    ("summarizer", "first"), [(None, "Agent: We open at nine."), (Once(), "She rang about a bike.")]
+)
+async def test_what_was_said_since_the_last_summary_is_not_forgotten(summarizer: Summarizer | None, first: str) -> None:
+    """Whether the row is stuck, or nobody sums up any more."""
+    row = Row()
+    async with going(row, summarizer, "We open at nine.") as call:
+        await call.goes_on(180)
+        call.lines.append(Line("caller", "Order ninety nine.", 10.0, 12.0))
+        call.trimmer.renew("loop", keep=False)
+        await call.goes_on(1)
+        call.lines.append(Line("caller", "Cancel it.", 13.0, 14.0))
+        call.trimmer.renew("loop", keep=False)
+        await call.goes_on(1)
+    texts = [prompt.text.removeprefix("You are Ada. The call so far: ") for prompt, _ in row.primes]
+    assert texts == [
+        first,
+        f"{first} Caller: Order ninety nine.",
+        f"{first} Caller: Order ninety nine. Caller: Cancel it.",
+    ]
 
 
 async def test_a_row_that_is_stuck_waits_for_no_summary() -> None:

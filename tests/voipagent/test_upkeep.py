@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine.slot import FRAME_SAMPLES, EngineError, Frame, PromptError, Reply
+from media.leg import Exchange
 from tests.voipagent.test_trim import Row
 from voipagent.events import Trimmed, Troubled
 from voipagent.persona import Persona
@@ -22,6 +23,7 @@ from voipagent.watchdog import FRAME_S, WatchdogSettings
 
 SPEECH = (0.1 * np.sin(np.arange(FRAME_SAMPLES))).astype(np.float32)
 SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
+ECHO = 0.4 * SPEECH
 PERSONA = Persona(prompt="You are Ada.", voice="alto")
 MEMORY = Memory(tell=tell_all, summarizer=Extractive())
 
@@ -47,11 +49,13 @@ class Kept:
             self.told.append,
         )
 
-    async def goes_on(self, seconds: float, text: str = "", *, sound: Frame = SILENCE, heard: str = "") -> None:
+    async def goes_on(
+        self, seconds: float, text: str = "", *, sound: Frame = SILENCE, heard: str = "", played: Frame = SILENCE
+    ) -> None:
         for _ in range(round(seconds / FRAME_S)):
             reply = Reply(sound, text, heard, np.zeros(17, np.uint16), self.frames, 0.0, 0.0)
             self.frames += 1
-            self.upkeep.stepped(sound, reply)
+            self.upkeep.stepped(Exchange(sound, played), reply)
             for _ in range(8):  # whoever is ready, and who is woken by them
                 await asyncio.sleep(0)
 
@@ -129,6 +133,17 @@ async def test_what_an_ear_wrote_counts_and_not_the_sound() -> None:
     await kept.goes_on(6, sound=SPEECH)
     await kept.goes_on(6)
     assert kept.record.troubles == []
-    await kept.goes_on(1, heard="hello")
+    for piece in (" are", "", "", " you", "", " there"):  # an ear writes a piece in one frame, and none in the next
+        await kept.goes_on(FRAME_S, heard=piece)
     await kept.goes_on(6)
     assert [noted["trouble"] for noted in kept.record.troubles] == ["dead air"]
+
+
+async def test_our_own_echo_asks_for_nothing() -> None:
+    """It comes back for half a second after the last word."""
+    kept = Kept()
+    await kept.upkeep.prime()
+    await kept.goes_on(1, " hello", played=SPEECH)
+    await kept.goes_on(0.48, sound=ECHO)
+    await kept.goes_on(6)
+    assert kept.record.troubles == []

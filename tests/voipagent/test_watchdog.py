@@ -7,7 +7,7 @@ from itertools import cycle, islice
 
 import pytest
 
-from voipagent.watchdog import AGAIN_S, FRAME_S, Trouble, Watchdog, WatchdogSettings
+from voipagent.watchdog import AGAIN_S, FRAME_S, PIECE_FRAMES, Trouble, Watchdog, WatchdogSettings
 
 Frames = Iterable[tuple[str, bool]]
 
@@ -41,16 +41,24 @@ def test_a_caller_who_asked_and_hears_nothing_is_not_left_alone() -> None:
     assert found([*caller(2), *silence(20)]) == [(14.0, Trouble.DEAD_AIR)]
 
 
+@pytest.mark.parametrize(("pieces", "is_turn"), [(1, False), (2, True), (5, True)])
+def test_of_what_an_ear_writes_two_pieces_are_a_turn(pieces: int, is_turn: bool) -> None:
+    dog = Watchdog(WatchdogSettings())
+    written = [PIECE_FRAMES, 0, 0] * pieces + [0] * 200
+    assert any(dog.stepped("", spoke=spoke) is Trouble.DEAD_AIR for spoke in written) == is_turn
+
+
 @pytest.mark.parametrize(
     "frames",
     [
         [*silence(600)],
         [*caller(0.3), *silence(600)],
+        [*caller(0.3), *silence(4)] * 100,
         [*caller(60)],
         [*caller(2), *agent(["We are closed."]), *silence(600)],
         [*caller(2), *silence(11), *caller(1), *silence(11), *agent(["Hello?"]), *silence(60)],
     ],
-    ids=["nobody speaks", "mm-hm", "the caller talks on", "answered", "asked again"],
+    ids=["nobody speaks", "mm-hm", "clicks", "the caller talks on", "answered", "asked again"],
 )
 def test_a_silence_that_nobody_waits_in_is_none(frames: Frames) -> None:
     assert found(frames) == []
