@@ -112,6 +112,10 @@ class Leg(Protocol):
         """Whether the far end holds (it sends nothing we should listen to)."""
 
     @property
+    def ready(self) -> bool:
+        """Whether what is played reaches the far end: its way is found, and the keys are agreed on."""
+
+    @property
     def stats(self) -> LegStats:
         """Counters so far."""
 

@@ -28,6 +28,11 @@ class PairLeg:
         return self._sending.held
 
     @property
+    def ready(self) -> bool:
+        """Whether what is played reaches the far end."""
+        return self._sending.ready
+
+    @property
     def stats(self) -> LegStats:
         """Of what is heard by the one, and sent by the other."""
         sent, heard = self._sending.stats, self._hearing.stats

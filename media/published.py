@@ -59,6 +59,11 @@ class PublishedLeg:
         return self._publisher.held
 
     @property
+    def ready(self) -> bool:
+        """Whether somebody listens."""
+        return any(listener.ready for listener in self.listeners)
+
+    @property
     def stats(self) -> LegStats:
         """The publisher's."""
         return self._publisher.stats

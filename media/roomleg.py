@@ -80,6 +80,11 @@ class RoomLeg:
         return self._held
 
     @property
+    def ready(self) -> bool:
+        """Whoever is there hears what is played."""
+        return True
+
+    @property
     def stats(self) -> LegStats:
         """Counters so far, as far as a mix has any."""
         stats, outgoing = self._stats, self._outgoing

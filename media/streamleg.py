@@ -110,6 +110,11 @@ class StreamLeg(ABC):
         """Whether the far end holds."""
         return self._stream is not None and self._stream.held
 
+    @property
+    def ready(self) -> bool:
+        """Whether what is played reaches the far end: its way is found, and the keys are agreed on."""
+        return self._stream is not None and self._may_send(self._clock.time())
+
     @abstractmethod
     async def offer(self, hold: bool = False) -> str:
         """Our offer. Raises LegError."""

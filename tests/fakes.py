@@ -80,7 +80,7 @@ class FakeLeg:
         self.keys: asyncio.Queue[Digit] = asyncio.Queue()
         self.played: list[Pcm] = []
         self.closed = False
-        self.held = False
+        self.held, self.ready = False, True
         self.stats = LegStats(codec="fake")
         self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.answers: list[str] = []

@@ -117,6 +117,7 @@ class Agent:
                     await self._run(session)
                 finally:
                     await call.hang_up("the session failed")  # without effect once it is over
+            await session.sum_up()
         except (UnknownPersona, EngineError, SignalingError) as error:
             if begun.done():
                 logger.error("x a call of ours failed: %s", error)
@@ -184,7 +185,9 @@ class Agent:
             async with self._engine.open(sampling) as slot:
                 by = f" by trunk {offer.trunk}" if offer.trunk else ""
                 logger.info("< %s call to %s from %s:%d%s", offer.id, offer.callee, *offer.source, by)
-                await self._run(self._session(call, persona, slot, sampling.seed, Session))
+                session = self._session(call, persona, slot, sampling.seed, Session)
+                await self._run(session)
+            await session.sum_up()
         except EngineFull as error:
             await self._refuse(call, Rejection.BUSY, str(error))
         except EngineError as error:
@@ -236,7 +239,7 @@ class Agent:
             max_hold_s=self._calls.max_hold,
             memory=self._memory,
             watchdog=self._watchdog,
-            announcement=self.announcement,
+            announcement=None if isinstance(call, RoomCall) else self.announcement,  # each of a room hears its own
             longest=Longest(self._calls.max_length, self._calls.goodbye),
             observers=tuple(self.observers),
         )

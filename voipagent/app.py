@@ -244,11 +244,12 @@ async def _house(settings: Settings) -> AsyncIterator[House]:
             room_web = WebLegs(room_legs.open_web_leg, whip.take_candidates, whip.whep.publish)
             open_seat = _leg_opener(room_legs, trunks, room_web)
             agent.rooms = rooms = Rooms(settings.rooms, settings.personas, audio_format, open_seat, agent.observers)
+            rooms.announcement = announcement
             policy = Outbound(trunks, settings.outbound.limits, lines, phones=settings.sip.users)
             agent.dialer = dialer = SipDialer(
                 sip, policy, routes=sip.trunks.keeper.routes, ring_s=settings.outbound.ring
             )
-            board = Switchboard(dialer, open_leg, audio_format, dialer.why_not_refer)
+            board = Switchboard(dialer, open_leg, audio_format, dialer.why_not_refer, announcement)
             meetings = Meetings(settings.meetings, lambda wanted: agent.place(MeetingDialer(meetings.find), wanted))
             yield House(engine, sip, whip, agent, memory, dialer, board, rooms, meetings)
 

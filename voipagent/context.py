@@ -14,6 +14,12 @@ from voipagent.words import Word, Words, parse_words
 PAUSE_S = 1.0
 """Silence in the text stream, in seconds, that ends a line."""
 
+QUIET_HEAD, QUIET = 2, 0.5
+"""Of an ear's heads the one for the next 2 s, and from when on it finds nothing said in them: a turn is over."""
+
+WORD_S = 0.24
+"""Without a piece for so long a word has no more of them."""
+
 PATIENCE_S = 10.0
 """Seconds behind the call that a line waits, at most, for the other side to finish what it began earlier."""
 
@@ -55,8 +61,9 @@ class Line:
 class Transcript:
     """Joins what each side says into lines; finished ones are handed to `write` in the order in which they began.
 
-    A line ends with a pause in its text stream, or where `end_line` says so. It waits while the other side is still at
-    one that began earlier, but not beyond PATIENCE_S: until then only the note in a call's folder has it.
+    A line ends with a pause in its text stream, or where `end_line` says so; the caller's also where the ear's heads
+    say that the turn is over. It waits while the other side is still at one that began earlier, but not beyond
+    PATIENCE_S: until then only the note in a call's folder has it.
 
     The caller's words are known `delay_frames` after they were said (`Slot.hearing_delay_frames`); their times are set
     back by as much. What the caller says in the last of these before the end of the call is lost with it: nobody
@@ -71,6 +78,7 @@ class Transcript:
         self._agent, self._caller = _Side("agent"), _Side("caller")
         self._frames = deque([(0.0, 0.0)], maxlen=1 + delay_frames)  # the last steps' times
         self._speakers = deque([""], maxlen=1 + delay_frames)  # and who was loudest then
+        self._over = deque([False], maxlen=1 + delay_frames)  # and whether the caller had said it all
         self._finished: list[Line] = []
         self.lines: list[Line] = []  # all that were written
 
@@ -84,12 +92,14 @@ class Transcript:
         word_due: bool = False,
         saying: bool = False,
         speakers: Sequence[str] = (),
+        quiet: Sequence[float] = (),
     ) -> None:
         """Take the texts of one step, "" where there was none: the agent's, and `heard`, the caller's.
 
         The step's frame lasts from `start` to `end`. `saying`: a given text is not over yet, so that no silence ends
         the agent's line. A long word is one. `word_due`: one of the caller's is about to begin. `speakers`: who of
         several callers spoke in the frame, the loudest first; nobody: whoever spoke last, for a word ends softly.
+        `quiet`: `Reply.quiet`, by which the caller's line may end before a pause does.
         """
         self._frames.append((start, end))
         self._speakers.append(speakers[0] if speakers else self._speakers[-1])
@@ -97,6 +107,9 @@ class Transcript:
         speaker = self._speakers[min(SPEAKER_FRAMES, len(self._speakers) - 1)]
         self._finish(self._caller.change_speaker(speaker, heard))
         self._finish(self._caller.hear(heard, *self._frames[0], due=word_due))
+        self._over.append(len(quiet) > QUIET_HEAD and quiet[QUIET_HEAD] > QUIET)
+        if self._over[0] and not word_due:
+            self._finish(self._caller.end_turn(self._frames[0][1]))
         self._release(self._horizon())
 
     def end_line(self) -> None:
@@ -163,6 +176,10 @@ class _Side:
         elif self._pieces and not saying and end - self._end > PAUSE_S:
             return self.end_line()
         return None
+
+    def end_turn(self, now: float) -> Line | None:
+        """The line, unless its last word may go on."""
+        return self.end_line() if self._pieces and now - self._end > WORD_S else None
 
     def change_speaker(self, speaker: str, text: str) -> Line | None:
         """Whose the coming text is, where it begins a word; gives the line that another one's ends."""

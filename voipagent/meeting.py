@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +17,7 @@ from signaling.call import CallEnded, CallOffer, Rejection
 from voipagent.events import Gathered, Observer, Telling
 from voipagent.roomcall import RoomCall
 from voipagent.roomsettings import RoomSettings
-from voipagent.transfer import first_of
+from voipagent.tasks import first_of
 
 KIND = "room"
 """Of a room's own call."""
@@ -95,10 +95,13 @@ class Meeting:
         if rejection is not None:
             raise Refused(rejection, f"room {self.name} cannot be opened: the agent is {rejection.value}")
 
-    async def talk(self, name: str, offer: CallOffer, side: Side) -> str:
-        """Be part of it, in a place of that name, until the leg is lost or the room is closed; why."""
+    async def talk(self, name: str, offer: CallOffer, side: Side, consent: Mapping[str, Any]) -> str:
+        """Be part of it, in a place of that name, until the leg is lost or the room is closed; why.
+
+        `consent`: what was heard of being recorded, for the roll.
+        """
         entry: dict[str, Any] = {"name": name, "id": offer.id, "kind": offer.kind, "caller": offer.caller}
-        entry |= {"joined": self._now, "left": None, "reason": "", "media": {}}
+        entry |= {"joined": self._now, "left": None, "reason": "", "media": {}, "consent": consent}
         _enter(self.call.roll, entry)
         self._present[name] = entry, side.leg
         self._tell()

@@ -5,6 +5,7 @@ Where the caller's voice is not to be kept, nothing that the caller said is: no 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
@@ -13,9 +14,12 @@ from signaling.call import CallEnded
 from voipagent.context import Line
 from voipagent.record import CallFolder, CallRecord
 from voipagent.recording import Recording
-from voipagent.story import extract
+from voipagent.story import Story, extract
+from voipagent.summary import Extractive, Summarizer, SummaryError
 from voipagent.trim import Trim
 from voipagent.turns import Turns
+
+logger = logging.getLogger(__name__)
 
 NOTED_TRIMS = 50
 """While a call lasts its note, written anew each second, has the last of them only; the record has all."""
@@ -63,6 +67,17 @@ class Minutes:
         record.ended_by, record.reason = ended.by, ended.reason
         record.outcome = ended.outcome.value if ended.outcome else ""
         await self.folder.write_record(record)
+
+    async def sum_up(self, summarizer: Summarizer, last: Story, lines: Sequence[Line]) -> None:
+        """Have somebody else sum up the call, once it is over; what was found here stays where that fails."""
+        if isinstance(summarizer, Extractive) or not lines or not self.recording.of_caller:
+            return
+        try:
+            self.record.summary = str(await summarizer.summarize(last, lines))
+        except SummaryError as error:
+            logger.warning("x %s %s; its record has the summary that was found here", self.record.id, error)
+        else:
+            await self.folder.write_record(self.record)
 
     def _fill(self, stats: LegStats, trims: Sequence[Trim]) -> None:
         """What is counted elsewhere, as it is now."""

@@ -12,10 +12,11 @@ from media.bridge import Side
 from media.leg import AudioFormat, Digit, Leg, LegError, NoPort
 from media.pcm import BLOCKS_PER_S
 from signaling.call import Call, CallOffer, Rejection
+from voipagent.consent import Announcement, announce_alone
 from voipagent.meeting import Meeting, Refused
 from voipagent.pin import TRIES, PinDialog
 from voipagent.renegotiation import renegotiate
-from voipagent.transfer import first_of
+from voipagent.tasks import first_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Participant:
     """A call that wants to be in a room. `run` returns when it is over.
 
     `meeting_of` gives the meeting of a room's name, opening it if need be. With `ask` the caller is asked for a PIN,
-    and the dialog says which room; else it is `room`.
+    and the dialog says which room; else it is `room`. Before the room hears a word, the caller hears `announcement`.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class Participant:
         meeting_of: Callable[[str], Meeting],
         room: str = "",
         ask: Callable[[int], PinDialog] | None = None,
+        announcement: Announcement | None = None,
     ) -> None:
         self._call, self._open_leg, self._format = call, open_leg, leg_format(audio_format)
-        self._meeting_of, self._room, self._ask = meeting_of, room, ask
+        self._meeting_of, self._room, self._ask, self._announcement = meeting_of, room, ask, announcement
 
     async def run(self) -> None:
         """The whole of it. Whatever becomes of it, the call is over then, and its port free."""
@@ -112,8 +114,9 @@ class Participant:
                 meeting.room.leg.keypad.hear([Digit(key)])
             return "no more digits will come"
 
+        consent = await announce_alone(self._announcement, leg, self._format)
         logger.info("- %s is in room %s", self._call.offer.id, meeting.name)
-        return await _while_pressed(press(), meeting.talk(name, self._call.offer, Side(leg, self._format)))
+        return await _while_pressed(press(), meeting.talk(name, self._call.offer, Side(leg, self._format), consent))
 
     async def _press(self, leg: Leg, dialog: PinDialog) -> None:
         """Whatever is pressed, on either way."""

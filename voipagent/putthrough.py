@@ -32,7 +32,8 @@ class PutThrough:
             self._record.transfers.append({"at": at, "to": target, "how": "failed", "why": str(error)})
             raise
         how = "transferred" if line is None else "bridged"
-        self._record.transfers.append({"at": at, "to": target, "how": how, "why": ""})
+        heard = {"consent": line.consent} if line is not None and line.consent else {}
+        self._record.transfers.append({"at": at, "to": target, "how": how, "why": "", **heard})
         if line is not None and (self._over or self._line.done()):
             await line.close()
             raise SignalingError("the call is over, or put through already")

@@ -174,7 +174,7 @@ class CallFolder:
             self._noted = self._do(BEGUN, replace_file, self.path / BEGUN, text)
 
     async def write_record(self, record: CallRecord) -> None:
-        """Write the transcripts, then call.json, the last of a call's files."""
+        """Write the transcripts, then call.json, the last of a call's files; again where it has changed since."""
         await settled(self._do(RECORD, self._finish, record.as_dict(), tuple(self._lines)))
 
     def _make(self) -> None:
@@ -198,6 +198,7 @@ class CallFolder:
         finally:
             if self._lock >= 0:
                 os.close(self._lock)
+                self._lock = -1
 
     def _do(self, what: str, act: Callable[..., object], *arguments: object) -> Future[object]:
         return self._recorder.do(self._try, what, act, *arguments)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from media.leg import AudioFormat, Leg
 from signaling.call import Call, CallOffer, Rejection
+from voipagent.consent import Announcement
 from voipagent.events import Observer
 from voipagent.meeting import KIND, Meeting, Refused
 from voipagent.participant import Participant
@@ -63,6 +64,8 @@ class Rooms:
         observers: Sequence[Observer] = (),
     ) -> None:
         self.available: Callable[[], bool] = lambda: True
+        self.announcement: Announcement | None = None
+        """What each participant hears before the room hears a word."""
         self._fixed, self._personas = dict(rooms), personas
         self._temporary: dict[str, RoomSettings] = {}
         self._format, self._open_leg, self._observers = audio_format, open_leg, observers
@@ -137,7 +140,7 @@ class Rooms:
             await _refuse(call, Rejection.NOT_FOUND, "there is no such room, or its PIN is another")
 
     def _participant(self, call: Call, room: str = "", ask: Callable[[int], PinDialog] | None = None) -> Participant:
-        return Participant(call, self._open_leg, self._format, self._meeting, room, ask)
+        return Participant(call, self._open_leg, self._format, self._meeting, room, ask, self.announcement)
 
     # --- PINs ---
 

@@ -11,12 +11,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from engine.slot import EngineError, EngineFull, Reply, Slot
-from media.leg import Exchange, Leg, LegError, NoPort
+from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, EngineError, EngineFull, Reply, Slot
+from media.leg import AudioFormat, Exchange, Leg, LegError, NoPort
 from signaling.call import Call, CallEnded, CallOffer, Rejection, SignalingError
 from voipagent.bargein import BargeIn
-from voipagent.consent import Announcement
+from voipagent.consent import Announcement, announce, wait_ready
 from voipagent.context import Line as Said
 from voipagent.context import Transcript
 from voipagent.events import Answered, Began, Ended, Measured, Observer, Refused, Spoke, Stepped, Telling
@@ -27,15 +28,16 @@ from voipagent.putthrough import PutThrough
 from voipagent.record import CallFolder, CallRecord, noted, utc_now
 from voipagent.recording import Recording
 from voipagent.renegotiation import renegotiate
-from voipagent.tasks import first_error, to_the_end
-from voipagent.transfer import Switchboard, first_of
+from voipagent.tasks import first_error, first_of, to_the_end
+from voipagent.transfer import Switchboard
 from voipagent.trim import Memory
 from voipagent.upkeep import Upkeep
 from voipagent.watchdog import WatchdogSettings
 
 logger = logging.getLogger(__name__)
 
-FRAME_S = 0.08
+FORMAT = AudioFormat(SAMPLE_RATE, FRAME_SAMPLES)
+FRAME_S = FORMAT.frame_s
 
 MEASURED_FRAMES = 12
 """Between two times that observers are told what the leg has counted: about a second."""
@@ -67,7 +69,7 @@ class Session:
         self._open_leg = open_leg
         self._offered = time.monotonic()
         self._tell = Telling(record.id, observers)
-        self._max_hold_s = max_hold_s
+        self._max_hold_s, self._memory = max_hold_s, memory
         self._held_s = 0.0
         self._exchanges = 0
         self._transcript = Transcript(self._keep, slot.hearing_delay_frames)
@@ -100,6 +102,11 @@ class Session:
         finally:
             await to_the_end(self._end(leg))
         return await self.call.wait_ended()
+
+    async def sum_up(self) -> None:
+        """Have the call summed up for its record, after `run`: that may take long, and no row waits for it."""
+        if self._memory is not None and self.record.answered:
+            await self._minutes.sum_up(self._memory.summarizer, self._upkeep.story, self._transcript.lines)
 
     async def _live(self, leg: Leg) -> None:
         """Until the call is over; what media or engine refuse ends it."""
@@ -186,7 +193,7 @@ class Session:
 
     async def _converse(self, leg: Leg) -> None:
         """The two of them talk: a frame's time in, a frame back, until cancelled."""
-        await self._announce(leg)
+        await self._begin(leg)
         while True:
             started = self.recording.seconds
             exchange = await self._exchange(leg)
@@ -205,6 +212,7 @@ class Session:
                 word_due=reply.word_due,
                 saying=self.slot.saying,
                 speakers=exchange.speakers,
+                quiet=reply.quiet,
             )
             if reply.text or reply.heard:
                 for line in self._transcript.growing:
@@ -214,17 +222,17 @@ class Session:
             self._upkeep.stepped(exchange, reply)
             await self._limit()
 
-    async def _announce(self, leg: Leg) -> None:
-        """Let the caller hear what is to be heard before anybody listens. The row is not stepped, nobody interrupts."""
-        if self._announcement is None:
-            return
-        note = self.record.consent = {"heard": self._announcement.name, "duration_s": 0.0, "whole": False}
-        for frame in self._announcement.frames:
-            while (await self._exchange(leg, judged=False)).held:
-                pass
-            leg.play(frame)
-            note["duration_s"] = round(note["duration_s"] + FRAME_S, 3)
-        note["whole"] = True
+    async def _begin(self, leg: Leg) -> None:
+        """Wait until the caller can hear us, and play what is to be heard before anybody listens. The row is not
+        stepped meanwhile, and nobody interrupts."""
+
+        async def exchange() -> Exchange:
+            return await self._exchange(leg, judged=False)
+
+        await wait_ready(leg, exchange, FORMAT.frame_s)
+        if self._announcement is not None:
+            note = self.record.consent = dict[str, Any]()
+            await announce(self._announcement, leg, exchange, note, FORMAT)
 
     async def _exchange(self, leg: Leg, *, judged: bool = True) -> Exchange:
         """The next frame's time, written down; `held`: there is nothing to be heard or said in it."""

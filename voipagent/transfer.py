@@ -5,21 +5,20 @@ A carrier that is asked to transfer may refuse. Then we call the other ourselves
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Never
 
 from media.bridge import Bridge, Side
 from media.leg import AudioFormat, Exchange, Leg, LegError
 from signaling.call import Call, CallOffer, Dialer, OutgoingCall, SignalingError
+from voipagent.consent import Announcement, announce_alone
 from voipagent.renegotiation import renegotiate
+from voipagent.tasks import first_of
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,8 @@ class Line:
     call: OutgoingCall
     leg: Leg
     format: AudioFormat
+    consent: Mapping[str, Any] = field(default_factory=dict)
+    """What they have heard of being recorded."""
 
     async def close(self) -> None:
         """Hang up there, and give the port back. Idempotent."""
@@ -61,7 +62,8 @@ class Line:
 class Switchboard:
     """Reaches somebody else for a caller. `open_leg` makes the leg of a call of ours, in that format.
 
-    `why_not` says why the far end of a call is not to be asked to call somebody; "" if it may be.
+    `why_not` says why the far end of a call is not to be asked to call somebody; "" if it may be. Whoever we call
+    hears `announcement` before the caller hears them.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Switchboard:
         open_leg: Callable[[CallOffer], Leg],
         audio_format: AudioFormat,
         why_not: Callable[[CallOffer, str], str] = lambda offer, target: "",
+        announcement: Announcement | None = None,
     ) -> None:
         self._dialer, self._open_leg, self._format, self._why_not = dialer, open_leg, audio_format, why_not
+        self._announcement = announcement
 
     async def reach(self, call: Call, target: str, trunk: str = "") -> Line | None:
         """Have the far end call `target`; where it will not, call there ourselves, by that trunk if one is named.
@@ -99,12 +103,13 @@ class Switchboard:
             call.renegotiate = lambda offer: renegotiate(leg, offer, target)
             await call.invite(await leg.offer())
             await answered(call, target)
+            consent = await first_of(announce_alone(self._announcement, leg, self._format), _unanswered(call, target))
+            return replace(line, consent=consent)
         except BaseException as error:
             await line.close()
             if isinstance(error, LegError):
                 raise SignalingError(f"no media for {target}: {error}") from error
             raise
-        return line
 
 
 async def _gone(call: Call) -> Line:
@@ -116,7 +121,7 @@ async def answered(call: OutgoingCall, target: str) -> None:
     await first_of(call.wait_answered(), _unanswered(call, target))
 
 
-async def _unanswered(call: OutgoingCall, target: str) -> None:
+async def _unanswered(call: OutgoingCall, target: str) -> Never:
     raise SignalingError(f"{target} was not reached: {(await call.wait_ended()).reason}")
 
 
@@ -124,15 +129,3 @@ async def _press(leg: Leg, key: str) -> None:
     """A side that takes no digits has none pressed: who talks there hears the other all the same."""
     with contextlib.suppress(LegError):
         await leg.send_digits(key)
-
-
-async def first_of(*awaited: Awaitable[T]) -> T:
-    """What the first to be done gives or raises; the others are cancelled."""
-    tasks = [asyncio.ensure_future(each) for each in awaited]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return next(task for task in tasks if task in done).result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

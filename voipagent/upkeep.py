@@ -15,6 +15,7 @@ from voipagent.context import Line
 from voipagent.events import Trimmed, Troubled
 from voipagent.persona import Persona
 from voipagent.record import CallRecord, noted
+from voipagent.story import Story
 from voipagent.trim import Memory, Trim, Trimmer
 from voipagent.watchdog import PIECE_FRAMES, Trouble, Watchdog, WatchdogSettings
 
@@ -51,6 +52,11 @@ class Upkeep:
     def trims(self) -> Sequence[Trim]:
         """What was done, for the record."""
         return self._trimmer.trims if self._trimmer is not None else ()
+
+    @property
+    def story(self) -> Story:
+        """What the row was told last of the call."""
+        return self._trimmer.story if self._trimmer is not None else Story()
 
     async def prime(self) -> None:
         """Tell the row who it is, while it rings. Raises EngineError."""

@@ -22,7 +22,9 @@ from tests.media.waiting import soon, until
 async def test_it_is_a_leg() -> None:
     async with Line() as line:
         leg: Leg = line.leg
-        assert not leg.held and leg.stats.codec == ""
+        assert not leg.held and leg.stats.codec == "" and not leg.ready
+        await line.connect()
+        assert leg.ready  # plain audio has its way from the answer on
 
 
 async def test_a_frame_each_80_ms_whatever_comes_in() -> None:

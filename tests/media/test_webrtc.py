@@ -51,6 +51,22 @@ async def test_what_is_said_is_heard_both_ways_and_counted(monkeypatch: pytest.M
         assert stats.packets_received > 380 and stats.reports_received > 0 and stats.round_trip_s is not None
 
 
+async def test_what_is_played_reaches_nobody_before_there_are_a_way_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with WebLine(monkeypatch) as line:
+        assert not line.agent.ready
+        answer = await line.agent.answer(await line.caller.offer())
+        line.agent.begin()
+        line.agent.play(sine(0.08))
+        line.tick(8)
+        first = [await line.agent.exchange() for _ in range(2)]
+        assert not line.agent.ready and not any(exchange.played.any() for exchange in first)
+        await line.caller.accepted(answer)
+        await line.meet()
+        line.agent.play(sine(0.32))
+        line.tick(8)
+        assert line.agent.ready and (await line.agent.exchange()).played.any()
+
+
 async def soon(lost: Coroutine[None, None, str]) -> str:
     return await asyncio.wait_for(lost, 5)
 
@@ -257,6 +273,7 @@ async def test_legs_are_chosen_by_what_is_offered(monkeypatch: pytest.MonkeyPatc
 async def test_a_publisher_does_not_hold_and_is_heard_and_hears_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     async with WebLine(monkeypatch, ways="in") as line:
         published, listener, player = PublishedLeg(line.agent), line.leg("out"), line.leg()
+        assert not published.ready  # nobody listens
         answer = await published.answer(await line.caller.offer())
         assert "a=recvonly" in answer and "a=ssrc" not in answer
         await line.caller.accepted(answer)
@@ -273,7 +290,7 @@ async def test_a_publisher_does_not_hold_and_is_heard_and_hears_nothing(monkeypa
             published.play(exchange.heard)
             assert not exchange.held
         assert loudness(exchange.heard) > 0.1 and line.caller.stats.packets_received == 0
-        assert player.stats.packets_received > 50 and listener.stats.packets_received == 0
+        assert player.stats.packets_received > 50 and listener.stats.packets_received == 0 and published.ready
         published.listeners += [listener] * (MAX_LISTENERS - 1)
         with pytest.raises(NoPort, match="16 listen already"):
             await published.listen(line.leg("out"), "v=0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +19,11 @@ from signaling.call import CallEnded, CallOffer, Rejection
 from tests.fakes import SILENCE, FakeCall, FakeLeg, FakeSource, offer
 from voipagent.agent import Agent
 from voipagent.calls import CallsSettings
-from voipagent.persona import Personas
+from voipagent.context import Line
+from voipagent.persona import Persona, Personas
 from voipagent.recording import Recorder
+from voipagent.story import Story
+from voipagent.trim import Memory
 
 
 class BuggyLeg(FakeLeg):
@@ -36,11 +39,11 @@ def fake_leg(offer: CallOffer) -> Leg:
 
 @asynccontextmanager
 async def running(
-    recorder: Recorder, tmp_path: Path, engine: EchoEngine, seed: int | None = None
+    recorder: Recorder, tmp_path: Path, engine: EchoEngine, seed: int | None = None, memory: Memory | None = None
 ) -> AsyncIterator[tuple[Agent, FakeSource]]:
     source = FakeSource()
     async with engine:
-        agent = Agent(engine, fake_leg, Personas(), recorder, CallsSettings(dir=tmp_path), seed)
+        agent = Agent(engine, fake_leg, Personas(), recorder, CallsSettings(dir=tmp_path), seed, memory)
         task = asyncio.create_task(agent.run(source))
         yield agent, source
         task.cancel()
@@ -95,6 +98,36 @@ async def test_calls_beyond_the_rows_are_busy_and_a_freed_row_is_used_again(reco
         first.end()
         await freed(engine, 1)
         await accepted(await ring(source, "4"))
+
+
+class Slow:
+    """Sums up once it may."""
+
+    def __init__(self) -> None:
+        self.asked, self.may = asyncio.Event(), asyncio.Event()
+
+    async def summarize(self, last: Story, lines: Sequence[Line]) -> Story:
+        self.asked.set()
+        await self.may.wait()
+        return Story({}, "They said nothing.")
+
+
+async def test_no_row_waits_for_a_summary(recorder: Recorder, tmp_path: Path) -> None:
+    engine, slow = EchoEngine(rows=1), Slow()
+    async with running(recorder, tmp_path, engine, memory=Memory(summarizer=slow)) as (agent, source):
+        agent.personas = Personas(Persona(greeting="Hello there."))
+        call = await ring(source)
+        await accepted(call)
+        while agent.sessions["c"].record.frames_stepped < 3:
+            await asyncio.sleep(0.001)
+        call.end()
+        async with asyncio.timeout(10):
+            await slow.asked.wait()
+        assert engine.free == 1
+        slow.may.set()
+        (record,) = tmp_path.glob("*/call.json")
+        while json.loads(record.read_text())["summary"] != "They said nothing.":
+            await asyncio.sleep(0.001)
 
 
 async def test_who_called_is_in_the_record_and_not_in_the_log(

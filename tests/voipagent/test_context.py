@@ -66,12 +66,17 @@ class Talk:
     """Steps of a call: what the agent says at a frame, and what the caller does, which is known DELAY frames later."""
 
     def __init__(
-        self, said: dict[int, str], heard: dict[int, str], delay: int = DELAY, due: Collection[int] = ()
+        self,
+        said: dict[int, str],
+        heard: dict[int, str],
+        delay: int = DELAY,
+        due: Collection[int] = (),
+        over: Collection[int] = (),
     ) -> None:
         self.lines: list[Line] = []
         self.transcript = Transcript(self.lines.append, delay)
         self._said, self._heard, self._delay, self._frame = said, heard, delay, 0
-        self._due = due
+        self._due, self._over = due, over
 
     def until(self, frame: int) -> list[Line]:
         """What is written before `frame`."""
@@ -79,7 +84,8 @@ class Talk:
             heard = self._heard.get(number - self._delay, "")
             start, end = number * FRAME_S, (number + 1) * FRAME_S
             due = number - self._delay in self._due
-            self.transcript.hear(self._said.get(number, ""), start, end, heard=heard, word_due=due)
+            quiet = (0.9, 0.9, 0.8 if number in self._over else 0.2, 0.1)
+            self.transcript.hear(self._said.get(number, ""), start, end, heard=heard, word_due=due, quiet=quiet)
         self._frame = frame
         return self.lines
 
@@ -92,6 +98,20 @@ def test_the_callers_words_have_the_times_of_when_they_were_said() -> None:
     talk = Talk({}, {10: " good", 12: " day"})
     words = Word("good", 0.8, 0.96), Word("day", 0.96, 1.52)  # nothing tells where it ended, but it was over by then
     assert talk.until(12 + DELAY + 14) == [Line("caller", "good day", 0.8, 1.52, words=words)]
+
+
+def test_a_line_ends_where_the_ear_says_that_the_turn_is_over() -> None:
+    """Half a second before a pause would end it; the heads tell of the sound, whose words come DELAY later."""
+    talk = Talk({}, {10: " good", 11: " day", 18: " hello"}, over={16})
+    assert talk.until(16 + DELAY) == []
+    assert [line.text for line in talk.until(17 + DELAY)] == ["good day"]
+    talk.until(30)
+    assert talk.close()[1:] == [("caller", "hello")]
+
+
+def test_no_line_ends_within_a_word() -> None:
+    assert Talk({}, {10: " go", 12: "od"}, over={11}).until(40)[0].text == "good"
+    assert Talk({}, {10: " good", 17: " day"}, over={15}, due={15}).until(40)[0].text == "good day"
 
 
 def test_a_word_begins_where_it_is_due() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from voipagent.context import Line
 from voipagent.minutes import Minutes
 from voipagent.record import CallFolder, CallRecord, utc_now
 from voipagent.recording import Channels, Recorder
+from voipagent.story import Story
+from voipagent.summary import Extractive, SummaryError
 from voipagent.trim import Trim
 
 QUIET = np.zeros(1920, np.float32)
@@ -121,3 +124,38 @@ async def test_the_note_of_a_long_call_does_not_grow_with_it(recorder: Recorder,
     assert [trim["at"] for trim in noted] == list(range(450, 500))
     await on.close(LegStats(), [], trims, ENDED)
     assert len(left(on)["trims"]) == 500
+
+
+class Summed:
+    """Sums up, or fails to."""
+
+    def __init__(self, text: str = "", error: str = "") -> None:
+        self.text, self.error, self.asked = text, error, 0
+
+    async def summarize(self, last: Story, lines: Sequence[Line]) -> Story:
+        self.asked += 1
+        if self.error:
+            raise SummaryError(self.error)
+        return Story({}, f"{last.text} {self.text} {len(lines)}")
+
+
+async def test_who_sums_up_calls_sums_up_the_record_too(recorder: Recorder, tmp_path: Path) -> None:
+    on = minutes(recorder, tmp_path)
+    for line in SAID:
+        on.keep(line)
+    await on.close(LegStats(), SAID, [], ENDED)
+    found = left(on)["summary"]
+    assert "My name is Wilhelmina." in found
+    await on.sum_up(Summed(error="the summariser is gone"), Story(), SAID)
+    await on.sum_up(Extractive(), Story(), SAID)
+    assert left(on)["summary"] == found
+    await on.sum_up(Summed("Then a bike."), Story({}, "She rang."), SAID)
+    assert left(on)["summary"] == "She rang. Then a bike. 2"
+    assert on.folder.error == "" and left(on)["reason"] == "hung up"
+
+
+async def test_nobody_is_asked_to_sum_up_what_may_not_be_kept(recorder: Recorder, tmp_path: Path) -> None:
+    on, asked = minutes(recorder, tmp_path, "agent"), Summed("She rang.")
+    await on.close(LegStats(), SAID, [], ENDED)
+    await on.sum_up(asked, Story(), SAID)
+    assert left(on)["summary"] == "" and asked.asked == 0

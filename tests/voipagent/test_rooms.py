@@ -20,6 +20,7 @@ from signaling.call import CallEnded, Rejection
 from tests.fakes import FakeLeg
 from tests.peers.folders import read
 from tests.voipagent.meetings import House, block, meeting_house, settle
+from voipagent.consent import Announcement
 from voipagent.persona import NamedPersona
 from voipagent.pin import MAX_WRONG
 from voipagent.recording import Recorder
@@ -84,6 +85,30 @@ async def test_what_a_room_leaves(recorder: Recorder, tmp_path: Path) -> None:
     middle = round(1.2 * 24_000)
     assert left.caller[middle] == pytest.approx(0.3, abs=0.01)
     assert left.agent[middle] == pytest.approx(0.3, abs=0.01)
+
+
+async def test_each_hears_of_the_recording_before_the_room_hears_a_word(recorder: Recorder, tmp_path: Path) -> None:
+    """Whoever opened it, and who comes later; a tick is 20 ms."""
+    async with meeting_house(recorder, tmp_path) as house:
+        house.agent.announcement = house.rooms.announcement = Announcement("tone", (np.full(1_920, 0.3, np.float32),))
+        ada = await house.call(caller="ada")
+        assert house.present() == ()
+        await house.say(0.1, ticks=4)
+        assert house.present() == ("ada",)
+        bob = await house.call(caller="bob")
+        await house.say(0.1, 0.2, ticks=2)
+        assert house.present() == ("ada",)
+        await house.say(0.1, 0.2, ticks=2)
+        assert house.present() == ("ada", "bob")
+        for caller in (ada, bob):
+            assert [float(pcm.max()) for pcm in caller.leg.played[:4]] == pytest.approx([0.3] * 4)
+            caller.call.end()
+            await settle()
+        await house.rows_are_free(2)
+    (record,) = house.records()
+    heard = {"heard": "tone", "duration_s": 0.08, "whole": True}
+    assert [each["consent"] for each in record["participants"]] == [heard, heard]
+    assert record["consent"] == {}
 
 
 async def test_who_comes_and_goes_for_ever_does_not_fill_the_record(

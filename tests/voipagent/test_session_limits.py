@@ -14,7 +14,7 @@ from media.leg import Exchange
 from signaling.call import CallEnded
 from tests.fakes import SILENCE, FakeLeg
 from tests.voipagent.test_session import SPEECH, listening, stage
-from voipagent.consent import Announcement
+from voipagent.consent import READY_S, Announcement
 from voipagent.longest import TAIL_S, Longest
 from voipagent.recording import Recorder
 
@@ -44,6 +44,45 @@ async def test_the_announcement_is_heard_before_the_first_step(recorder: Recorde
     assert on.record["frames_stepped"] == 2
     assert on.record["duration_s"] == pytest.approx(7 * 0.08)
     assert on.record["consent"] == {"heard": "consent.wav", "duration_s": 0.4, "whole": True}
+
+
+class Browser(FakeLeg):
+    """Has our answer, but no way yet: that comes with the frame `found`, and is `lost` with a later one."""
+
+    def __init__(self, found: int, lost: int = 1_000) -> None:
+        super().__init__()
+        self.found, self.lost_at, self.ready = found, lost, False
+
+    async def exchange(self) -> Exchange:
+        exchange = await super().exchange()
+        self.ready = self.found < self._returned <= self.lost_at
+        return exchange
+
+
+async def test_nothing_is_said_before_it_can_be_heard(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path, leg=Browser(3), announcement=ANNOUNCEMENT) as on:
+        on.leg.hear(*[SPEECH] * 9, SILENCE, SILENCE)
+        await on.leg.heard(11)
+        on.call.end()
+        await on.over()
+    assert [float(pcm.max()) for pcm in on.leg.played] == pytest.approx([0.1, 0.2, 0.3, 0, 0, 0, 0])
+    assert on.record["frames_stepped"] == 2
+    assert on.record["duration_s"] == pytest.approx(11 * 0.08)
+    assert on.record["consent"] == {"heard": "consent.wav", "duration_s": 0.4, "whole": True}
+
+
+async def test_who_cannot_be_reached_has_not_heard_it_and_is_answered_all_the_same(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    frames = round(READY_S / 0.08) + len(FRAMES) + 1
+    for leg in (Browser(1_000), Browser(0, lost=3)):
+        async with stage(recorder, tmp_path, leg=leg, announcement=ANNOUNCEMENT) as on:
+            on.leg.hear(*[SILENCE] * frames)
+            await on.leg.heard(frames)
+            on.call.end()
+            await on.over()
+        assert on.record["frames_stepped"] >= 1
+        assert on.record["consent"] == {"heard": "consent.wav", "duration_s": 0.4, "whole": False}
 
 
 async def test_it_is_recorded_as_it_left(recorder: Recorder, tmp_path: Path) -> None:

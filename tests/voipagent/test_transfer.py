@@ -12,6 +12,7 @@ import pytest
 from media.leg import AudioFormat, Exchange, LegError
 from signaling.call import Call, CallOffer, SignalingError
 from tests.fakes import FakeCall, FakeLeg, offer
+from voipagent.consent import Announcement
 from voipagent.transfer import Line, Switchboard
 
 FORMAT = AudioFormat(24_000, 1_920)
@@ -92,6 +93,33 @@ async def test_where_it_refuses_we_call() -> None:
         await line.close()
     assert board.leg.closed
     assert board.other.log[-1] == ("hang_up", "the other party hung up")
+
+
+async def test_who_is_called_hears_of_the_recording_first() -> None:
+    board, announcement = Board(), Announcement("tone", (np.full(1_920, 0.1, np.float32),) * 2)
+    board.board = Switchboard(board, board.open_leg, FORMAT, announcement=announcement)
+    board.other.taken.set()
+    board.leg.hear(*[np.zeros(1_920, np.float32)] * 2)
+    line = await soon(board.board.reach(Refusing(), "+4930123"))
+    assert line is not None and line.consent == {"heard": "tone", "duration_s": 0.16, "whole": True}
+    assert len(board.leg.played) == 2
+    await line.close()
+
+
+@pytest.mark.parametrize("how", ["hangs up", "lost"])
+async def test_who_is_gone_before_it_is_over_is_not_reached(how: str) -> None:
+    board, announcement = Board(), Announcement("tone", (np.zeros(1_920, np.float32),))
+    board.board = Switchboard(board, board.open_leg, FORMAT, announcement=announcement)
+    board.other.taken.set()
+    reaching = asyncio.ensure_future(soon(board.board.reach(Refusing(), "bob")))
+    await board.leg.heard(0)
+    if how == "lost":
+        board.leg.broken.set_result("nothing comes")
+    else:
+        board.other.end("callee", "hung up")
+    with pytest.raises(SignalingError, match="no media for bob: nothing comes|bob was not reached: hung up"):
+        await reaching
+    assert board.leg.closed
 
 
 async def test_a_phone_of_our_own_is_called_by_us_alone() -> None:
