@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from engine.pocket.recipe.domain import ClipText
 from engine.pocket.recipe.formats import Audio, Clip, ClipWord, Span, Utterance, whole_frames
+from engine.pocket.recipe.heart import heart_voice
 from engine.pocket.recipe.phones import PAUSE
-from engine.pocket.recipe.voices import LEVEL, Spoken, SynthesisError, audible, heart_voice, speech_level
+from engine.pocket.recipe.synthesis import Spoken, SynthesisError
+from engine.pocket.recipe.voices import LEVEL, audible, speech_level
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
 
 PERIOD = 120

@@ -8,195 +8,51 @@ many. What cannot be run is in the table with the reason. --prompts: Debian's as
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from engine.batch import Batch
-from engine.model.checkpoint import Checkpoint, load_checkpoint
+from engine.model.checkpoint import load_checkpoint
 from engine.model.listening import EAR_CONFIG
 from engine.pocket.prompt import render
 from engine.pocket.recipe import human, judges
 from engine.pocket.recipe.channel import g711
 from engine.pocket.recipe.dialogues import Turn as Spoken
 from engine.pocket.recipe.dialogues import paused, pauses_within, turn_of
-from engine.pocket.recipe.domain import TELLING, UNKNOWN, Domain, Facts, Persona, State, Wording, load_domain
-from engine.pocket.recipe.formats import Audio, Utterance, read_clips, read_utterances, shards
+from engine.pocket.recipe.domain import TELLING, UNKNOWN, Domain, Facts, State, Wording, load_domain
+from engine.pocket.recipe.exam import (
+    FRAME_MS,
+    PERSONA,
+    START,
+    Exam,
+    Material,
+    answered,
+    onset,
+    percent,
+    plain,
+    stopped,
+    tell,
+)
+from engine.pocket.recipe.formats import Audio, Utterance
 from engine.pocket.recipe.hearing import frame_times_ms, write_down
+from engine.pocket.recipe.measures import MEASURES, Result, as_json, table
 from engine.pocket.recipe.noises import keys, music
-from engine.pocket.recipe.scenes import Record, Scene, Turn, play
+from engine.pocket.recipe.scenes import Record, Scene, Turn
 from engine.pocket.recipe.voices import LEVEL, audible
-from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, Sampling
-
-FRAME_MS = 1000 * FRAME_SAMPLES / SAMPLE_RATE
-
-NOTHING = Facts()
-
-PERSONA = Persona("You are Emma from Blue Harbor. Greet with Hello.", "Emma", "Blue Harbor", "Hello")
+from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
 
 BARGE_IN_FRAMES = 14
 """Into the answer: a second and a bit."""
 
 MUTTER_FRAMES = 6
-STOPPED_FRAMES = 8
-"""Of silence: it has stopped, and is not between two words."""
 
-LATE_FRAMES = 40
-"""Who has not stopped by then never did."""
 
 NOISE_S = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A line of the table. `better` says which side of gate and target is good; `gate` None: report only."""
-
-    name: str
-    gate: tuple[float, ...] | None
-    target: tuple[float, ...] | None
-    unit: Literal["%", "ms"] = "%"
-    better: Literal["high", "low"] = "high"
-
-    def reached(self, seen: Sequence[float], wanted: tuple[float, ...]) -> bool:
-        pairs = zip(seen, wanted, strict=True)
-        return all(value >= bound if self.better == "high" else value <= bound for value, bound in pairs)
-
-    def verdict(self, seen: Sequence[float]) -> str:
-        if self.target and self.reached(seen, self.target):
-            return "target"
-        if self.gate and not self.reached(seen, self.gate):
-            return "below"
-        return "gate" if self.gate else "-"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What was seen of a measure, in its unit, and of how many; or `why` it was not run."""
-
-    measure: str
-    seen: tuple[float, ...] = ()
-    count: int = 0
-    why: str = ""
-
-
-def _share(name: str, gate: float | None, target: float, better: Literal["high", "low"] = "high") -> Measure:
-    return Measure(name, None if gate is None else (gate,), (target,), "%", better)
-
-
-MEASURES = (
-    _share("exact answer text, unseen voices, trained wording", 90, 97),
-    _share("exact answer text, unseen voices, unseen wording", 65, 85),
-    _share("false answers on unrelated sentences", 20, 8, "low"),
-    _share("recorded human: three digits read back", None, 60),
-    _share("recorded human: honest fallback outside the domain", 80, 95),
-    _share("spoken answer picked right by pocketsphinx, G.711", 95, 99),
-    _share("free WER of spoken answers, G.711", 8, 4, "low"),
-    Measure("response after end of question: sound, median", (700,), (480,), "ms", "low"),
-    _share("starts before the question ended (pauses to 700 ms)", 10, 3, "low"),
-    Measure("barge-in to silence, median / p95", (500, 900), (400, 560), "ms", "low"),
-    _share("stops on a backchannel", 10, 3, "low"),
-    _share("backchannels in caller turns over 4 s", 50, 80),
-    _share("turns under 2 s with a backchannel, or more than one in 3 s", 5, 1, "low"),
-    _share("answers its own echo (-20 dB, 50-300 ms)", 2, 0, "low"),
-    _share("speaks in 60 s of music, noise or DTMF", 10, 3, "low"),
-    _share("name, company and greeting follow the persona text", 90, 98),
-    _share("fact recalled after a trim", 80, 95),
-    _share("caller's words by the ear, WER, unseen voices, G.711", 20, 8, "low"),
-    Measure("frame time on one core, talking + ear, median / p99", (45, 70), (28, 45), "ms", "low"),
-)
-"""The issue's table, in its order."""
-
-
-class Material:
-    """What is asked, and by whom: all that training did not see, and the agent's answers."""
-
-    def __init__(self, work: Path, domain: Domain, seed: int = 0) -> None:
-        """Raises ValueError where there are no held-out callers."""
-        found = shards(work / "callers", "held-out")
-        if not found:
-            raise ValueError(
-                f"{work / 'callers'} has no held-out callers; make them with engine.pocket.recipe.generate"
-            )
-        said = [each for path in found for each in read_utterances(path)]
-        self.domain, self.clips = domain, {clip.id: clip for clip in read_clips(work / "clips.npz")}
-        self.random = np.random.default_rng(seed)
-        self.said = [said[number] for number in self.random.permutation(len(said))]
-
-    def asked(self, most: int, wording: str | None = None, intents: Callable[[str], bool] = bool) -> list[Utterance]:
-        """Held-out voices who say something of these intents in that wording (None: any)."""
-        chosen = [
-            each
-            for each in self.said
-            if each.split == "held-out" and wording in {None, each.wording} and intents(each.intent)
-        ]
-        return chosen[:most]
-
-    def answers(self, said: Utterance, facts: Facts = NOTHING, persona: Persona = PERSONA) -> set[str]:
-        """Every right answer to it at a call's beginning."""
-        wording = Wording(said.text, said.intent, said.slot)
-        if said.intent == UNKNOWN:
-            return {plain(text) for text in self.domain.fallbacks}
-        return {plain(self.domain.clip_text(self.domain.answer(wording, State(persona, facts))))}
-
-
-def plain(text: str) -> str:
-    """As the text stream spells it."""
-    return " ".join(text.split())
-
-
-@dataclass(frozen=True, slots=True)
-class Exam:
-    """A checkpoint at work, and what to ask it; `most` is how many of each."""
-
-    checkpoint: Checkpoint
-    ear: Checkpoint | None
-    batch: Batch
-    material: Material
-    sampling: Sampling
-    most: int
-    prompts: Path | None
-
-    def play(self, scenes: Sequence[Scene]) -> list[Record]:
-        return play(self.batch, scenes, self.sampling)
-
-    def ask(self, said: Sequence[Utterance], **more: Any) -> list[Record]:
-        """Each in a call of its own, after the greeting."""
-        return self.play([Scene(START, (Turn(g711(each.audio)),), **more) for each in said])
-
-
-START = render(PERSONA.text)
-
-
-def answered(record: Record, turn: int = -1) -> str:
-    """The text made since a turn began, until it is quiet or the next turn begins."""
-    last = None if turn in {-1, len(record.starts) - 1} else record.starts[turn + 1]
-    return record.said(record.starts[turn], last)
-
-
-def onset(record: Record, first: int) -> int | None:
-    """The first frame from `first` on in which the agent is heard."""
-    heard = np.flatnonzero(record.talking[first:])
-    return first + int(heard[0]) if heard.size else None
-
-
-def stopped(record: Record, first: int) -> int:
-    """Frames from `first` until it has been silent for STOPPED_FRAMES; LATE_FRAMES if that is too late."""
-    talking = record.talking[first : first + LATE_FRAMES + STOPPED_FRAMES]
-    for frame in range(min(LATE_FRAMES, len(talking))):
-        if not talking[frame : frame + STOPPED_FRAMES].any():
-            return frame
-    return LATE_FRAMES
-
-
-def percent(right: Sequence[bool]) -> tuple[float, ...]:
-    return (100 * float(np.mean(right)),) if len(right) else ()
 
 
 # --- the measures --------------------------------------------------------------------------------------------------
@@ -221,7 +77,7 @@ def exact(exam: Exam) -> list[Result]:
                 ended = record.starts[-1] + audible(each.audio)[1] / (FRAME_MS / 1000)
                 delays.append((first + 1 - ended) * FRAME_MS)  # a reply is heard while the next frame is said
             else:
-                _tell(f"asked {each.text!r} ({each.voice}): {text!r}")
+                tell(f"asked {each.text!r} ({each.voice}): {text!r}")
         results.append(Result(name, percent(right), len(right)))
     median = (float(np.median(delays)),) if delays else ()
     return [
@@ -248,7 +104,7 @@ def judged(exam: Exam, spoken: Sequence[tuple[str, Audio]]) -> list[Result]:
         write = judges.whisper()
         pairs = [(text, write(audio)) for text, audio in chosen]
         for wanted, got in pairs[:20]:
-            _tell(f"said {wanted!r}, heard {got!r}")
+            tell(f"said {wanted!r}, heard {got!r}")
         results.append(Result(writing, (100 * judges.word_error_rate(pairs),), len(pairs)))
     except judges.Missing as missing:
         results.append(Result(writing, why=str(missing)))
@@ -266,7 +122,7 @@ def unrelated(exam: Exam) -> list[Result]:
         text = plain(answered(record))
         false.append(text not in exam.material.answers(each))
         if false[-1]:
-            _tell(f"unrelated {each.text!r}: {text!r}")
+            tell(f"unrelated {each.text!r}: {text!r}")
     return [Result(MEASURES[2].name, percent(false), len(false))]
 
 
@@ -431,7 +287,7 @@ def noises(exam: Exam) -> list[Result]:
         text = answered(record).replace(exam.material.domain.silence, "")
         spoke.append(bool(plain(text)))
         if spoke[-1]:
-            _tell(f"said into noise: {plain(text)!r}")
+            tell(f"said into noise: {plain(text)!r}")
     return [Result(MEASURES[14].name, percent(spoke), len(spoke))]
 
 
@@ -443,7 +299,7 @@ def personas(exam: Exam) -> list[Result]:
     for persona, record in zip(told, records, strict=True):
         right.append(plain(record.said()) == plain(domain.clip_text(domain.greeting(persona))))
         if not right[-1]:
-            _tell(f"told {persona.text!r}: {record.said()!r}")
+            tell(f"told {persona.text!r}: {record.said()!r}")
     return [Result(MEASURES[15].name, percent(right), len(right))]
 
 
@@ -474,7 +330,7 @@ def recall(exam: Exam) -> list[Result]:
     for texts, record in zip(wanted, exam.play(scenes), strict=True):
         right.append(plain(answered(record)) in texts)
         if not right[-1]:
-            _tell(f"of {sorted(texts)} recalled {answered(record)!r}")
+            tell(f"of {sorted(texts)} recalled {answered(record)!r}")
     return [Result(MEASURES[16].name, percent(right), len(right))]
 
 
@@ -485,7 +341,7 @@ def ear(exam: Exam) -> list[Result]:
     written = write_down(exam.ear, [g711(each.audio) for each in said])
     pairs = [(each.text, text) for each, text in zip(said, written, strict=True)]
     for wanted, got in pairs[:20]:
-        _tell(f"ear: {wanted!r} -> {got!r}")
+        tell(f"ear: {wanted!r} -> {got!r}")
     return [Result(MEASURES[17].name, (100 * judges.word_error_rate(pairs),), len(pairs))]
 
 
@@ -534,43 +390,6 @@ def evaluate(
         results += PARTS[name](exam)
         print(f"{number + 1}/{len(parts)} {name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return results
-
-
-def table(results: Sequence[Result]) -> str:
-    """All measures in Markdown, those that were not asked for left out."""
-    found = {result.measure: result for result in results}
-    lines = ["| measure | gate | target | seen | n | |", "|---|---|---|---|---|---|"]
-    for measure in MEASURES:
-        if (result := found.get(measure.name)) is None:
-            continue
-        seen = _values(measure, result.seen) if result.seen else f"not run: {result.why or 'nothing to measure'}"
-        if result.seen and result.why:
-            seen += f" ({result.why})"
-        verdict = measure.verdict(result.seen) if result.seen else "-"
-        gate = "report" if measure.gate is None else _bound(measure, measure.gate)
-        target = "-" if measure.target is None else _bound(measure, measure.target)
-        lines.append(f"| {measure.name} | {gate} | {target} | {seen} | {result.count} | {verdict} |")
-    return "\n".join(lines)
-
-
-def as_json(results: Sequence[Result]) -> str:
-    """The same for machines."""
-    return json.dumps([asdict(result) for result in results], indent=2) + "\n"
-
-
-def _values(measure: Measure, values: Sequence[float]) -> str:
-    digits = 1 if measure.unit == "%" or max(values) < 100 else 0
-    return " / ".join(f"{value:.{digits}f}" for value in values) + f" {measure.unit}"
-
-
-def _bound(measure: Measure, values: Sequence[float]) -> str:
-    sign = "≥" if measure.better == "high" else "≤"
-    return f"{sign} {' / '.join(f'{value:g}' for value in values)} {measure.unit}"
-
-
-def _tell(line: str) -> None:
-    """What went wrong, for whoever reads along."""
-    print(f"  {line}", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -30,6 +30,7 @@ import numpy as np
 
 from engine.model.text import Tokenizer
 from engine.pocket.recipe import asides, standin, voices
+from engine.pocket.recipe.callers import Caller, callers, varied
 from engine.pocket.recipe.dialogues import Composer, Kind, Pool
 from engine.pocket.recipe.domain import UNKNOWN, ClipText, Domain, Wording, load_domain
 from engine.pocket.recipe.formats import (
@@ -76,14 +77,14 @@ class Makers:
 
     clip: Callable[[ClipText], Clip]
     sentence: Callable[[str], Utterance]
-    callers: tuple[voices.Caller, ...]
-    say: Callable[[voices.Caller, str], Utterance]
+    callers: tuple[Caller, ...]
+    say: Callable[[Caller, str], Utterance]
 
 
 def real_makers(seed: int) -> Makers:
     from engine.pocket.recipe import agent
 
-    return Makers(agent.speak_clip, agent.speak_freely, voices.callers(seed), voices.say)
+    return Makers(agent.speak_clip, agent.speak_freely, callers(seed), voices.say)
 
 
 def nano_makers() -> Makers:
@@ -232,8 +233,8 @@ def said(domain: Domain, random: np.random.Generator, split: Split) -> Wording:
 
 
 def caller_jobs(
-    domain: Domain, callers: Sequence[voices.Caller], split: Split, number: int, size: int, random: np.random.Generator
-) -> list[tuple[voices.Caller, Wording]]:
+    domain: Domain, callers: Sequence[Caller], split: Split, number: int, size: int, random: np.random.Generator
+) -> list[tuple[Caller, Wording]]:
     """Who says what in a shard: some callers, a few things each. Shards go through all of them, time and again, and to
     train on it is a relative of theirs each time.
 
@@ -242,13 +243,13 @@ def caller_jobs(
     mine = [caller for caller in callers if caller.split == split]
     seen = [caller for caller in callers if caller.split == "train"]
     first = number * (size // TURNS)
-    jobs: list[tuple[voices.Caller, Wording]] = []
+    jobs: list[tuple[Caller, Wording]] = []
     relatives = np.random.default_rng((number, len(mine)))
     for place in range(size):
         if place % TURNS == 0:
             round_number, at = divmod(first + place // TURNS, len(mine))
             turn = mine[int(np.random.default_rng((round_number, len(mine))).permutation(len(mine))[at])]
-            speaker = voices.varied(turn, relatives) if split == "train" else turn
+            speaker = varied(turn, relatives) if split == "train" else turn
         caller = speaker
         wording: Split = "train"
         if split == "held-out":
@@ -259,7 +260,7 @@ def caller_jobs(
     return jobs
 
 
-def spoken(makers: Makers, caller: voices.Caller, wording: Wording) -> Utterance:
+def spoken(makers: Makers, caller: Caller, wording: Wording) -> Utterance:
     made = makers.say(caller, wording.text)
     return replace(made, intent=wording.intent, slot=wording.slot, wording=wording.split)
 

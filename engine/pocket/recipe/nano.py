@@ -16,8 +16,9 @@ from engine.nano import MIMI
 from engine.pocket.recipe import generate
 from engine.pocket.recipe.domain import Domain, load_domain
 from engine.pocket.recipe.encode import encode_all
-from engine.pocket.recipe.evaluate import PARTS, Result, evaluate, table
+from engine.pocket.recipe.evaluate import PARTS, evaluate
 from engine.pocket.recipe.export import export
+from engine.pocket.recipe.measures import Result, table
 from engine.pocket.recipe.tokenizer import PIECES
 from engine.pocket.recipe.train_codec import train_decoder, train_encoder
 from engine.pocket.recipe.train_ear import train_ear

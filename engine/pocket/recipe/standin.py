@@ -10,10 +10,12 @@ from functools import cache
 
 import numpy as np
 
+from engine.pocket.recipe.callers import Caller
 from engine.pocket.recipe.domain import ClipText
 from engine.pocket.recipe.formats import Audio, Clip, ClipWord, Span, Utterance, whole_frames
 from engine.pocket.recipe.phones import PAUSE, PHONES
-from engine.pocket.recipe.voices import LEVEL, Caller, Spoken
+from engine.pocket.recipe.synthesis import Spoken
+from engine.pocket.recipe.voices import LEVEL
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
 
 LETTER_S = 0.06

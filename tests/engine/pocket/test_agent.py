@@ -8,7 +8,8 @@ import pytest
 from engine.pocket.recipe.agent import FFT, PERIOD, STEP_S, Analysis, cut_clip, locked, minimum_phase
 from engine.pocket.recipe.domain import ClipText
 from engine.pocket.recipe.formats import Span
-from engine.pocket.recipe.voices import LEVEL, Spoken, SynthesisError, speech_level
+from engine.pocket.recipe.synthesis import Spoken, SynthesisError
+from engine.pocket.recipe.voices import LEVEL, speech_level
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
 
 

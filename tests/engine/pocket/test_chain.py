@@ -12,7 +12,7 @@ from engine.load import load_batch
 from engine.model.checkpoint import load_checkpoint
 from engine.pocket.prompt import render
 from engine.pocket.recipe import nano
-from engine.pocket.recipe.evaluate import table
+from engine.pocket.recipe.measures import table
 from engine.slot import FRAME_SAMPLES, Sampling
 from tests.engine.rows import no_log, prime
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from engine.model.text import EPAD, PAD, SILENT, Tokenizer
-from engine.pocket.recipe import dialogues, standin, voices
+from engine.pocket.recipe import dialogues, standin
+from engine.pocket.recipe.callers import callers
 from engine.pocket.recipe.dialogues import (
     ANSWERED,
     FRAMES,
@@ -396,8 +397,8 @@ def test_a_pool_without_questions_says_what_to_do() -> None:
 
 
 def test_callers_to_train_with_and_to_test_with_are_apart() -> None:
-    made = voices.callers(0)
-    assert made == voices.callers(0)
+    made = callers(0)
+    assert made == callers(0)
     assert len({caller.name for caller in made}) == len(made)
     trained = {caller.base for caller in made if caller.split == "train"}
     held = {caller.base for caller in made if caller.split == "held-out"}

@@ -9,22 +9,10 @@ import numpy as np
 import pytest
 
 from engine.pocket.recipe.domain import load_domain
-from engine.pocket.recipe.evaluate import (
-    LATE_FRAMES,
-    MEASURES,
-    PARTS,
-    Material,
-    Measure,
-    Result,
-    answered,
-    as_json,
-    backchannels,
-    onset,
-    percent,
-    stopped,
-    table,
-)
+from engine.pocket.recipe.evaluate import PARTS, backchannels
+from engine.pocket.recipe.exam import LATE_FRAMES, Material, answered, onset, percent, stopped
 from engine.pocket.recipe.formats import Utterance, shard, write_clips, write_utterances
+from engine.pocket.recipe.measures import MEASURES, Measure, Result, as_json, table
 from engine.pocket.recipe.scenes import Record
 from engine.slot import FRAME_SAMPLES
 from tests.engine.pocket.voices import stand_in

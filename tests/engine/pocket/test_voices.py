@@ -5,24 +5,13 @@ import re
 import numpy as np
 import pytest
 
+from engine.pocket.recipe.callers import Caller, callers, varied
 from engine.pocket.recipe.formats import Span
+from engine.pocket.recipe.heart import _graph_output, _phones_of, _words_of
 from engine.pocket.recipe.phones import FLITE, IPA, PAUSE, PHONES, divided, from_flite, from_ipa
 from engine.pocket.recipe.standin import tones
-from engine.pocket.recipe.voices import (
-    EDGE_S,
-    LEVEL,
-    Caller,
-    Spoken,
-    SynthesisError,
-    _graph_output,
-    _phones_of,
-    _words_of,
-    audible,
-    callers,
-    say,
-    speech_level,
-    varied,
-)
+from engine.pocket.recipe.synthesis import Spoken, SynthesisError
+from engine.pocket.recipe.voices import EDGE_S, LEVEL, audible, say, speech_level
 from engine.slot import SAMPLE_RATE
 
 TONES = Caller("tones", "tones", "tones", "train")
