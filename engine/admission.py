@@ -9,6 +9,7 @@ write down what callers say, is kept apart: where there is no time for them they
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 
 LIMIT_S = 0.064
@@ -50,23 +51,26 @@ class Costs:
         return [count for count, seconds in enumerate(self._seconds) if seconds is not None]
 
     def of(self, count: int) -> float:
-        """What `count` takes: between two that were seen, on a line; beyond the last, on as steep a one as its own
-        from nothing; no less than any smaller count. 0 where nothing was seen, or of nothing."""
-        below, above, least = 0, 0, 0.0
-        for other in self.known():
-            if other <= count:
-                below = other
-                least = max(least, self._seconds[other] or 0.0)
-            elif not above:
-                above = other
-        if not count or below == count or not (below or above):
-            return least if count else 0.0
-        if not above:
-            return max(least, (self._seconds[below] or 0.0) * count / below)
-        if not below:
-            return self._seconds[above] or 0.0
-        share = (count - below) / (above - below)
-        return max(least, (1 - share) * (self._seconds[below] or 0.0) + share * (self._seconds[above] or 0.0))
+        """What `count` takes."""
+        return self.up_to(count)[count]
+
+    def up_to(self, most: int) -> list[float]:
+        """What each count from 0 to `most` takes: between two that were seen, on a line; beyond the last, on as steep a
+        one as its own from nothing; no less than any smaller count. 0 where nothing was seen, and of nothing."""
+        seen = [(count, seconds) for count, seconds in enumerate(list(self._seconds)) if count and seconds is not None]
+        out, least = [0.0] * (most + 1), 0.0
+        below, at_below = 0, seen[0][1] if seen else 0.0
+        for above, at_above in seen:
+            for count in range(below + 1, min(above, most + 1)):
+                share = (count - below) / (above - below)
+                out[count] = max(least, at_below + share * (at_above - at_below))
+            least = max(least, at_above)
+            if above <= most:
+                out[above] = least
+            below, at_below = above, at_above
+        for count in range(below + 1, most + 1) if seen else ():
+            out[count] = max(least, at_below * count / below)
+        return out
 
 
 class Admission:
@@ -99,13 +103,14 @@ class Admission:
 
     def most_ears(self, rows: int) -> int:
         """How many of so many rows may have an ear, all being served in time."""
-        return max((ears for ears in range(rows + 1) if self.admits(rows, ears)), default=0)
+        return max(0, bisect_left(range(rows + 1), True, key=lambda ears: not self.admits(rows, ears)) - 1)
 
 
 def _worst(costs: Costs, count: int) -> float:
     """Of the ways in which so many are parted between two ticks, what the slowest takes."""
+    takes = costs.up_to(count)
     splits = {count, *(each for each in costs.known() if each < count)}
-    return max(costs.of(each) + costs.of(count - each) for each in splits)
+    return max(takes[each] + takes[count - each] for each in splits)
 
 
 def chunk_size(costs: Mapping[int, float], limit_s: float) -> int:

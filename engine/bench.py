@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,9 +69,27 @@ def profile(checkpoint: Checkpoint, plan: Plan, kernels: int = 10) -> str:
     with torch.profiler.profile(activities=kinds) as profiled:
         batch.step(steps)
     averages = profiled.key_averages()
-    launches = sum(each.count for each in averages if each.key.startswith(("cudaLaunchKernel", "cuLaunchKernel")))
+    kernels_run, replays = counted(averages)
     table: str = averages.table(sort_by="self_cuda_time_total" if cuda else "self_cpu_time_total", row_limit=kernels)
-    return f"{table}\nkernels launched in a tick: {launches if cuda else 'not counted on a CPU'}"
+    return f"{table}\nkernels in a tick: {f'{kernels_run}, by {replays} replays' if cuda else 'not counted on a CPU'}"
+
+
+def counted(averages: Iterable[Any]) -> tuple[int, int]:
+    """Of what a profiler saw: kernels that ran on the device, in a graph or by themselves, and replays of graphs."""
+    kernels = replays = 0
+    for each in averages:
+        on_device = each.device_type.name == "CUDA"
+        kernels += each.count if on_device and not each.key.startswith(("Memcpy", "Memset")) else 0
+        replays += each.count if each.key.startswith(("cudaGraphLaunch", "cuGraphLaunch")) else 0
+    return kernels, replays
+
+
+def let_go(device: torch.device) -> None:
+    """Of what the run before has held: steps and their rows know each other, so nothing but a search finds them."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def append(path: Path, report: Report) -> None:
@@ -92,6 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command: 0, or 2 after a line that says what is wrong."""
     try:
         _run(_parser().parse_args(arguments))
+    except torch.OutOfMemoryError as error:
+        print(f"bench engine: the device's memory does not hold that: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
     except (EngineError, ImportError, ValueError) as error:
         print(f"bench engine: {error}", file=sys.stderr)
         return 2
@@ -105,6 +128,8 @@ def _run(options: argparse.Namespace) -> None:
         draw(options.csv, options.plot)
         return
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where kernels are launched and graphs captured
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.precision]
     if options.model == "7b":
         checkpoint = random_checkpoint(MoshiConfig(), MimiConfig(), device, dtype, options.weights)
@@ -113,6 +138,7 @@ def _run(options: argparse.Namespace) -> None:
     window = min(options.window or checkpoint.moshi.config.context, checkpoint.moshi.config.context)
     ear = open_ear(options.ear, options.model, checkpoint, dtype) if options.ear else None
     for rows in options.rows:
+        let_go(device)
         if options.trim:
             print(trim_cost(checkpoint, rows, window, options.kv, options.graphs), flush=True)
             continue
@@ -125,6 +151,7 @@ def _run(options: argparse.Namespace) -> None:
             continue
         report = measure(checkpoint, plan, options.model)
         if options.against:
+            let_go(device)
             report = replace(report, against_p50=against_moshi(rows, device, dtype))
         there = [estimate(report, CARDS[options.estimate], weights) for weights in WEIGHTS] if options.estimate else []
         if options.json:

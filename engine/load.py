@@ -20,7 +20,7 @@ from engine.model.weights import Wanted, precision
 from engine.prefix import Prefixes
 from engine.prime import CHUNK_COLUMNS
 from engine.rehearsal import CHUNK_SIZES, rehearse, warm_up
-from engine.room import NO_ROOM, has_cuda
+from engine.room import NO_ROOM, has_cuda, rows_that_fit, spare_bytes, state_bytes
 from engine.slot import CheckpointError, EngineError
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ PREFIX_BYTES = 256 << 20
 
 CPU_ROWS = 4
 CUDA_ROWS = 16
-"""Rows where nobody says how many: on a card of 80 GB, 16 x 1.57 GB beside Moshi 7B's 15 GB."""
+"""Rows where nobody says how many, on a card as many as fit: 16 x 1.57 GB beside Moshi 7B's 15 GB take 40 GB."""
 
 
 def load_batch(
@@ -67,8 +67,8 @@ def load_batch(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.use_deterministic_algorithms(True, warn_only=True)  # what has none is told, and no call fails by it
     chosen = _device(device)
-    rows = rows or (CUDA_ROWS if chosen.type == "cuda" else CPU_ROWS)
     if chosen.type == "cpu":
+        rows = rows or CPU_ROWS
         torch.set_num_threads(cpu_threads(rows))
     try:
         dtype, packing = precision(weights, chosen)
@@ -79,6 +79,7 @@ def load_batch(
         _check_dialogue(model, checkpoint.moshi.config)
         if limit_s == "auto":
             limit_s = LIMIT_S if chosen.type == "cuda" else None
+        rows = rows or _fitting(checkpoint, kv, pins)
         prefixes = Prefixes(prefix_bytes, whole_only=deterministic)
         make = partial(Batch, checkpoint, rows, kv=kv, limit_s=limit_s, prefixes=prefixes, pins=pins)
         batch = _warm(make, *_ear(ear, model, checkpoint, chosen, dtype))
@@ -88,8 +89,16 @@ def load_batch(
             batch.prepare(row_counts(rows), graphs=chosen.type == "cuda")
         rehearse(batch, sizes=[CHUNK_COLUMNS] if deterministic else CHUNK_SIZES)
     except torch.OutOfMemoryError as error:
-        raise EngineError(f"{rows} rows of {model!r} do not fit the device's memory; ask for fewer") from error
+        raise EngineError(f"{rows or 'the'} rows of {model!r} do not fit the device's memory; ask for fewer") from error
     return batch
+
+
+def _fitting(checkpoint: Checkpoint, kv: KeyPrecision, pins: bool) -> int:
+    """As many rows as the device's memory holds beside the weights, up to CUDA_ROWS."""
+    moshi, mimi = checkpoint.moshi, checkpoint.mimi
+    row = moshi.initial_state(1, eight_bits=kv == "int8", pins=pins, device="meta")
+    spare = spare_bytes(next(moshi.parameters()).device)
+    return rows_that_fit(state_bytes(row) + state_bytes(mimi.initial_state(1, device="meta")), spare, CUDA_ROWS)
 
 
 def _ear(

@@ -224,6 +224,8 @@ class LocalEngine:
     def _make_room(self) -> None:
         """Ears for which there is no time beside so many calls give way, those of the youngest first."""
         hearing = [slot for slot in self._slots if not slot.deaf]
+        if not hearing:
+            return
         most = self._rows.admission.most_ears(self._taken)
         for slot in hearing[most:]:
             slot.deaf = f"beside {self._taken} calls there is no time for it"

@@ -111,7 +111,8 @@ class Report:
             f"{self.rows} rows, windows of {self.window} full, arrivals {self.arrivals}, {self.ticks} ticks",
             f"tick       {self.tick_p50:8.2f} p50 {self.tick_p95:8.2f} p95 {self.tick_p99:8.2f} p99 ms",
             f"reply      {self.reply_p50:8.2f} p50 {self.reply_p99:8.2f} p99 ms, late {self.late:.2e}",
-            f"parts      {self.encode:8.2f} encode {self.language:8.2f} language model {self.decode:8.2f} decode ms",
+            f"parts      {self.encode:8.2f} encode {self.language:8.2f} language model {self.decode:8.2f} decode ms, "
+            "each by itself and not captured",
             f"bound      {self.bound_ms:8.2f} ms: {self.weight_bytes / 1e9:.2f} GB of weights and {self.rows} times "
             f"{self.row_bytes / 1e9:.3f} GB at {self.read_gb_s:.0f} GB/s; {100 * self.of_bound:.0f} % of it reached",
             f"memory     {self.memory_bytes / 1e9:8.2f} GB",

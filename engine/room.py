@@ -16,8 +16,11 @@ logger = logging.getLogger(__name__)
 
 NO_ROOM = "the device's memory has no room for more ears"
 
-EAR_RESERVE = 1 << 30
-"""Bytes that ears leave free: for what a step, a prime or a capture takes for a moment."""
+RESERVE = 1 << 30
+"""Bytes that are left free: for what a step, a prime or a capture takes for a moment."""
+
+SHADOWS = 2
+"""Rows that are primed beside the others take no more than so many of these."""
 
 
 def has_cuda() -> bool:
@@ -43,11 +46,16 @@ def hearing(ear: EarCheckpoint, rows: int, spare: int | None) -> Hearing:
     if spare is not None:
         row = state_bytes(ear.moshi.initial_state(1, device="meta"))
         row += state_bytes(ear.codec.initial_state(1, device="meta")) if ear.own else 0
-        ears = min(rows, max(0, spare - EAR_RESERVE) // row)
+        ears = min(rows, max(0, spare - RESERVE) // row)
         if ears < rows:
             logger.warning("x what callers say is written down in %d of %d rows: %s", ears, rows, NO_ROOM)
         rows = ears
     return Hearing(ear.tokenizer, rows, ear.delay_frames, ear.revision if rows else "", NO_ROOM)
+
+
+def rows_that_fit(row_bytes: int, spare: int | None, most: int) -> int:
+    """Of up to `most` rows of so many bytes each, those that `spare` bytes hold with their shadows; at least one."""
+    return most if spare is None else max(1, min(most, (spare - RESERVE) // row_bytes - SHADOWS))
 
 
 def state_bytes(state: Any) -> int:

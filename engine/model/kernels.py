@@ -44,6 +44,7 @@ def _part(  # type: ignore[no-untyped-def]
     heads,
     softmax_scale,
     SIZE: tl.constexpr,
+    WIDE: tl.constexpr,
     SPLIT: tl.constexpr,
     STEP: tl.constexpr,
     SHARED: tl.constexpr,
@@ -54,20 +55,21 @@ def _part(  # type: ignore[no-untyped-def]
     place = (row * heads + head) * blocks + block
     length = tl.load(held + row)
     first = block * SPLIT
-    size = tl.arange(0, SIZE)
+    size = tl.arange(0, WIDE)
+    inside = size < SIZE
     top = -float("inf")
     total = 0.0
-    mean = tl.zeros((SIZE,), tl.float32)
+    mean = tl.zeros((WIDE,), tl.float32)
     if first < length:
-        asked = tl.load(query + (row * heads + head) * SIZE + size).to(tl.float32)
-        source = tl.load(rows + row)
+        asked = tl.load(query + (row * heads + head) * SIZE + size, mask=inside, other=0).to(tl.float32)
+        source = tl.load(rows + row).to(tl.int64)  # the rings of six rows of Moshi 7B are 2^31 cells
         ring = source * ring_row + (head // SHARED) * ring_head
         scales = source * scale_row + (head // SHARED) * scale_head
         for start in range(first, min(first + SPLIT, length), STEP):
             slots = start + tl.arange(0, STEP)
             there = slots < length
             cells = ring + slots[:, None] * SIZE + size[None, :]
-            key = tl.load(keys + cells, mask=there[:, None], other=0).to(tl.float32)
+            key = tl.load(keys + cells, mask=there[:, None] & inside[None, :], other=0).to(tl.float32)
             scores = tl.sum(key * asked[None, :], axis=1) * softmax_scale
             if SCALED:
                 scores = scores * tl.load(key_scales + scales + slots, mask=there, other=0).to(tl.float32)
@@ -78,29 +80,31 @@ def _part(  # type: ignore[no-untyped-def]
             total = total * faded + tl.sum(weights, axis=0)
             if SCALED:
                 weights = weights * tl.load(value_scales + scales + slots, mask=there, other=0).to(tl.float32)
-            value = tl.load(values + cells, mask=there[:, None], other=0).to(tl.float32)
+            value = tl.load(values + cells, mask=there[:, None] & inside[None, :], other=0).to(tl.float32)
             mean = mean * faded + tl.sum(value * weights[:, None], axis=0)
             top = higher
-    tl.store(means + place * SIZE + size, mean)
+    tl.store(means + place * SIZE + size, mean, mask=inside)
     tl.store(tops + place, top)
     tl.store(sums + place, total)
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
-def _join(means, tops, sums, out, blocks, SIZE: tl.constexpr, BLOCKS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _join(  # type: ignore[no-untyped-def]
+    means, tops, sums, out, blocks, SIZE: tl.constexpr, WIDE: tl.constexpr, BLOCKS: tl.constexpr
+):
     place = tl.program_id(0)
-    block, size = tl.arange(0, BLOCKS), tl.arange(0, SIZE)
-    there = block < blocks
+    block, size = tl.arange(0, BLOCKS), tl.arange(0, WIDE)
+    there, inside = block < blocks, size < SIZE
     top = tl.load(tops + place * blocks + block, mask=there, other=-float("inf"))
     total = tl.load(sums + place * blocks + block, mask=there, other=0.0)
     cells = (place * blocks + block[:, None]) * SIZE + size[None, :]
-    mean = tl.load(means + cells, mask=there[:, None], other=0.0)
+    mean = tl.load(means + cells, mask=there[:, None] & inside[None, :], other=0.0)
     # A row that holds nothing has a top of -inf everywhere; it gives zeros, not NaN.
     highest = tl.max(top, axis=0)
     weight = tl.exp(top - tl.where(highest == -float("inf"), 0.0, highest))
     whole = tl.sum(weight * total, axis=0)
     mixed = tl.sum(mean * weight[:, None], axis=0) / tl.where(whole > 0, whole, 1.0)
-    tl.store(out + place * SIZE + size, mixed.to(out.dtype.element_ty))
+    tl.store(out + place * SIZE + size, mixed.to(out.dtype.element_ty), mask=inside)
 
 
 def decode(
@@ -120,7 +124,7 @@ def decode(
     """
     count, heads, size = query.shape
     slots = keys.shape[2]
-    blocks = triton.cdiv(slots, SPLIT)
+    blocks, wide = triton.cdiv(slots, SPLIT), triton.next_power_of_2(size)
     means = query.new_empty((count, heads, blocks, size), dtype=torch.float32)
     tops, sums = (query.new_empty((count, heads, blocks), dtype=torch.float32) for _ in range(2))
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
@@ -144,10 +148,11 @@ def decode(
         heads,
         1 / math.sqrt(size),
         SIZE=size,
+        WIDE=wide,
         SPLIT=SPLIT,
         STEP=STEP,
         SHARED=heads // keys.shape[1],
         SCALED=scales is not None,
     )
-    _join[(count * heads,)](means, tops, sums, out, blocks, SIZE=size, BLOCKS=triton.next_power_of_2(blocks))
+    _join[(count * heads,)](means, tops, sums, out, blocks, SIZE=size, WIDE=wide, BLOCKS=triton.next_power_of_2(blocks))
     return out

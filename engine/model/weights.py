@@ -4,6 +4,8 @@ A `Packed` weight is a module that stands where a float parameter [out, in] stoo
 multiplies by either. What is computed is always x W, with W as its few bits have it: only weights are rounded, not what
 passes through. Integers up to 127 and all fp8 values are exact in bfloat16, so `RowScaled` scales what comes out.
 
+On a CUDA device `products` reads them as they lie; elsewhere they are written out for each product.
+
 The published 8-bit form has int8 [out, in] and, as `weight_scb`, the greatest magnitude of each row in float32: a
 weight is codes * scb / 127. Scales stay float32 whatever the activations are.
 """
@@ -12,7 +14,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, TypeAlias
+from functools import cache
+from importlib import import_module
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +71,9 @@ class RowScaled(Packed):
 
     def project(self, x: Tensor, rows: slice | None = None) -> Tensor:
         codes, scale = (self.codes, self.scale) if rows is None else (self.codes[rows], self.scale[rows])
+        if (kernels := _kernels(x, scale)) is not None:
+            made: Tensor = kernels.by_rows(x, codes, scale)
+            return made
         return (F.linear(x, codes.to(x.dtype)) * scale).to(x.dtype)
 
     def plain(self) -> Tensor:
@@ -88,16 +95,35 @@ class GroupScaled(Packed):
         self.register_buffer("scale", scale)
 
     def project(self, x: Tensor, rows: slice | None = None) -> Tensor:
-        return F.linear(x, self._unpacked(rows, x.dtype))
+        codes, scale = (self.codes, self.scale) if rows is None else (self.codes[rows], self.scale[rows])
+        if (kernels := _kernels(x, scale)) is not None:
+            made: Tensor = kernels.by_groups(x, codes, scale)
+            return made
+        return F.linear(x, _unpacked(codes, scale, x.dtype))
 
     def plain(self) -> Tensor:
-        return self._unpacked(None, torch.float32)
+        return _unpacked(self.codes, self.scale, torch.float32)
 
-    def _unpacked(self, rows: slice | None, dtype: torch.dtype) -> Tensor:
-        codes, scale = (self.codes, self.scale) if rows is None else (self.codes[rows], self.scale[rows])
-        halves = torch.stack((codes & 15, codes >> 4), -1).flatten(1).to(torch.int8) - 8  # [out, in]
-        groups = halves.view(*scale.shape, -1)
-        return (groups * scale[..., None]).flatten(1).to(dtype)
+
+def _unpacked(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    halves = torch.stack((codes & 15, codes >> 4), -1).flatten(1).to(torch.int8) - 8  # [out, in]
+    groups = halves.view(*scale.shape, -1)
+    return (groups * scale[..., None]).flatten(1).to(dtype)
+
+
+@cache
+def _products() -> Any:
+    """`products`, where triton is."""
+    try:
+        return import_module("engine.model.products")
+    except ImportError:
+        return None
+
+
+def _kernels(x: Tensor, scale: Tensor) -> Any:
+    """Kernels that read such a weight as it lies; None where torch has to write it out first."""
+    kernels = _products() if x.is_cuda else None
+    return kernels if kernels is not None and kernels.takes(x, scale) else None
 
 
 def project(x: Tensor, weight: Tensor | Packed, rows: slice | None = None) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.admission import LIMIT_S, Admission, Costs, chunk_size, row_counts
 
@@ -99,6 +101,36 @@ def test_ears_give_way_before_a_call_does() -> None:
     assert [admission.most_ears(rows) for rows in (1, 4, 6, 8)] == [1, 4, 6, 4]
     assert admission.admits(8, 4) and not admission.admits(8, 5)
     assert admission.wait_s(8, 4) == pytest.approx(0.006 + 0.035 + 0.006 + 0.0153, abs=0.0001)
+
+
+@given(st.dictionaries(st.integers(1, 40), st.floats(1e-4, 0.1), max_size=8), st.integers(0, 45))
+def test_what_a_count_takes_lies_between_its_neighbours_and_never_falls(seen: dict[int, float], most: int) -> None:
+    costs = Costs(40)
+    for count, seconds in seen.items():
+        costs.measured(count, seconds)
+    takes = costs.up_to(most)
+    assert takes == sorted(takes) and takes[0] == 0 and len(takes) == most + 1
+    for count in range(1, most + 1):
+        less, more = [at for at in seen if at <= count], [at for at in seen if at >= count]
+        least = max((seen[at] for at in less), default=0.0)
+        if not seen or not less or count in seen:
+            expected = least or (seen[min(more)] if more else 0.0)
+        elif not more:
+            expected = max(least, seen[max(less)] * count / max(less))
+        else:
+            (below, above) = max(less), min(more)
+            share = (count - below) / (above - below)
+            expected = max(least, seen[below] + share * (seen[above] - seen[below]))
+        assert takes[count] == pytest.approx(expected)
+
+
+def test_of_many_rows_as_many_have_an_ear_as_a_count_of_each_would_find() -> None:
+    admission = measured({count: 0.0002 * count for count in range(1, 129)}, 128)
+    for count in range(1, 129):
+        admission.ears.saw(count, 0.0001 * count)
+    for rows in (1, 60, 128):
+        each = [ears for ears in range(rows + 1) if admission.admits(rows, ears)]
+        assert admission.most_ears(rows) == max(each, default=0)
 
 
 def test_without_a_limit_every_row_may_have_an_ear_and_where_none_fits_none_may() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -219,6 +220,40 @@ def test_the_command_prints_json_and_profiles(
     assert len(path.read_text(encoding="utf-8").splitlines()) == 2
     assert bench.main([*chosen, "--profile"]) == 0
     assert "Self CPU" in capsys.readouterr().out
+
+
+def test_kernels_are_counted_where_they_ran_and_replays_where_they_were_asked_for() -> None:
+    kinds = {"gemm": "CUDA", "Memcpy HtoD": "CUDA", "cudaGraphLaunch": "CPU", "cudaLaunchKernel": "CPU", "add": "CUDA"}
+    seen = [SimpleNamespace(key=key, device_type=SimpleNamespace(name=kind), count=3) for key, kind in kinds.items()]
+    assert bench.counted(seen) == (6, 3)
+
+
+def test_a_run_holds_nothing_of_the_run_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Static steps and their rows hold each other."""
+    alive: list[int] = []
+    clock = Clock(0.001)
+
+    def watched(checkpoint: Checkpoint, plan: Plan, model: str) -> Report:
+        alive.append(sum(type(each) is Batch and each._moshi is checkpoint.moshi for each in gc.get_objects()))
+        return measure(checkpoint, plan, model, clock, clock.sleep)
+
+    monkeypatch.setattr(bench, "measure", watched)
+    chosen = ["--model", str(folder), "--device", "cpu", "--precision", "fp32", "--window", "20", "--graphs", "on"]
+    assert bench.main([*chosen, "--rows", "1", "2", "1", "--seconds", "3", "--warm", "0"]) == 0
+    assert alive == [0, 0, 0]
+
+
+def test_too_little_memory_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> Report:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 100 GiB.")
+
+    monkeypatch.setattr(bench, "measure", full)
+    assert bench.main(["--model", str(folder), "--device", "cpu", "--precision", "fp32"]) == 2
+    assert capsys.readouterr().err == "bench engine: the device's memory does not hold that: CUDA out of memory.\n"
 
 
 def test_what_cannot_be_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

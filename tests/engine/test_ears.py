@@ -25,7 +25,7 @@ from engine.model.listening import EarCheckpoint, load_listener
 from engine.model.mimi import Mimi
 from engine.model.moshi import UNGENERATED
 from engine.model.text import EPAD, PAD
-from engine.room import NO_ROOM, hearing, state_bytes
+from engine.room import NO_ROOM, RESERVE, hearing, rows_that_fit, state_bytes
 from engine.slot import CheckpointError, EngineError, Sampling
 from tests.engine.ears import HEADS, LISTENER_DELAY_FRAMES, SILENCE_FRAMES, write_listener
 from tests.engine.model import test_moshi
@@ -249,16 +249,23 @@ def test_what_a_row_takes_is_what_its_state_takes(nano: Path, listener: Path) ->
 def test_as_many_rows_hear_as_memory_holds(nano: Path, listener: Path, caplog: pytest.LogCaptureFixture) -> None:
     ear = loaded(nano, listener)[1]
     row = state_bytes(ear.moshi.initial_state(1))
-    ears = [hearing(ear, 4, spare and room.EAR_RESERVE + spare).rows for spare in (None, 4 * row, 3 * row, row - 1)]
+    ears = [hearing(ear, 4, spare and room.RESERVE + spare).rows for spare in (None, 4 * row, 3 * row, row - 1)]
     assert ears == [4, 4, 3, 0]
     assert hearing(ear, 4, 1).revision == "" and hearing(ear, 4, None).revision == ear.revision
     assert "what callers say is written down in 3 of 4 rows: the device's memory has no room" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("spare", "rows"), [(None, 16), (RESERVE + 18_000, 16), (RESERVE + 9_999, 7), (RESERVE + 3_000, 1), (0, 1)]
+)
+def test_where_nobody_says_how_many_there_are_as_many_rows_as_fit(spare: int | None, rows: int) -> None:
+    assert rows_that_fit(1_000, spare, 16) == rows
+
+
 def test_an_ear_over_another_codec_takes_that_codecs_memory_too(nano: Path, stranger: Path) -> None:
     ear = loaded(nano, stranger)[1]
     row = state_bytes(ear.moshi.initial_state(1))
-    spare = room.EAR_RESERVE + 2 * row
+    spare = room.RESERVE + 2 * row
     assert hearing(replace(ear, own=False), 2, spare).rows == 2
     assert hearing(ear, 2, spare).rows < 2
 

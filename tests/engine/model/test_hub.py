@@ -53,6 +53,7 @@ class Hub(ThreadingHTTPServer):
         self.asked: list[tuple[str, str, str | None]] = []
         self.refuses: tuple[int, str] | None = None
         self.cut_at: int | None = None
+        self.cuts_always = False
 
     @property
     def address(self) -> str:
@@ -96,7 +97,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(content[start:])
 
     def _send(self, content: bytes) -> None:
-        cut, self.server.cut_at = self.server.cut_at, None
+        cut = self.server.cut_at
+        self.server.cut_at = cut if self.server.cuts_always else None
         self.wfile.write(content[:cut])
         self.close_connection = True
 
@@ -149,6 +151,12 @@ def test_a_download_that_breaks_off_is_taken_up_where_it_broke(hub: Hub, tmp_pat
     ranges = [asked for command, path, asked in hub.asked if command == "GET" and path.endswith("weights.bin")]
     assert len(ranges) == 2 and ranges[0] is None and ranges[1] is not None
     assert 0 < int(ranges[1].removeprefix("bytes=").partition("-")[0]) <= 11 << 20
+
+
+def test_a_download_that_breaks_off_for_good_is_one_line(hub: Hub, tmp_path: Path) -> None:
+    hub.cut_at, hub.cuts_always = 3, True
+    (line,) = fetch(hub, tmp_path, "owner/model", "config.json")
+    assert line.startswith("CheckpointError: cannot fetch 'config.json' of the Hub repository owner/model@main: ")
 
 
 def test_a_file_that_is_not_there_is_none(hub: Hub, tmp_path: Path) -> None:

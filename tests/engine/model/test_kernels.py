@@ -49,6 +49,29 @@ def test_each_row_attends_to_what_it_holds(rings: Tensor, held: list[int]) -> No
     torch.testing.assert_close(got, expected(query, keys, values, rows, held), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [40, 24])
+def test_heads_of_any_size(size: int) -> None:
+    """The embedded ear has heads of 40."""
+    keys, values = torch.randn(2, ROWS, HEADS, SLOTS, size, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    query = torch.randn(2, HEADS, size, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    got = decode(query, keys, values, numbers([3, 1]), numbers([SLOTS, 77]))
+    torch.testing.assert_close(got, expected(query, keys, values, [3, 1], [SLOTS, 77]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="a card has no memory that is never touched")
+def test_the_rings_of_many_rows_are_more_than_32_bits_count() -> None:
+    """As far apart as rows of Moshi 7B; what is not touched takes no memory."""
+    apart, rows, few = 32 * 32 * 3_000 * 128, 8, 5
+    cells = torch.empty(rows * apart, dtype=torch.int8)
+    ring = cells.as_strided((rows, 1, SLOTS, SIZE), (apart, SLOTS * SIZE, SIZE, 1))
+    scales = torch.full((rows, 1, SLOTS), 0.01)
+    ring[-1, 0, :few] = torch.randint(-100, 100, (few, SIZE), generator=torch.Generator().manual_seed(0))
+    query = asked(1)[:, :1]
+    got = decode(query, ring, ring, numbers([rows - 1]), numbers([few]), (scales, scales))
+    held = 0.01 * ring[-1:, :, :few].float()
+    torch.testing.assert_close(got, expected(query, held, held, [0], [few]), atol=1e-5, rtol=1e-5)
+
+
 def test_what_is_not_held_is_not_read(rings: Tensor) -> None:
     keys, values = rings[:, :, 0]
     query = asked(1)
