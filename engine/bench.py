@@ -24,17 +24,18 @@ import torch
 from engine.batch import Batch, RowStep
 from engine.estimate import CARDS, WEIGHTS, estimate
 from engine.growth import growth, open_ear
-from engine.measure import LEAST, PART_TURNS, Plan, Report, fill, measure, median_ms, prepare, random_checkpoint
+from engine.measure import LEAST, Plan, Report, fill, measure, prepare, random_checkpoint
 from engine.model.checkpoint import Checkpoint, load_checkpoint
 from engine.model.mimi import MimiConfig
 from engine.model.moshi import MoshiConfig
+from engine.parts import PERCENTILES, TURNS, median_ms
 from engine.plot import draw
 from engine.slot import FRAME_SAMPLES, EngineError, Sampling
 from engine.trimming import trim_cost
 
 
 @torch.inference_mode()
-def against_moshi(rows: int, device: torch.device, dtype: torch.dtype, turns: int = PART_TURNS) -> float:
+def against_moshi(rows: int, device: torch.device, dtype: torch.dtype, turns: int = TURNS) -> float:
     """Median milliseconds of the `moshi` package's own loop over as many rows, its weights random too.
 
     It reads all of its window from the first frame on. Raises ImportError where the package is not installed.
@@ -95,6 +96,8 @@ def let_go(device: torch.device) -> None:
 def append(path: Path, report: Report) -> None:
     """One more line of a CSV, which is begun where it is not there. Raises ValueError if it has other columns."""
     line = {**asdict(report), "of_bound": report.of_bound}
+    for name, percentiles in line.pop("parts").items():
+        line |= {f"{name}_p{share}": value for share, value in zip(PERCENTILES, percentiles, strict=True)}
     there = path.exists() and path.stat().st_size > 0
     if there:
         with path.open(encoding="utf-8", newline="") as file:

@@ -11,7 +11,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -23,12 +23,13 @@ from engine.admission import row_counts
 from engine.batch import Batch, KeyPrecision, RowStep
 from engine.model.checkpoint import Checkpoint
 from engine.model.mimi import Mimi, MimiConfig
-from engine.model.moshi import UNGENERATED, Moshi, MoshiConfig
+from engine.model.moshi import Moshi, MoshiConfig
 from engine.model.prompt import PromptLayout
 from engine.model.stored import repack
 from engine.model.text import Tokenizer
 from engine.model.weights import Packed, Packing
 from engine.nano import train_tokenizer
+from engine.parts import median_ms, parts
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, Sampling
 
 FRAME_S = FRAME_SAMPLES / SAMPLE_RATE
@@ -40,9 +41,7 @@ M = TypeVar("M", bound=nn.Module)
 Graphs = Literal["auto", "on", "off"]
 
 LEAST = 30
-"""Ticks of a run, and turns of a part: fewer say nothing of a percentile."""
-
-PART_TURNS = 40
+"""Ticks of a run, and turns of a loop: fewer say nothing of a percentile."""
 
 RESOLUTION_S = 1e-6
 """What comes so soon has come: no clock can wait for less."""
@@ -69,7 +68,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run. Times in milliseconds; `bound_ms`: the bytes that a tick must read, at the speed that was measured."""
+    """One run. Times in milliseconds; `bound_ms`: the bytes that a tick must read, at the speed that was measured;
+    `parts`: what `parts.parts` gives."""
 
     device: str
     torch: str
@@ -87,9 +87,7 @@ class Report:
     reply_p50: float
     reply_p99: float
     late: float
-    encode: float
-    language: float
-    decode: float
+    parts: Mapping[str, Sequence[float]]
     weight_bytes: int
     codec_bytes: int
     temporal_bytes: int
@@ -111,11 +109,13 @@ class Report:
             f"{self.rows} rows, windows of {self.window} full, arrivals {self.arrivals}, {self.ticks} ticks",
             f"tick       {self.tick_p50:8.2f} p50 {self.tick_p95:8.2f} p95 {self.tick_p99:8.2f} p99 ms",
             f"reply      {self.reply_p50:8.2f} p50 {self.reply_p99:8.2f} p99 ms, late {self.late:.2e}",
-            f"parts      {self.encode:8.2f} encode {self.language:8.2f} language model {self.decode:8.2f} decode ms, "
-            "each by itself and not captured",
             f"bound      {self.bound_ms:8.2f} ms: {self.weight_bytes / 1e9:.2f} GB of weights and {self.rows} times "
             f"{self.row_bytes / 1e9:.3f} GB at {self.read_gb_s:.0f} GB/s; {100 * self.of_bound:.0f} % of it reached",
             f"memory     {self.memory_bytes / 1e9:8.2f} GB",
+        ]
+        lines += [
+            f"{name:10} {p50:8.2f} p50 {p95:8.2f} p95 {p99:8.2f} p99 ms, by itself"
+            for name, (p50, p95, p99) in self.parts.items()
         ]
         if self.against_p50 is not None:
             lines.append(
@@ -213,36 +213,6 @@ def drive(
 # --- how long its parts take, and how long they must ---------------------------------------------------------------
 
 
-def parts(checkpoint: Checkpoint, batch: Batch) -> tuple[float, float, float]:
-    """Medians of encoding, of the language model with its depth transformer, and of decoding, each alone, in ms."""
-    device, sizes = batch.state.kv.position.device, checkpoint.moshi.config
-    codec, codebooks = checkpoint.mimi.initial_state(batch.rows), checkpoint.mimi.codebooks
-    audio = torch.zeros(batch.rows, 1, FRAME_SAMPLES, device=device)
-    codes = torch.zeros(batch.rows, codebooks, 1, dtype=torch.int64, device=device)
-    caller = torch.zeros(batch.rows, sizes.n_q - sizes.dep_q, dtype=torch.int64, device=device)
-    forced = torch.full((batch.rows, sizes.made), UNGENERATED, device=device)
-    encode = median_ms(lambda: checkpoint.mimi.encode(audio, codec, None), device)
-    language = median_ms(lambda: checkpoint.moshi.step(batch.state, caller, forced, None, None), device)
-    decode = median_ms(lambda: checkpoint.mimi.decode(codes, codec, None), device)
-    return encode, language, decode
-
-
-def median_ms(run: Callable[[], object], device: torch.device, turns: int = PART_TURNS) -> float:
-    times = []
-    for _ in range(turns):
-        _wait(device)
-        began = time.perf_counter()
-        run()
-        _wait(device)
-        times.append(1000 * (time.perf_counter() - began))
-    return float(np.median(times))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def weight_bytes(*modules: nn.Module) -> int:
     """Of what every tick reads, whoever is in it: all but embeddings, of which a row takes single lines."""
     tables = {id(part) for module in modules for part in _embeddings(module)}
@@ -301,7 +271,6 @@ def measure(
         replies += [1000 * each for each in answered]
     if len(ticks) < LEAST:
         raise ValueError(f"{len(ticks)} ticks in {plan.seconds:g} s are too few; give it time for {LEAST}")
-    encode, language, decode = parts(checkpoint, batch)
     speed, row = read_speed(device), row_bytes(batch, plan.window)
     codec = weight_bytes(checkpoint.mimi)
     language_bytes = weight_bytes(checkpoint.moshi)
@@ -322,9 +291,7 @@ def measure(
         reply_p50=_percentile(replies, 50),
         reply_p99=_percentile(replies, 99),
         late=float(np.mean(np.array(replies) > 1000 * FRAME_S)),
-        encode=encode,
-        language=language,
-        decode=decode,
+        parts=parts(checkpoint, batch),
         weight_bytes=codec + language_bytes,
         codec_bytes=codec,
         temporal_bytes=weight_bytes(checkpoint.moshi.transformer),

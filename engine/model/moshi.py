@@ -235,7 +235,7 @@ class Moshi(nn.Module):
         hidden, text_logits = self.temporal(column[:, None], state.kv, mask)
         target = ((number + 1) % width)[:, None].expand(-1, 1, made)
         forced = torch.where(forced == UNGENERATED, _look(table, target)[:, 0], forced)
-        tokens = self._choose(hidden, text_logits[:, 0], forced, sampling)
+        tokens = self.choose(hidden, text_logits[:, 0], forced, sampling)
         where = None if mask is None else mask[:, None, None]
         _put(table, target, tokens[:, None], where)
 
@@ -290,8 +290,11 @@ class Moshi(nn.Module):
         logits: Tensor = self.linears[step](x)
         return logits
 
-    def _choose(self, hidden: Tensor, text_logits: Tensor, forced: Tensor, sampling: SamplingRows | None) -> Tensor:
-        """Column n + 1 as far as we make it [B, 1 + dep_q]: forced tokens, else sampled ones."""
+    def choose(self, hidden: Tensor, text_logits: Tensor, forced: Tensor, sampling: SamplingRows | None) -> Tensor:
+        """Column n + 1 as far as we make it [B, 1 + dep_q]: forced tokens, else drawn ones.
+
+        hidden [B, 1, dim], text_logits [B, text_card], forced [B, 1 + dep_q] with UNGENERATED where one is drawn.
+        """
         free, given = (forced == UNGENERATED).unbind(1), forced.unbind(1)
         tokens = [torch.where(free[0], draw(text_logits, sampling, 0), given[0])]
         hidden = hidden[:, 0]

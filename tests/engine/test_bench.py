@@ -23,7 +23,6 @@ from engine.estimate import CARDS, INT4_BYTES, WEIGHTS, estimate
 from engine.measure import (
     FRAME_S,
     LEAST,
-    PART_TURNS,
     Plan,
     Report,
     drive,
@@ -39,6 +38,7 @@ from engine.model.mimi import Mimi, MimiConfig
 from engine.model.moshi import Moshi, MoshiConfig
 from engine.model.weights import Packing, RowScaled
 from engine.nano import MIMI, MOSHI, write_nano
+from engine.parts import TURNS
 from engine.plot import draw, runs
 
 
@@ -159,7 +159,8 @@ def test_a_run_reports_what_it_saw(checkpoint: Checkpoint, tmp_path: Path) -> No
     assert 0 < report.codec_bytes < report.weight_bytes
     assert 10e6 < report.memory_bytes < 1e11  # a process with torch in it, and no more than a machine has
     assert 1 <= report.reply_p50 <= report.reply_p99 < 5 and report.late == 0
-    assert min(report.encode, report.language, report.decode) > 0
+    assert list(report.parts) == ["encode", "temporal", "depth", "decode", "copies"]
+    assert all(0 < p50 <= p95 <= p99 for p50, p95, p99 in report.parts.values())
     assert report.bound_ms == pytest.approx(
         (report.weight_bytes + 2 * report.row_bytes) / report.read_gb_s / 1e6, rel=1e-6
     )
@@ -169,6 +170,7 @@ def test_a_run_reports_what_it_saw(checkpoint: Checkpoint, tmp_path: Path) -> No
         append(path, report)
     lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     assert len(lines) == 2 and float(lines[1]["tick_p99"]) == report.tick_p99
+    assert float(lines[0]["depth_p95"]) == report.parts["depth"][1]
     path.write_text("a,b\n", encoding="utf-8")
     with pytest.raises(ValueError, match="has other columns"):
         append(path, report)
@@ -299,7 +301,7 @@ def test_the_other_package_is_timed_by_the_same_rule(monkeypatch: pytest.MonkeyP
     for name, module in (("moshi", ModuleType("moshi")), ("moshi.models", models)):
         monkeypatch.setitem(sys.modules, name, module)
     assert bench.against_moshi(3, torch.device("cpu"), torch.float32) > 0
-    turns = LEAST + PART_TURNS
+    turns = LEAST + TURNS
     assert (calls.count("encode"), calls.count("decode"), calls.count("rows 3")) == (turns, turns - 2, 2)
 
 
