@@ -29,7 +29,7 @@ async def test_a_browser_hears_its_own_tone_and_hangs_up(tmp_path: Path) -> None
     written = json.loads(record.read_text())
     assert (written["kind"], written["ended_by"], written["reason"]) == ("webrtc", "caller", "hung up")
     assert written["media"]["codec"] == "opus" and written["media"]["encryption"] == ["DTLS AEAD_AES_256_GCM"]
-    assert written["frames_stepped"] > 2
+    assert written["frames_stepped"] > 0  # from when there was a way on
 
 
 async def test_what_a_publisher_says_is_echoed_to_who_listens(tmp_path: Path) -> None:
