@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -125,8 +124,3 @@ async def hears_itself(line: Any, burst: Burst, rate: int) -> bool:
         if find(burst.noise, heard) is not None:
             return True
     return False
-
-
-def once(keys: Iterable[str]) -> list[str]:
-    """Without repetitions: the library tells of a key again if the packets of its end come late on a busy machine."""
-    return [key for key, _ in groupby(keys)]

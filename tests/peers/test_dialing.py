@@ -19,7 +19,7 @@ from signaling.sip.outbound import Outbound
 from signaling.sip.outgoing import OutgoingSipCall
 from signaling.sip.trunk import Trunk
 from tests.peers.folders import read
-from tests.peers.libre import hears_itself, once, ringing, talk
+from tests.peers.libre import hears_itself, ringing, talk
 from tests.peers.uas import REMEMBER, Called, called, expect, say
 from tests.signaling.sip.peer import OFFER
 from voipagent.lab.bursts import make_bursts
@@ -170,7 +170,7 @@ async def test_a_conversation_with_a_telephone(tmp_path: Path) -> None:
             await line.wait_established(timeout=10)
             await talk(line, burst.noise[:0], 8_000, 1.0)
             assert await hears_itself(line, burst, 8_000)
-            assert once(pressed) == ["1", "5", "#"]
+            assert pressed == ["1", "5", "#"]
             await line.hangup()
             printed, _ = await process.communicate()
         finally:
