@@ -96,7 +96,7 @@ def dial(
     target: Annotated[str, typer.Argument(metavar="NUMBER|URI|USER", help="+49301234567, sip:ada@example.com, alice")],
     persona: Annotated[str, typer.Option(help="who speaks; empty: the default persona")] = "",
     trunk: Annotated[str, typer.Option(help="the trunk to call by; empty: the first that may")] = "",
-    digits: Annotated[str, typer.Option(help="keys to press once it is answered; , is a pause")] = "",
+    digits: Annotated[str, typer.Option(help="keys to press once it is answered; pauses: , (2 s), w (0.5 s)")] = "",
 ) -> None:
     """Call somebody and talk until one of you hangs up. Nothing may be called until a setting allows it.
 

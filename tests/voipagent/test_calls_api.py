@@ -59,9 +59,9 @@ async def desk(token: str = "s3cret") -> AsyncIterator[Desk]:
 
 async def test_a_call() -> None:
     async with desk() as on:
-        code, said = await on.post({"target": "+4930", "trunk": "pbx", "persona": "ada", "digits": "1,2#"})
+        code, said = await on.post({"target": "+4930", "trunk": "pbx", "persona": "ada", "digits": "w1,2#"})
         assert (code, said) == (202, {"id": "call-1", "target": "+4930", "trunk": "pbx"})
-        assert on.wanted == [Wanted("+4930", "pbx", "ada", "1,2#")]
+        assert on.wanted == [Wanted("+4930", "pbx", "ada", "w1,2#")]
 
 
 @pytest.mark.parametrize("told", ["", "Bearer", "Bearer s3cre", "Bearer s3crett", "Basic s3cret", "s3cret"])
@@ -82,12 +82,26 @@ async def test_where_there_is_no_token_nobody_can_have_it(told: str) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"target": ""}, {"target": "1", "digits": "x"}, {"target": "1", "tronk": "pbx"}, {"target": "1" * 300}, []],
+    [
+        {},
+        {"target": ""},
+        {"target": "1", "digits": "1" * 65},
+        {"target": "1", "tronk": "pbx"},
+        {"target": "1" * 300},
+        [],
+    ],
 )
 async def test_a_body_that_makes_no_sense(body: object) -> None:
     async with desk() as on:
         code, _ = await on.post(body)
         assert (code, on.wanted) == (422, [])
+
+
+async def test_keys_that_are_none_are_named() -> None:
+    async with desk() as on:
+        code, said = await on.post({"target": "1", "digits": "1x"})
+        assert (code, on.wanted) == (422, [])
+        assert "'x' is no key; there are 0-9 * # A-D" in said["detail"][0]["msg"]
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import FastAPI, Header, HTTPException, status
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from engine.slot import EngineError
+from media.dtmf import check_digits
+from media.leg import LegError
 from signaling.call import NotAllowed, OutgoingCall, SignalingError
 from voipagent.outbound import UnknownPersona, Wanted, explained
 
@@ -25,8 +27,19 @@ class CallRequest(BaseModel):
     trunk: str = Field(default="", max_length=64, description="the trunk to call by; empty: the first that may")
     persona: str = Field(default="", max_length=64, description="who speaks; empty: the default persona")
     digits: str = Field(
-        default="", pattern=r"^[0-9*#A-Da-d,]{0,64}$", description="keys to press once it is answered; , is a pause"
+        default="",
+        max_length=64,
+        description="keys to press once it is answered; pauses are , (2 s) and w (half a second)",
     )
+
+    @field_validator("digits")
+    @classmethod
+    def _keys(cls, digits: str) -> str:
+        try:
+            check_digits(digits)
+        except LegError as error:
+            raise ValueError(str(error)) from None
+        return digits
 
 
 class CallBegun(BaseModel):
