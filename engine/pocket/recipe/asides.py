@@ -31,8 +31,12 @@ from engine.pocket.recipe.noises import NOISES
 from engine.pocket.recipe.voices import LEVEL
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
 
-KINDS = {"quiet": 0.3, "call": 0.04, "mutter": 0.33, "interruption": 0.23, "nothing": 0.1}
-"""What happens: noise in a window or in a whole call; into an answer a mutter, a question, at most a cough."""
+KINDS = {"quiet": 0.12, "greeted": 0.22, "call": 0.05, "mutter": 0.3, "interruption": 0.22, "nothing": 0.09}
+"""What happens: noise alone, behind a greeting, or through a whole call; into an answer a mutter, a question, at most a
+cough."""
+
+BEDS = {"music": 0.2, "keys": 0.2, "hiss": 0.2, "tone": 0.1, "cough": 0.1, "knock": 0.1, "breath": 0.1}
+"""What noise lasts, and how often."""
 
 QUIET = (40, SILENCE_FRAMES)
 """Frames of a window with noise alone: less than the agent's own patience."""
@@ -52,7 +56,7 @@ def compose(composer: Composer, random: np.random.Generator) -> Dialogue:
     kind = str(random.choice(list(KINDS), p=list(KINDS.values())))
     if kind == "quiet":
         return _quiet(composer, random)
-    return _call(composer, random) if kind == "call" else _talking(composer, random, kind)
+    return _talking(composer, random, kind) if kind not in {"greeted", "call"} else _greeted(composer, random, kind)
 
 
 def _quiet(composer: Composer, random: np.random.Generator) -> Dialogue:
@@ -61,14 +65,16 @@ def _quiet(composer: Composer, random: np.random.Generator) -> Dialogue:
     return composer.finished(random, line, "")
 
 
-def _call(composer: Composer, random: np.random.Generator) -> Dialogue:
-    """The agent greets, and asks into what is no silence but nobody either."""
-    line = Timeline(FRAMES, composer.clips, composer.encode)
+def _greeted(composer: Composer, random: np.random.Generator, kind: str) -> Dialogue:
+    """The agent greets, and in a whole call asks, into what is no silence but nobody either."""
     persona = composer.domain.persona(random, composer.split)
+    greeting = composer.domain.greeting(persona)
+    end = GREETING + composer.length(greeting)
+    line = Timeline(FRAMES if kind == "call" else end + int(random.integers(*QUIET)), composer.clips, composer.encode)
     call = Progress(State(persona), "")
-    composer.say(line, call, composer.domain.greeting(persona), GREETING, Event("greeting", GREETING))
-    _hear_bed(line, call.quiet + int(random.integers(0, 20)), random)
-    composer.wait(line, call, FRAMES)
+    composer.say(line, call, greeting, GREETING, Event("greeting", GREETING))
+    _hear_bed(line, end + int(random.integers(0, 20)), random)
+    composer.wait(line, call, line.frames)
     return composer.finished(random, line, render(persona.text))
 
 
@@ -112,7 +118,7 @@ def _interrupting(composer: Composer, random: np.random.Generator, call: Progres
 
 def _hear_bed(line: Timeline, start: int, random: np.random.Generator) -> None:
     """One kind of noise, from frame `start` to the end."""
-    name = str(random.choice([*NOISES, "hiss"]))
+    name = str(random.choice(list(BEDS), p=list(BEDS.values())))
     made: Callable[[np.random.Generator], Audio] = NOISES.get(name, _hiss)
     samples = max(0, line.frames - start) * FRAME_SAMPLES
     parts: list[Audio] = []

@@ -148,11 +148,13 @@ def _edges(schedule: NDArray[np.int16]) -> NDArray[np.bool_]:
 
 
 def _tempting(dialogue: Dialogue) -> NDArray[np.bool_]:
-    """TEMPTING_FRAMES from each noise, and each mutter."""
+    """TEMPTING_FRAMES from each noise, and each mutter; and, of an interruption, those before the agent stops."""
     frames = np.zeros(dialogue.frames, np.bool_)
     for event in dialogue.events:
         if event.kind == "noise":
             frames[event.frame : event.frame + TEMPTING_FRAMES] = True
+        elif event.kind == "stop":
+            frames[event.start : event.frame] = True
     return frames
 
 

@@ -479,7 +479,14 @@ def pauses_within(domain: Domain, said: Utterance) -> list[int]:
     if said.intent == "tell_number":
         # A pause between digits could be the end: it is learnt only before the first.
         return [number for number in inside if words[number - 1] not in domain.lists["digit"]]
-    return [number for number in inside if " ".join(words[:number]) not in _wordings(domain)]
+    return [number for number in inside if not _is_whole(domain, " ".join(words[:number]))]
+
+
+def _is_whole(domain: Domain, text: str) -> bool:
+    """Whether it has an answer, as it is or without what callers say before anything ("well", "hi")."""
+    begun = (f"{before} " for before, _ in domain.around if before)
+    cores = (text.removeprefix(before) for before in begun if text.startswith(before))
+    return text in _wordings(domain) or any(core in _wordings(domain) for core in cores)
 
 
 def _known(facts: Facts) -> dict[str, str]:

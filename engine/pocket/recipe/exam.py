@@ -98,6 +98,15 @@ def answered(record: Record, turn: int = -1) -> str:
     return record.said(record.starts[turn], last)
 
 
+def unless_silence(text: str, question: str) -> str:
+    """A text without the questions into a silence in it, also one that was cut off at its end."""
+    left = text.replace(question, "").rstrip()
+    for length in range(len(question) - 1, 2, -1):
+        if left.endswith(question[:length]) and (length == len(left) or left[-length - 1] == " "):
+            return left[:-length]
+    return left
+
+
 def onset(record: Record, first: int) -> int | None:
     """The first frame from `first` on in which the agent is heard."""
     heard = np.flatnonzero(record.talking[first:])
@@ -111,10 +120,6 @@ def stopped(record: Record, first: int) -> int:
         if not talking[frame : frame + STOPPED_FRAMES].any():
             return frame
     return LATE_FRAMES
-
-
-def percent(right: Sequence[bool]) -> tuple[float, ...]:
-    return (100 * float(np.mean(right)),) if len(right) else ()
 
 
 def tell(line: str) -> None:

@@ -181,11 +181,12 @@ def make_callers(work: Path, domain: Domain, makers: Makers, seed: int, count: i
 
 
 def make_strangers(work: Path, domain: Domain, makers: Makers, seed: int, count: int, size: int, until: float) -> bool:
-    """Each sentence by another voice that is trained on."""
+    """Each sentence by a relative of another voice that is trained on, as questions are: a voice tells nothing."""
     voices_there = [caller for caller in makers.callers if caller.split == "train"]
 
     def stray(random: np.random.Generator) -> Utterance:
-        return spoken(makers, voices_there[int(random.integers(len(voices_there)))], domain.stray(random))
+        caller = varied(voices_there[int(random.integers(len(voices_there)))], random)
+        return spoken(makers, caller, domain.stray(random))
 
     return _make_sentences(work / "strangers", stray, (seed, 3), count, size, until)
 
@@ -244,12 +245,11 @@ def caller_jobs(
     seen = [caller for caller in callers if caller.split == "train"]
     first = number * (size // TURNS)
     jobs: list[tuple[Caller, Wording]] = []
-    relatives = np.random.default_rng((number, len(mine)))
     for place in range(size):
         if place % TURNS == 0:
             round_number, at = divmod(first + place // TURNS, len(mine))
             turn = mine[int(np.random.default_rng((round_number, len(mine))).permutation(len(mine))[at])]
-            speaker = varied(turn, relatives) if split == "train" else turn
+            speaker = varied(turn, random) if split == "train" else turn
         caller = speaker
         wording: Split = "train"
         if split == "held-out":

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+import numpy as np
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -17,6 +19,14 @@ class Measure:
     target: tuple[float, ...] | None
     unit: Literal["%", "ms"] = "%"
     better: Literal["high", "low"] = "high"
+
+    def result(self, seen: tuple[float, ...] = (), count: int = 0, why: str = "") -> Result:
+        """What was seen of it."""
+        return Result(self.name, seen, count, why)
+
+    def share(self, found: Sequence[bool], why: str = "") -> Result:
+        """In how many of them it was so; `why` if there are none, or beside the share."""
+        return self.result((100 * float(np.mean(found)),) if len(found) else (), len(found), why)
 
     def reached(self, seen: Sequence[float], wanted: tuple[float, ...]) -> bool:
         pairs = zip(seen, wanted, strict=True)
@@ -44,26 +54,29 @@ def _share(name: str, gate: float | None, target: float, better: Literal["high",
     return Measure(name, None if gate is None else (gate,), (target,), "%", better)
 
 
+EXACT_TRAINED = _share("exact answer text, unseen voices, trained wording", 90, 97)
+EXACT_UNSEEN = _share("exact answer text, unseen voices, unseen wording", 65, 85)
+FALSE_ANSWERS = _share("false answers on unrelated sentences", 20, 8, "low")
+HUMAN_DIGITS = _share("recorded human: three digits read back", None, 60)
+HUMAN_FALLBACK = _share("recorded human: honest fallback outside the domain", 80, 95)
+PICKED = _share("spoken answer picked right by pocketsphinx, G.711", 95, 99)
+SPOKEN_WER = _share("free WER of spoken answers, G.711", 8, 4, "low")
+RESPONSE = Measure("response after end of question: sound, median", (700,), (480,), "ms", "low")
+EARLY = _share("starts before the question ended (pauses to 700 ms)", 10, 3, "low")
+BARGE_IN = Measure("barge-in to silence, median / p95", (500, 900), (400, 560), "ms", "low")
+MUTTERED = _share("stops on a backchannel", 10, 3, "low")
+BACKCHANNELS = _share("backchannels in caller turns over 4 s", 50, 80)
+CROWDED = _share("turns under 2 s with a backchannel, or more than one in 3 s", 5, 1, "low")
+ECHOES = _share("answers its own echo (-20 dB, 50-300 ms)", 2, 0, "low")
+NOISES = _share("speaks in 60 s of music, noise or DTMF", 10, 3, "low")
+PERSONAS = _share("name, company and greeting follow the persona text", 90, 98)
+RECALL = _share("fact recalled after a trim", 80, 95)
+EAR = _share("caller's words by the ear, WER, unseen voices, G.711", 20, 8, "low")
+FRAME_TIME = Measure("frame time on one core, talking + ear, median / p99", (45, 70), (28, 45), "ms", "low")
+
 MEASURES = (
-    _share("exact answer text, unseen voices, trained wording", 90, 97),
-    _share("exact answer text, unseen voices, unseen wording", 65, 85),
-    _share("false answers on unrelated sentences", 20, 8, "low"),
-    _share("recorded human: three digits read back", None, 60),
-    _share("recorded human: honest fallback outside the domain", 80, 95),
-    _share("spoken answer picked right by pocketsphinx, G.711", 95, 99),
-    _share("free WER of spoken answers, G.711", 8, 4, "low"),
-    Measure("response after end of question: sound, median", (700,), (480,), "ms", "low"),
-    _share("starts before the question ended (pauses to 700 ms)", 10, 3, "low"),
-    Measure("barge-in to silence, median / p95", (500, 900), (400, 560), "ms", "low"),
-    _share("stops on a backchannel", 10, 3, "low"),
-    _share("backchannels in caller turns over 4 s", 50, 80),
-    _share("turns under 2 s with a backchannel, or more than one in 3 s", 5, 1, "low"),
-    _share("answers its own echo (-20 dB, 50-300 ms)", 2, 0, "low"),
-    _share("speaks in 60 s of music, noise or DTMF", 10, 3, "low"),
-    _share("name, company and greeting follow the persona text", 90, 98),
-    _share("fact recalled after a trim", 80, 95),
-    _share("caller's words by the ear, WER, unseen voices, G.711", 20, 8, "low"),
-    Measure("frame time on one core, talking + ear, median / p99", (45, 70), (28, 45), "ms", "low"),
+    *(EXACT_TRAINED, EXACT_UNSEEN, FALSE_ANSWERS, HUMAN_DIGITS, HUMAN_FALLBACK, PICKED, SPOKEN_WER, RESPONSE, EARLY),
+    *(BARGE_IN, MUTTERED, BACKCHANNELS, CROWDED, ECHOES, NOISES, PERSONAS, RECALL, EAR, FRAME_TIME),
 )
 """In the order of the table."""
 

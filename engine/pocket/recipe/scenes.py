@@ -24,6 +24,9 @@ TALK_RMS = 0.01
 PATIENCE = 120
 """Frames after which a caller speaks in any case."""
 
+BREATH = 3
+"""Frames of silence within an answer, between two of its words; after more, it is said."""
+
 DONE_QUIET = 15
 """Frames of silence after an answer, at which a scene that needs no more ends."""
 
@@ -132,7 +135,8 @@ class _Call:
         record.frames.append(frame)
         record.tokens.append(tokens)
         talking = _rms(frame) > TALK_RMS
-        self._quiet, self._talked = (0, self._talked + 1) if talking else (self._quiet + 1, 0)
+        self._quiet = 0 if talking else self._quiet + 1
+        self._talked = self._talked + 1 if talking or 0 < self._talked and self._quiet <= BREATH else 0
         self._answered |= talking
         if self._waiting or not self._listened:
             return False

@@ -6,7 +6,7 @@
 A loss over whole calls is soon small, because clips are easily learnt by heart and what was said tells what will be
 said; the little that depends on the caller, or on the prompt, is drowned in it. So most steps see short windows around
 one question, and heads which are thrown away read from the temporal layers what was asked, which word was just heard,
-and what is known in the call so far. The first steps ask for nothing but what prompts told.
+and what is known in the call so far. Some steps ask for nothing but what prompts told.
 
 It stops after --minutes and goes on when called again.
 """
@@ -60,16 +60,16 @@ from engine.pocket.recipe.training import Plan, fast_type, generator_of, load, s
 STEPS, RATE, BUDGET = 3_000, 1e-3, 800
 """Frames of a step; on one core somewhat more than half a second."""
 
-RECITED_FIRST, RECITED_LATER = 0.1, 0.1
-"""Of the steps, the first that ask for nothing but what the prompt told; of those that follow, as many again."""
+RECITED = 0.06
+"""Of the steps, those that ask for nothing but what the prompt told."""
 
 TELLING_SHARE = 0.5
 """Of those, the ones in which the caller tells it."""
 
-WINDOWS = 0.6
+WINDOWS = 0.7
 """Of the other steps, those that see windows; the rest see calls."""
 
-OFTEN = {"tell_number": 4, "tell_name": 2, "strays": 3, "asides": 5}
+OFTEN = {"tell_number": 3, "tell_name": 2, "strays": 2, "asides": 3}
 """How many times as often as any other a window is drawn, by what is asked in it, or by its kind. Of the kinds, those
 may be missing."""
 
@@ -90,7 +90,7 @@ OWN_NOISE = 0.02
 MISSED_SHARE = 0.2
 """Of the EPADs that are read, PAD instead: who missed the frame to begin in begins in the next."""
 
-RETOLD_SHARE = 0.4
+RETOLD_SHARE = 0.25
 """Of the steps that see windows, those that see calls told anew: what depends on the prompt alone."""
 
 FAR = 300
@@ -148,8 +148,7 @@ class LmTask:
         return [*self.moshi.parameters(), *self.heads.parameters()]
 
     def loss(self, step: int, random: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        first = step < RECITED_FIRST * self.plan.steps
-        if self.retold is not None and (first or random.random() < RECITED_LATER):
+        if self.retold is not None and random.random() < RECITED:
             return self._recite(random)
         retold = False
         if random.random() >= WINDOWS:
@@ -178,7 +177,7 @@ class LmTask:
             text_logits = self.moshi.text_linear(hidden)
             chosen = self._chosen(batch, random)
             code_logits = offline_lm.depth(self.moshi, hidden[chosen], made[chosen])
-        text, text_figures = self._text_loss(text_logits.float(), made[:, :, 0], weight, batch.opening)
+        text, text_figures = self._text_loss(text_logits.float(), made[:, :, 0], weight, batch.opening & batch.live)
         codes, code_figures = _code_loss(code_logits.float(), made[chosen][:, 1:])
         heads, head_figures = self.heads.asked_loss(hidden.float(), batch)
         told, told_figures = self.heads.told_loss(hidden.float(), batch, random)

@@ -99,13 +99,6 @@ def train(
     """
     optimiser = torch.optim.AdamW(list(task.weights()), lr=plan.rate, betas=plan.betas, weight_decay=0, fused=True)
     curve, step, before = Curve(), 0, 0.0
-    if checkpoint.exists():
-        state = load(checkpoint)
-        if state["plan"] != plan:
-            raise ValueError(f"{checkpoint} was begun with {state['plan']}, not {plan}; delete it to start anew")
-        step, before, curve.lines = state["step"], state["seconds"], state["curve"]
-        optimiser.load_state_dict(state["optimiser"])
-        task.restore(state["task"])
     began = reported = written = clock()
 
     def write() -> None:
@@ -114,6 +107,15 @@ def train(
         store(checkpoint, {**parts, "optimiser": optimiser.state_dict(), "task": task.save()})
         saved()
 
+    if checkpoint.exists():
+        state = load(checkpoint)
+        if state["plan"] != plan:
+            raise ValueError(f"{checkpoint} was begun with {state['plan']}, not {plan}; delete it to start anew")
+        step, before, curve.lines = state["step"], state["seconds"], state["curve"]
+        optimiser.load_state_dict(state["optimiser"])
+        task.restore(state["task"])
+    else:
+        write()  # a run that is stopped at once has lost nothing that was begun with
     while step < plan.steps and clock() - began < 60 * minutes:
         curve.add(_step(task, plan, step, optimiser))
         step += 1
@@ -129,10 +131,14 @@ def train(
 
 
 def begin_again(task: Task, checkpoint: Path) -> None:
-    """Take the weights of a checkpoint and put it aside, so that `train` begins a plan with them."""
-    if checkpoint.exists():
-        task.restore(load(checkpoint)["task"])
-        checkpoint.replace(checkpoint.with_suffix(".before.pt"))
+    """Take the weights of a checkpoint and put it aside, so that `train` begins a plan with them.
+
+    Raises ValueError where there is none.
+    """
+    if not checkpoint.exists():
+        raise ValueError(f"there is no {checkpoint} to begin again from; leave out --again")
+    task.restore(load(checkpoint)["task"])
+    checkpoint.replace(checkpoint.with_suffix(".before.pt"))
 
 
 class MoshiTask(Task, Protocol):

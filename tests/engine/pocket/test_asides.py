@@ -32,7 +32,7 @@ def of(kind: str) -> list[Dialogue]:
 
     def named(dialogue: Dialogue) -> str:
         if told(dialogue, "greeting"):
-            return "call"
+            return "call" if dialogue.frames == FRAMES else "greeted"
         if not told(dialogue, "answer"):
             return "quiet"
         if told(dialogue, "question"):
@@ -64,12 +64,24 @@ def test_noise_alone_is_answered_by_nothing() -> None:
 def test_a_call_in_which_nobody_speaks_is_greeted_and_asked_into() -> None:
     dialogue = next(
         made
-        for made in (asides._call(composer(), np.random.default_rng(seed)) for seed in range(3))
+        for made in (asides._greeted(composer(), np.random.default_rng(seed), "call") for seed in range(3))
         if told(made, "silence")
     )
     assert dialogue.frames == FRAMES and "Known:" not in dialogue.prompt
     assert [event.frame for event in told(dialogue, "greeting")] == [GREETING]
     assert len(told(dialogue, "silence")) >= 2 and not told(dialogue, "question") and not told(dialogue, "answer")
+
+
+def test_noise_behind_a_greeting_is_answered_by_nothing() -> None:
+    """Behind a prompt, as in a call: noise that was only ever heard without one would be another thing there."""
+    greeted = of("greeted")
+    assert len({told(dialogue, "noise")[0].text for dialogue in greeted}) >= 4
+    for dialogue in greeted:
+        assert dialogue.prompt and "Known:" not in dialogue.prompt
+        (greeting,), (noise,) = told(dialogue, "greeting"), told(dialogue, "noise")
+        end = greeting.frame + np.flatnonzero(dialogue.schedule[greeting.frame :, 0] != SILENCE)[-1] + 1
+        assert QUIET[0] <= dialogue.frames - end < QUIET[1]
+        assert end <= noise.frame < end + 20 and (dialogue.text[end:] == PAD).all()
 
 
 def test_an_answer_that_is_talked_into_goes_on() -> None:

@@ -357,6 +357,9 @@ def test_pauses_do_not_come_where_a_question_could_end() -> None:
 
     assert places("are you there hello", "hello") == [1, 2]
     assert 4 in places("could you tell me when you open", "hours")
+    whole = next(text for text in DOMAIN.intents["hours"].wordings["train"] if len(text.split()) == 3)
+    assert 3 not in places(f"{whole} if I may ask", "hours")
+    assert 4 not in places(f"well {whole} if I may ask", "hours")  # "well" in front of it changes nothing
     assert places("it is three five two", "tell_number") == [1, 2]
     assert places("one two three", "tell_number") == []
     assert pauses_within(DOMAIN, replace(one, words=one.words[:-1])) == []  # where they are is not known

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.pocket.recipe.behaviour import LEFT, _goes_on, _says, backchannels
 from engine.pocket.recipe.domain import load_domain
-from engine.pocket.recipe.evaluate import PARTS, backchannels
-from engine.pocket.recipe.exam import LATE_FRAMES, Material, answered, onset, percent, stopped
+from engine.pocket.recipe.evaluate import PARTS
+from engine.pocket.recipe.exam import LATE_FRAMES, Material, answered, onset, stopped, unless_silence
 from engine.pocket.recipe.formats import Utterance, shard, write_clips, write_utterances
 from engine.pocket.recipe.measures import MEASURES, Measure, Result, as_json, table
 from engine.pocket.recipe.scenes import Record
@@ -43,7 +44,7 @@ def test_an_answer_is_what_is_said_until_the_next_turn() -> None:
     assert answered(said, 0) == "We are" and answered(said, 1) == "You" and answered(said) == "You"
 
 
-def testbackchannels_are_found_within_the_turn() -> None:
+def test_backchannels_are_found_within_the_turn() -> None:
     domain = load_domain()
     text = {3: " Mm", 4: "-", 5: "hm", 6: ".", 20: " Mm-hm.", 40: " Mm-hm."}
     assert backchannels(record("." * 50, text), domain, 0, 30) == [6, 20]
@@ -67,7 +68,39 @@ def test_the_table_has_every_line_of_the_issue_and_says_what_was_not_run() -> No
 
 
 def test_nothing_measured_is_no_percentage() -> None:
-    assert percent([]) == () and percent([True, False]) == (50,)
+    measure = Measure("a", (90,), (97,))
+    assert measure.share([]).seen == () and measure.share([True, False]) == Result("a", (50.0,), 2)
+    assert measure.share([True], "beside") == Result("a", (100.0,), 1, "beside")
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Are you still there?", ""),
+        ("Are you still there? Are you still", ""),
+        ("We are closed. Are you", "We are closed."),
+        ("We are closed. Are you still there?", "We are closed."),
+        ("We are", "We are"),
+        ("Careful", "Careful"),
+        ("", ""),
+    ],
+)
+def test_the_question_into_a_silence_is_no_answer_nor_is_its_beginning(text: str, left: str) -> None:
+    assert unless_silence(text, "Are you still there?").strip() == left
+
+
+def test_what_ends_by_itself_has_not_been_stopped() -> None:
+    alone = record("##" + "#" * (LEFT + 10) + "." * 30)
+    assert _goes_on(record("#" * 50), alone, 10)
+    assert not _goes_on(record("#" * 50), alone, 14)  # one frame less than LEFT is left
+    assert not _goes_on(record("#########." + "#" * 40), alone, 10), "it was silent just then"
+
+
+def test_a_backchannel_in_a_pause_is_no_answer() -> None:
+    domain = load_domain()
+    assert _says(record("...##.....", {2: " We"}), 0, 8, domain)
+    assert not _says(record("...##.....", {2: " Mm-hm."}), 0, 8, domain)
+    assert not _says(record("........##", {7: " We"}), 0, 8, domain)
 
 
 def test_only_held_out_voices_are_asked(tmp_path: Path) -> None:

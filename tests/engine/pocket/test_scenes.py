@@ -72,6 +72,13 @@ def test_a_caller_waits_for_quiet_and_the_scene_ends_after_the_answer() -> None:
     assert len({*record.text[8:28]}) == 1 and not "".join(record.text[28:])
 
 
+def test_a_breath_is_no_end_of_an_answer() -> None:
+    """Who is to come in after six frames of it does so, with a gap of two among them."""
+    rows = Rows(1, lambda heard: len(heard) - 1 in {5, 6, 7, *range(10, 40)})
+    (record,) = played(rows, Scene("", (Turn(LOUD, "talking", 6),)))
+    assert record.starts == [11]
+
+
 def test_a_caller_interrupts_the_talking_agent() -> None:
     rows = Rows(1, greets)
     scene = Scene("", (Turn(LOUD, "quiet", 12), Turn(LOUD, "talking", 6)))
