@@ -3,8 +3,10 @@
     WORK/clips.npz                    the agent's voice: every `Clip`, in the order that schedules count by
     WORK/tokenizer.model              SentencePiece, one for the agent's text, the prompt and the ear
     WORK/callers/{train,held-out}-*.npz     `Utterance`s, clean: the channel is put on when they are used
+    WORK/strangers/train-*.npz        the same, of things that have nothing to do with the shop
     WORK/agent/train-*.npz            `Utterance`s that the agent's voice says besides its clips, for the codec alone
-    WORK/dialogues/{stage1,stage2,probe}-*.npz    `Dialogue`s, with sound or, once there is a codec, with codes
+    WORK/dialogues/{stage1,strays,asides,stage2,probe}-*.npz    `Dialogue`s with sound
+    WORK/coded/*.npz                  the same with codes, once there is a codec
 
 `shards` lists them; a shard is written under another name and renamed, so one that can be seen is complete.
 Times are seconds from the start of the audio; frames are 80 ms. Audio is 16-bit on disk, float32 in [-1, 1] in memory.
@@ -103,7 +105,7 @@ class Event:
     silence     first of the agent's question into a silence   its text
     stop        first that is silent after a barge-in (start: the caller's first)   -
     backchannel first of the agent's "mm-hm" (start: of the turn)      -
-    noise       first of something to be ignored               which: mm-hm, cough, music, tones, hum, echo, …
+    noise       first of something to be ignored               which: mm-hm, cough, music, keys, …
     """
 
     kind: str
