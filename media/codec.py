@@ -198,7 +198,16 @@ _MU_CODES, _A_CODES = _nearest(_MU_VALUES), _nearest(_A_VALUES)
 
 PCMU = Codec("PCMU", 0, 8_000, 8_000, lambda fmtp="": G711Encoder(_MU_CODES), lambda: G711Decoder(_MU_VALUES))
 PCMA = Codec("PCMA", 8, 8_000, 8_000, lambda fmtp="": G711Encoder(_A_CODES), lambda: G711Decoder(_A_VALUES))
-G722 = Codec("G722", 9, 8_000, 16_000, lambda fmtp="": G722Encoder(), G722Decoder, warm_up_bytes=80)
+G722 = Codec(
+    name="G722",
+    payload_type=9,
+    clock_rate=8_000,
+    sample_rate=16_000,
+    make_encoder=lambda fmtp="": G722Encoder(),
+    make_decoder=G722Decoder,
+    warm_up_bytes=80,
+    lengths_ms=(20, 40, 60),  # libavcodec encodes 20 ms at a time, and keeps the rest
+)
 """Its rtpmap says 8000 by an old mistake that RFC 3551, s. 4.5.2 keeps: samples are 16 kHz, the clock steps by 160.
 
 10 ms of warm-up: after a lost onset the next packet is 5 to 10 dB less quiet (of 17 to 27), and the error after any

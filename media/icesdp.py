@@ -75,12 +75,15 @@ class Fragment:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Our side of ICE, and the source of what we send: what our description has more than others."""
+    """Our side of ICE, and the source of what we send: what our description has more than others. `cname` is what
+    RTCP calls us, too (RFC 5576, section 6.1).
+    """
 
     ufrag: str
     password: str = field(repr=False)
     candidates: tuple[str, ...]
     ssrc: int
+    cname: str
 
     def session_lines(self, offer: Description | None, number: int) -> list[str]:
         """Our description's head: what is bundled, in the offer's own way if there is one."""
@@ -96,7 +99,7 @@ class Local:
         """What follows the audio's own lines."""
         return [
             *([f"a=mid:{mid}"] if mid is not None else []),
-            *([f"a=msid:agent {self.ssrc:08x}", f"a=ssrc:{self.ssrc} cname:agent"] if sends else []),
+            *([f"a=msid:agent {self.ssrc:08x}", f"a=ssrc:{self.ssrc} cname:{self.cname}"] if sends else []),
             f"a=ice-ufrag:{self.ufrag}",
             f"a=ice-pwd:{self.password}",
             *(f"a=candidate:{candidate}" for candidate in self.candidates),

@@ -87,10 +87,13 @@ def confirm(
         raise LegError(f"the answer's audio is {shown(line.profile)}, our offer's {ours.profile}")
     keys = confirmed(ours, line, srtp)
     offered = set(ours.codecs().values())
-    for kind, name in line.codecs().items():
-        codec = _spoken(name, codecs)
-        if codec and name in offered:
-            return read_stream(number, line, kind, codec, source, keys=keys, ours=ours, hold=hold)
+    kept = [
+        (kind, codec) for kind, name in line.codecs().items() if name in offered and (codec := _spoken(name, codecs))
+    ]
+    if kept:
+        kind, codec = kept[0]
+        others = dict.fromkeys(other for _, other in kept if other is not codec)
+        return read_stream(number, line, kind, codec, source, keys=keys, ours=ours, hold=hold, others=others)
     raise LegError(f"the answer has {_codec_names(line)}, our offer {_codec_names(ours)}")
 
 

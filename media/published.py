@@ -23,6 +23,7 @@ class PublishedLeg:
     def __init__(self, publisher: WebRtcLeg) -> None:
         self.listeners: list[WebRtcLeg] = []
         self._publisher = publisher
+        self._leaving: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def listen(self, listener: WebRtcLeg, offer: str) -> str:
@@ -88,7 +89,10 @@ class PublishedLeg:
         """The next frame's time."""
         exchange = await self._publisher.exchange()
         for listener in [each for each in self.listeners if each.is_lost]:
-            await self.leave(listener)
+            self.listeners.remove(listener)
+            task = asyncio.create_task(listener.close(), name="close a lost listener")  # a dead relay takes its time
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
         return exchange
 
     def play(self, pcm: Pcm) -> None:
@@ -115,4 +119,4 @@ class PublishedLeg:
         if self.when_closed is not None:
             self.when_closed()
         await self._publisher.close()
-        await asyncio.gather(*(self.leave(listener) for listener in list(self.listeners)))
+        await asyncio.gather(*(self.leave(listener) for listener in list(self.listeners)), *self._leaving)

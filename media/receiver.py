@@ -61,7 +61,6 @@ class Receiver:
         self.dropped: Counter[str] = Counter()
         self._host, self._reports = host, reports
         self._stream: Stream | None = None
-        self._agreed: Codec = PCMU
         self._types: frozenset[int] = frozenset()  # payload types of `codec`
         self._playing = False
         self._latch = Latch(networks)
@@ -78,10 +77,10 @@ class Receiver:
 
     def adopt(self, stream: Stream, now: float) -> None:
         """From now on this is agreed. What comes in the codec of before is heard until the first in the new one."""
-        before, self._stream, self._agreed = self._stream, stream, stream.codec
+        before, self._stream = self._stream, stream
         self._forged = 0
         if before is None or stream.held:
-            self._switch(stream)
+            self._switch(stream.codec, stream.payload_types)
         if not stream.is_hole:  # old-style hold says nothing about where the far end is
             target = self._latch.target
             self._latch.arm(stream.remote, {self._host}, now)
@@ -98,11 +97,11 @@ class Receiver:
         self._silent_since = self._described_at = now
         self.playout.reset()
 
-    def _switch(self, stream: Stream) -> None:
-        self._types = stream.payload_types
-        if self.codec is not self._agreed:
-            self.codec = self._agreed
-            self.playout.change(self.codec)
+    def _switch(self, codec: Codec, types: frozenset[int]) -> None:
+        self._types = types
+        if self.codec is not codec:
+            self.codec = codec
+            self.playout.change(codec)
 
     # What comes
 
@@ -131,7 +130,7 @@ class Receiver:
         if self._forged < FORGERIES:  # once told of, it is not again until something else is agreed
             self._forged = 0
         kind = packet.payload_type
-        if not (kind in stream.payload_types or kind in self._types or kind in stream.event_types):
+        if not (stream.heard_as(kind) or kind in self._types or kind in stream.event_types):
             if kind != COMFORT_NOISE and kind not in stream.noise_types:
                 self.dropped["unknown payload type"] += 1
                 return []
@@ -156,8 +155,8 @@ class Receiver:
     def _take_audio(self, stream: Stream, packet: RtpPacket, now: float) -> None:
         if stream.held or not stream.receives or not self._playing:
             return
-        if packet.payload_type in stream.payload_types and packet.payload_type not in self._types:
-            self._switch(stream)
+        if packet.payload_type not in self._types and (heard := stream.heard_as(packet.payload_type)):
+            self._switch(*heard)
         silent = packet.payload_type == COMFORT_NOISE or packet.payload_type in stream.noise_types
         self.playout.receive(packet.timestamp, None if silent else packet.payload, now)
 

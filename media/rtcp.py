@@ -127,7 +127,7 @@ class Reports:
         self.far_lost = self.sent = self.received = 0
         self.clock_rate = 8000  # of our stream
         self._ssrc = ssrc
-        self._name = secrets.token_hex(8).encode()  # of this call only: it tells nobody who we are (RFC 7022)
+        self.name = secrets.token_hex(8)  # CNAME, of this call only: it tells nobody who we are (RFC 7022)
         self._offset_s = unix_offset_s + UNIX_TO_NTP_S
         self._reception: Reception | None = None
         self._lost_before = 0
@@ -175,7 +175,7 @@ class Reports:
         if packets > self._said_packets:
             self._said_packets = packets
             sent = RtcpSenderInfo(self._ntp(now), timestamp, packets & 0xFFFFFFFF, octets & 0xFFFFFFFF)
-        return compound(self._ssrc, self._name, sent, [self._reception.block(now)] if self._reception else [])
+        return compound(self._ssrc, self.name.encode(), sent, [self._reception.block(now)] if self._reception else [])
 
     def read(self, data: bytes, now: float) -> None:
         """Take a report of the far end. Raises ValueError."""

@@ -11,9 +11,12 @@ from ipaddress import IPv6Address, ip_address
 
 from media.leg import LegError
 
-MAX_LINES = 400
-MAX_MEDIA = 8
-MAX_ATTRIBUTES = 64
+MAX_LINES = 4000
+MAX_MEDIA = 64
+MAX_ATTRIBUTES = 256
+"""More than anybody needs: a browser's camera has a hundred lines of attributes, and a conference server a section for
+each who is there. Who gives a text to be read bounds its size.
+"""
 
 STATIC = {0: "PCMU/8000", 8: "PCMA/8000", 9: "G722/8000", 13: "CN/8000"}
 """RFC 3551, section 6: these need no rtpmap. G.722's clock is 8000 by an old mistake, its samples are 16 kHz."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 
@@ -30,7 +31,8 @@ class Stream:
     keys for that are made; a plain stream has neither.
 
     `payload_type` and `event_type` are what we send; what may arrive is in `payload_types` and `event_types`, which
-    hold more only if an answerer used other numbers than our offer, and in `noise_types`: comfort noise.
+    hold more only if an answerer used other numbers than our offer, and in `noise_types`: comfort noise. An answerer
+    that keeps several of our codecs may send in any of them, at any time: those besides `codec` are `others`.
     """
 
     number: int
@@ -52,6 +54,14 @@ class Stream:
     crypto: Crypto | None = None
     dtls: Dtls | None = None
     one_way: bool = False
+    others: tuple[tuple[int, Codec], ...] = ()
+
+    def heard_as(self, kind: int) -> tuple[Codec, frozenset[int]] | None:
+        """The codec of a payload type that may arrive, and all types that it may arrive under; None: it is no audio."""
+        if kind in self.payload_types:
+            return self.codec, self.payload_types
+        codec = dict(self.others).get(kind)
+        return (codec, frozenset(number for number, other in self.others if other is codec)) if codec else None
 
     @property
     def held(self) -> bool:
@@ -84,10 +94,12 @@ def read_stream(
     keys: Crypto | Dtls | None = None,
     ours: Media | None = None,
     hold: bool = False,
+    others: Iterable[Codec] = (),
 ) -> Stream:
     """What that line of the far end's agrees to. Raises LegError for an address that must not be sent to.
 
-    `ours` is the line that it answers, if we offered; `hold` says that we hold, and listen to nothing.
+    `ours` is the line that it answers, if we offered; it kept `others` of ours as well. `hold` says that we hold, and
+    listen to nothing.
     """
     hole = _check_address(line.host, source)
     far = line.direction
@@ -113,6 +125,7 @@ def read_stream(
         fmtp=line.fmtp(kind),
         crypto=keys if isinstance(keys, Crypto) else None,
         dtls=keys if isinstance(keys, Dtls) else None,
+        others=tuple((number, other) for other in others for number in sorted(_types(lines, other.rtpmap))),
     )
 
 

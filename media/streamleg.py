@@ -314,6 +314,10 @@ class StreamLeg(ABC):
         """Whether audio would reach somebody who wants it."""
         return self._receiver.may_send(now) and self._security.ready
 
+    def _may_begin(self, now: float) -> bool:
+        """Whether handshakes and reports may go where a description says: it may have named anybody."""
+        return self._receiver.may_send(now)
+
     @property
     def _silence(self) -> Pcm:
         return silence(self._format.sample_rate // BLOCKS_PER_S)
@@ -352,7 +356,7 @@ class StreamLeg(ABC):
             sender = self._sender
             report = self._reports.say(sender.packets, sender.octets, sender.timestamp, now)
             sender.expect_loss(self._reports.far_loss)
-            if not stream.is_hole:
+            if not stream.is_hole and self._may_begin(now):
                 if (data := self._security.rtcp(report)) is not None:
                     self._send_to(data, self._receiver.rtcp_target, rtcp=not stream.mux)
 
@@ -371,6 +375,8 @@ class StreamLeg(ABC):
         """What is due in handshakes. One that cannot succeed ends the call: there will be no audio."""
         if not stream.is_hole:
             for data, rtcp, source in self._security.poll(now):
+                if source is None and not self._may_begin(now):
+                    continue
                 self._send_to(data, source or (self._receiver.rtcp_target if rtcp else self._receiver.target), rtcp)
         self._note_encryption()
         if self._security.failure:

@@ -54,8 +54,12 @@ class Tracks(Receiver):
         return max((track.reports.jitter_s for track in self._tracks.values()), default=0.0)
 
     def adopt(self, stream: Stream, now: float) -> None:
-        """From now on this is agreed, for all of them."""
+        """From now on this is agreed, for all of them. In another codec all begin anew: what is mixed is of one."""
         super().adopt(stream, now)
+        if stream.codec is not self.codec:
+            self._switch(stream.codec, stream.payload_types)
+            for ssrc in list(self._tracks):
+                self._forget(ssrc)
         for receiver in self.receivers:
             receiver.adopt(stream, now)
 
@@ -71,6 +75,10 @@ class Tracks(Receiver):
         blocks = [super().tick(now), *(receiver.tick(now) for receiver in self.receivers)]
         mixed = np.clip(np.sum([block.pcm for block in blocks], axis=0), -1.0, 1.0).astype(np.float32)
         return Heard(mixed, max(block.concealed for block in blocks))
+
+    def poll(self, now: float) -> list[Digit]:
+        """The digits whose packets have stopped coming."""
+        return [digit for receiver in self.receivers for digit in receiver.poll(now)]
 
     def receive_rtp(self, data: bytes, source: Address, now: float) -> list[Digit]:
         """Take a datagram. A track begins with its first packet that is authentic."""
@@ -104,7 +112,10 @@ class Tracks(Receiver):
             if now - self._tracks[oldest].heard_at < IDLE_S:
                 self.dropped["one track too many"] += 1
                 return
-            gone = self._tracks.pop(oldest)
-            self.lost_before += gone.reports.lost
-            self.dropped += gone.receiver.dropped + gone.receiver.playout.dropped
+            self._forget(oldest)
         self._tracks[ssrc] = track
+
+    def _forget(self, ssrc: int) -> None:
+        gone = self._tracks.pop(ssrc)
+        self.lost_before += gone.reports.lost
+        self.dropped += gone.receiver.dropped + gone.receiver.playout.dropped

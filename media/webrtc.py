@@ -143,7 +143,7 @@ class WebRtcLeg(StreamLeg):
         return ice
 
     def _local(self, ice: IceWay) -> Local:
-        return Local(ice.ufrag, ice.password, ice.candidates, self._sender.ssrc)
+        return Local(ice.ufrag, ice.password, ice.candidates, self._sender.ssrc, self._reports.name)
 
     async def _go(self, ice: IceWay, remote: Remote, stream: Stream) -> None:
         """By that way from now on."""
@@ -196,6 +196,9 @@ class WebRtcLeg(StreamLeg):
     def _may_send(self, now: float) -> bool:
         stream = self._stream
         return stream is not None and stream.sends and self._way.connected and self._security.ready
+
+    def _may_begin(self, now: float) -> bool:
+        return self._way.connected  # which ICE has made sure of
 
     def _why_lost(self, now: float) -> str | None:
         ice, stream = self._way, self._stream

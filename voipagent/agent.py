@@ -66,6 +66,7 @@ class Agent:
         self.sessions: dict[str, Session] = {}
         """Those that run, by the id of their call."""
         self._group: asyncio.TaskGroup | None = None  # while running
+        self._placed: set[asyncio.Task[None]] = set()
 
     @property
     def ready(self) -> bool:
@@ -99,8 +100,15 @@ class Agent:
         if not self.ready or self._group is None:
             raise EngineError(f"no calls are made now: the engine is {self._engine.state.value}")
         begun: asyncio.Future[OutgoingCall] = asyncio.get_running_loop().create_future()
-        self._group.create_task(self._place(dialer, wanted, begun), name="call of ours")
+        task = self._group.create_task(self._place(dialer, wanted, begun), name="call of ours")
+        self._placed.add(task)
+        task.add_done_callback(self._placed.discard)
         return await begun
+
+    async def settled(self) -> None:
+        """Wait until all calls that we made are over, with what is written of them then."""
+        if self._placed:
+            await asyncio.wait(self._placed)
 
     async def _place(self, dialer: Dialer, wanted: Wanted, begun: asyncio.Future[OutgoingCall]) -> None:
         """One call of ours: a row first, then the way there; whoever wanted it may have gone meanwhile."""

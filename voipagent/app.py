@@ -72,34 +72,45 @@ async def serve(settings: Settings, environ: Mapping[str, str] | None = None) ->
 
     `environ` is what the settings were read from, where their files are to be read again on SIGHUP.
     """
-    with _stopped_by_signals(), contextlib.suppress(asyncio.CancelledError):
-        await _serve(settings, environ or {})
+    environ = environ or {}
+    reads = has_files(environ) or settings.http.is_https or settings.sip.tls_cert is not None
+    with _stopped_by_signals(hangup=not reads), contextlib.suppress(asyncio.CancelledError):
+        await _serve(settings, environ)
 
 
 async def dial(settings: Settings, wanted: Wanted, *, meeting: bool = False) -> CallEnded:
     """Make one call, or join one meeting, and talk until it is over. A signal hangs up; a second one kills.
 
-    Nobody can call meanwhile, and no trunk is registered with: there may be an agent that serves beside us.
+    Nobody can call meanwhile, and no trunk is registered with: there may be an agent that serves beside us. Raises
+    SignalingError where a signal came before there was a call.
     """
     with _stopped_by_signals():
-        async with _house(_to_dial(settings)) as house:
-            running = asyncio.create_task(house.agent.run(house.sip), name="agent")
-            await asyncio.sleep(0)  # in which it begins
-            house.sip.available = lambda: False
-            call = None
-            try:
-                if meeting:
-                    call = await house.meetings.join(wanted.target, wanted.persona)
-                else:
-                    call = await house.agent.place(house.dialer, wanted)
-                await call.wait_ended()
-            except asyncio.CancelledError:
-                if call is None:
-                    raise
-            finally:
-                running.cancel()
-                await asyncio.wait([running])
-        return await call.wait_ended()
+        try:
+            return await _dial(settings, wanted, meeting)
+        except asyncio.CancelledError:
+            raise SignalingError("stopped before there was a call") from None
+
+
+async def _dial(settings: Settings, wanted: Wanted, meeting: bool) -> CallEnded:
+    async with _house(_to_dial(settings)) as house:
+        running = asyncio.create_task(house.agent.run(house.sip), name="agent")
+        await asyncio.sleep(0)  # in which it begins
+        house.sip.available = lambda: False
+        call = None
+        try:
+            if meeting:
+                call = await house.meetings.join(wanted.target, wanted.persona)
+            else:
+                call = await house.agent.place(house.dialer, wanted)
+            await call.wait_ended()
+            await house.agent.settled()
+        except asyncio.CancelledError:
+            if call is None:
+                raise
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+    return await call.wait_ended()
 
 
 def _to_dial(settings: Settings) -> Settings:
@@ -118,23 +129,35 @@ def _to_dial(settings: Settings) -> Settings:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM cancel the task that we are in, once."""
+def _stopped_by_signals(hangup: bool = True) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP cancel the task that we are in, once. Without `hangup`, SIGHUP is for something else,
+    and changes nothing while that is not there; nor is it ours where we were begun to outlive a terminal (nohup).
+    """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        if hangup:
+            numbers.append(signal.SIGHUP)
+        else:
+            loop.add_signal_handler(signal.SIGHUP, _not_now)
 
     def stop(number: signal.Signals) -> None:
         logger.info("- %s: hanging up", number.name)
         loop.remove_signal_handler(number)
         task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         loop.add_signal_handler(number, stop, number)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (*numbers, signal.SIGHUP):
             loop.remove_signal_handler(number)
+
+
+def _not_now() -> None:
+    logger.info("- SIGHUP: nothing is read again while we begin or end")
 
 
 async def _serve(settings: Settings, environ: Mapping[str, str]) -> None:
@@ -266,7 +289,7 @@ def _prompts(house: House, environ: Mapping[str, str]) -> Callable[[], None] | N
 
 @contextlib.contextmanager
 def _reading_anew(sip: SipEndpoint, https: Https | None, prompts: Callable[[], None] | None = None) -> Iterator[None]:
-    """Read certificates and prompts again on SIGHUP; where we have neither, it ends us as it does others."""
+    """Read certificates and prompts again on SIGHUP; where we have neither, it hangs up (`_stopped_by_signals`)."""
     loop, tls = asyncio.get_running_loop(), sip.flows.tls_port or https is not None
 
     def read() -> None:
@@ -275,12 +298,14 @@ def _reading_anew(sip: SipEndpoint, https: Https | None, prompts: Callable[[], N
         if prompts is not None:
             prompts()
 
-    if tls or prompts is not None:
-        loop.add_signal_handler(signal.SIGHUP, read)
+    if not (tls or prompts):
+        yield
+        return
+    loop.add_signal_handler(signal.SIGHUP, read)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGHUP)
+        loop.add_signal_handler(signal.SIGHUP, _not_now)
 
 
 def _read_certificates(sip: SipEndpoint, https: Https | None) -> None:

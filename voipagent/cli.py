@@ -50,6 +50,10 @@ cli.add_typer(checkpoint, name="checkpoint")
 cli.add_typer(personas, name="personas")
 
 
+QUIET = {"uvicorn": logging.WARNING, "aioice": logging.WARNING, "httpx2": logging.WARNING, "websockets": logging.INFO}
+"""What others tell from which level on: httpx2 writes addresses with the tokens in them, websockets whole headers."""
+
+
 def main() -> None:
     """The console command."""
     try:
@@ -66,8 +70,8 @@ def _settings() -> Settings:
     logging.basicConfig(
         level=settings.log.level.upper(), format="%(asctime)s %(levelname).1s %(name)s %(message)s", stream=sys.stderr
     )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("aioice").setLevel(logging.WARNING)
+    for name, level in QUIET.items():
+        logging.getLogger(name).setLevel(level)
     return settings
 
 

@@ -258,6 +258,9 @@ def _text(value: object) -> str:
 
 
 def _stamp(moment: datetime) -> str:
-    """As folders are named; without a zone it is UTC."""
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    """As folders are named; without a zone, and at the ends of time, it is UTC."""
+    try:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        moment = moment.replace(tzinfo=UTC)
     return f"{moment:{TIME}}"

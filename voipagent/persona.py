@@ -48,12 +48,15 @@ class Persona(BaseModel):
     @classmethod
     def _fillable(cls, text: str) -> str:
         try:
-            names = [name for _, name, _, _ in Formatter().parse(text) if name is not None]
+            fields = [field for field in Formatter().parse(text) if field[1] is not None]
         except ValueError as error:
             raise ValueError(f"{error}; a brace that is meant is written twice") from None
-        if wrong := [name for name in names if name not in PLACEHOLDERS]:
-            known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-            raise ValueError(f"there is no {{{wrong[0]}}}, but {known}; a brace that is meant is written twice")
+        for _, name, form, conversion in fields:
+            if name not in PLACEHOLDERS:
+                known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+                raise ValueError(f"there is no {{{name}}}, but {known}; a brace that is meant is written twice")
+            if form or conversion:
+                raise ValueError(f"{{{name}}} is filled in as it is, so that nothing else stands in its braces")
         return text
 
     @field_validator("language")
@@ -136,8 +139,10 @@ class Personas:
 
     def find(self, name: str) -> Persona | None:
         """The one of that section or name; the default one for ""."""
+        if not name:
+            return self.default
         known = {self.default.name: self.default, **self.named}
-        return known.get(name or self.default.name) or next((each for each in self if each.name == name), None)
+        return known.get(name) or next((each for each in self if each.name == name), None)
 
     def _clashes(self) -> Iterator[str]:
         """Two that would answer the same call with the same right."""

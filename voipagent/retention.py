@@ -26,7 +26,7 @@ from voipagent.record import ARTEFACTS, BEGUN, EARLY, FOLDER, RECORD, RECORDINGS
 
 logger = logging.getLogger(__name__)
 
-DAY_S = 86_400.0
+TIDY_S = 3_600.0
 
 SOUNDS = (*RECORDINGS, *EARLY)
 
@@ -117,7 +117,7 @@ def _remove_folder(folder: Path, removed: int) -> bool:
 
 @asynccontextmanager
 async def kept(calls: CallsSettings) -> AsyncIterator[CallIndex]:
-    """The index of the calls, made right; what is due is removed now and once a day, while entered.
+    """The index of the calls, made right; what is due is removed now and once an hour, while entered.
 
     What fails of it is told of in the log: calls are taken all the same.
     """
@@ -134,12 +134,12 @@ async def kept(calls: CallsSettings) -> AsyncIterator[CallIndex]:
 
 async def _tidy(index: CallIndex, retention: Retention) -> None:
     while True:
-        await asyncio.sleep(DAY_S)
+        await asyncio.sleep(TIDY_S)
         await _tried(lambda: _tidied(index, retention, utc_now()))
 
 
 async def _tried(act: Callable[[], None]) -> None:
-    """Off the loop: a disk may be slow. Whatever goes wrong, the next day has its turn."""
+    """Off the loop: a disk may be slow. Whatever goes wrong, the next hour has its turn."""
     try:
         await asyncio.to_thread(act)
     except (OSError, sqlite3.Error) as error:

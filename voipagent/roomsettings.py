@@ -66,16 +66,20 @@ def check_rooms(rooms: Mapping[str, RoomSettings], personas: Mapping[str, NamedP
 def _check_numbers(rooms: Mapping[str, RoomSettings], personas: Mapping[str, NamedPersona]) -> None:
     """A number leads to one persona, to one room, or to rooms that their PINs tell apart."""
     answered = {bare_number(number): name for name, persona in personas.items() for number in persona.numbers}
+    led: dict[str, tuple[str, dict[str, RoomSettings]]] = {}
     for name, room in rooms.items():
         for number in filter(None, (name, room.number)):
             if (persona := answered.get(bare_number(number))) is not None:
                 raise ValueError(f"{number} is answered by persona {persona!r}, and leads to room {name!r}; choose one")
-            for other, its in rooms.items():
-                if other != name and bare_number(number) in (other, bare_number(its.number)):
-                    _check_shared(number, (name, room), (other, its))
+            led.setdefault(bare_number(number), (number, {}))[1][name] = room
+    for number, there in led.values():
+        _check_shared(number, there)
 
 
-def _check_shared(number: str, one: tuple[str, RoomSettings], other: tuple[str, RoomSettings]) -> None:
-    pins = one[1].pin.get_secret_value(), other[1].pin.get_secret_value()
-    if not all(pins) or pins[0] == pins[1]:
-        raise ValueError(f"{number} leads to rooms {one[0]!r} and {other[0]!r}; each then takes a PIN of its own")
+def _check_shared(number: str, rooms: Mapping[str, RoomSettings]) -> None:
+    pins: dict[str, str] = {}
+    for name, room in rooms.items():
+        pin = room.pin.get_secret_value()
+        other = pins.setdefault(pin, name) if pin else next((one for one in rooms if one != name), name)
+        if other != name:
+            raise ValueError(f"{number} leads to rooms {other!r} and {name!r}; each then takes a PIN of its own")

@@ -19,6 +19,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from signaling.sip.trunk import Srtp, Trunk
@@ -191,6 +192,12 @@ class EngineSettings(Section):
         default=False, description="the same call gives the same tokens whatever else is on; slower"
     )
 
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.deterministic and self.graphs == "on":
+            raise ValueError("graphs and deterministic: steps of a deterministic engine are no graphs; choose one")
+        return self
+
 
 class LogSettings(Section):
     """What is told on standard error."""
@@ -208,11 +215,11 @@ class Settings(Section):
     outbound: OutboundSettings = OutboundSettings()
     rtp: RtpSettings = RtpSettings()
     http: HttpSettings = HttpSettings()
-    webrtc: WebRtcSettings = WebRtcSettings()
     metrics: MetricsSettings = MetricsSettings()
     engine: EngineSettings = EngineSettings()
     persona: Persona = Persona()
     personas: Annotated[dict[str, NamedPersona], AfterValidator(name_each)] = {}
+    webrtc: WebRtcSettings = WebRtcSettings()
     rooms: dict[str, RoomSettings] = {}
     meetings: dict[str, MeetingSettings] = {}
     context: ContextSettings = ContextSettings()
@@ -230,6 +237,24 @@ class Settings(Section):
                 there = f"there is {', '.join(trunks)}" if trunks else "there is none"
                 raise ValueError(f"persona {name!r}: there is no trunk {wrong[0]!r}; {there}")
         return personas
+
+    @field_validator("webrtc")
+    @classmethod
+    def _askable(cls, webrtc: WebRtcSettings, info: ValidationInfo) -> WebRtcSettings:
+        personas = info.data.get("personas")
+        wrong = [name for name in webrtc.personas if personas is not None and name not in ("*", *personas)]
+        if wrong:
+            there = f"there is {', '.join(personas)}" if personas else "there is none but the default one"
+            raise ValueError(f"personas: there is no persona {wrong[0]!r}; {there}")
+        return webrtc
+
+    @field_validator("summary")
+    @classmethod
+    def _asked_for(cls, summary: SummarySettings, info: ValidationInfo) -> SummarySettings:
+        context = info.data.get("context")
+        if summary.url and context is not None and context.policy != "reprime":
+            raise ValueError(f"with VOIPAGENT_CONTEXT__POLICY={context.policy} nobody is asked for one; leave out url")
+        return summary
 
     @field_validator("rooms")
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from engine.pocket.prompt import DIGITS, clean, render
@@ -71,6 +71,11 @@ def tell_all(persona: str, story: Story) -> str:
 def extract(lines: Sequence[Line], words: int = 120) -> Story:
     """The facts, and the last lines of both sides in at most so many words; of what the agent says, answers only."""
     return Story(_facts(lines), _last_words(lines, words))
+
+
+def carried(last: Story, found: Story) -> Story:
+    """What was found in the last lines, with the facts that stood in those before."""
+    return replace(found, facts={**last.facts, **found.facts})
 
 
 def _facts(lines: Sequence[Line]) -> dict[str, str]:

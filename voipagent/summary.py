@@ -13,7 +13,7 @@ import httpx2
 
 from engine.pocket.prompt import clean
 from voipagent.context import Line
-from voipagent.story import MOST_CHARACTERS, Story, extract
+from voipagent.story import MOST_CHARACTERS, Story, carried, extract
 
 MOST_BYTES = 64 * 1024
 """Of an answer; a summary has a thousand."""
@@ -63,7 +63,7 @@ class Extractive:
 
     async def summarize(self, last: Story, lines: Sequence[Line]) -> Story:
         """Never fails."""
-        return extract(lines)
+        return carried(last, extract(lines[-LINES:]))
 
 
 class Endpoint:
@@ -94,7 +94,7 @@ class Endpoint:
             raise
         except Exception as error:  # also what no client should raise: a call does not end for want of a summary
             raise SummaryError(f"the summariser cannot be asked: {type(error).__name__}: {error}") from None
-        return Story(extract(lines).facts, text)
+        return Story(carried(last, extract(lines[-LINES:])).facts, text)
 
     async def _ask(self, last: Story, lines: Sequence[Line]) -> bytes:
         said = "\n".join(f"{line.role}: {line.text}" for line in lines[-LINES:])

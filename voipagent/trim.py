@@ -7,19 +7,22 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Never, TypeVar
 
 from engine.slot import EngineFull, Pause, Prompt, PromptError, Reply, Slot
 from voipagent.context import Line
 from voipagent.events import Trimmed
-from voipagent.story import Story, Telling, extract, tell_all
-from voipagent.summary import Extractive, Summarizer, SummaryError
+from voipagent.story import Story, Telling, carried, extract, tell_all
+from voipagent.summary import LINES, Extractive, Summarizer, SummaryError
 from voipagent.window import PAUSE_FRAMES, ContextWindow, Shares
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+TOLD_TRIMS = 50
+"""Of the last so many trims of a call it is kept what the row was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +105,9 @@ class Trimmer:
     def _found_here(self) -> Story:
         """The facts as they are now; what was summed up last, and the last words that were said since."""
         lines, (text, until) = self.lines(), self._summed
-        since = extract([line for line in lines if line.end > until])
-        return Story(extract(lines).facts, f"{text} {since.text}".strip())
+        since = extract([line for line in lines[-LINES:] if line.end > until])
+        facts = carried(self.story, extract(lines[-LINES:])).facts
+        return Story(facts, f"{text} {since.text}".strip())
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():
@@ -156,6 +160,8 @@ class Trimmer:
             self.window.primed(frames + keep)
         took = round(time.monotonic() - began, 4)
         self.trims.append(Trim(round(at, 3), why, took, keep, frames, str(self.story), error))
+        if len(self.trims) > TOLD_TRIMS:  # of a call that never ends
+            self.trims[-TOLD_TRIMS - 1] = replace(self.trims[-TOLD_TRIMS - 1], summary="")
         self.tell(Trimmed(round(at, 3), why, error))
 
     def _why_now(self) -> str:

@@ -97,7 +97,9 @@ class OutboundSettings(Section):
     direct: tuple[str, ...] = Field(
         default=(), description="what may be called through no trunk, as user@host, such as *@example.com; empty: none"
     )
-    calls_a_day: int = Field(default=500, ge=0, description="calls that we make in a day (UTC) at most")
+    calls_a_day: int = Field(
+        default=500, ge=0, description="calls that we make in a day (UTC) at most, counted since the start"
+    )
     minutes_a_day: float = Field(
         default=6000, ge=0, description="minutes of them in a day at most; a call reserves MAX_CALL until it is over"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from media.codec import OPUS, PCMA
+from media.codec import G722, OPUS, PCMA, PCMU
 from media.describer import Describer
 from media.leg import LegError
 from media.negotiation import confirm
@@ -56,6 +56,18 @@ def test_their_answer_decides_the_codec() -> None:
     stream = confirm(offered(), theirs, THERE)
     assert (stream.codec.name, stream.payload_type, stream.event_type, stream.ptime_ms) == ("PCMA", 8, 101, 40)
     assert stream.remote == (THERE, 4000)
+
+
+def test_an_answer_that_keeps_several_codecs_may_send_in_any_of_them() -> None:
+    theirs = parse(
+        sdp("m=audio 4000 RTP/AVP 8 0 18 97 101", "a=rtpmap:97 G722/8000", "a=rtpmap:101 telephone-event/8000")
+    )
+    stream = confirm(offered(), theirs, THERE)
+    assert stream.codec is PCMA and stream.payload_types == {8}
+    assert stream.heard_as(8) == (PCMA, frozenset({8}))
+    assert stream.heard_as(0) == (PCMU, frozenset({0}))
+    assert stream.heard_as(97) == stream.heard_as(9) == (G722, frozenset({9, 97}))
+    assert stream.heard_as(18) is None and stream.heard_as(101) is None
 
 
 def test_an_answer_with_numbers_of_its_own_is_understood_both_ways() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from OpenSSL import SSL
 
 from media.crypto import SUITES
 from media.dtls import MTU, Dtls, DtlsError, Handshake, Identity, is_dtls
@@ -93,6 +95,18 @@ async def test_a_flight_that_was_lost_is_sent_again(lost: str) -> None:
         for answer in server.receive(data):
             client.receive(answer)
     assert client.done and server.done
+
+
+def test_a_far_end_that_never_answers_is_an_error_in_the_end() -> None:
+    """OpenSSL gives up at the 13th time-out, eight minutes on."""
+    client, _ = pair()
+    client.poll()
+    failure = SSL.Error([("SSL routines", "", "read timeout expired")])
+    with (
+        patch.object(SSL.Connection, "DTLSv1_handle_timeout", side_effect=failure),
+        pytest.raises(DtlsError, match="handshake failed: read timeout expired"),
+    ):
+        client.poll()
 
 
 @settings(max_examples=30)

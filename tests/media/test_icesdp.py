@@ -15,7 +15,7 @@ PASSWORD = "p" * 22
 AUDIO = "m=audio 9 UDP/TLS/RTP/SAVPF 0"
 ICE = ("a=ice-ufrag:abcd", f"a=ice-pwd:{PASSWORD}", "a=rtcp-mux")
 CANDIDATE = "1 1 udp 2130706431 192.0.2.9 5000 typ host"
-OURS = Local("ufrg", "q" * 22, (CANDIDATE,), 0xABC)
+OURS = Local("ufrg", "q" * 22, (CANDIDATE,), 0xABC, "c0ffee")
 
 
 def remote(*lines: str, session: tuple[str, ...] = ()) -> Remote:
@@ -79,7 +79,7 @@ def test_our_side_is_bundled_where_the_offer_is() -> None:
 
 def test_who_sends_nothing_has_no_source() -> None:
     lines = OURS.audio_lines("x", True)
-    assert lines[:3] == ["a=mid:x", "a=msid:agent 00000abc", "a=ssrc:2748 cname:agent"]
+    assert lines[:3] == ["a=mid:x", "a=msid:agent 00000abc", "a=ssrc:2748 cname:c0ffee"]
     assert lines[3:] == OURS.audio_lines(None, False) and lines[-2:] == [
         f"a=candidate:{CANDIDATE}",
         "a=end-of-candidates",

@@ -223,6 +223,11 @@ def test_packets_are_as_long_as_they_want(lines: tuple[str, ...], ptime_ms: int)
     assert agree(sdp("m=audio 4000 RTP/AVP 0", *lines)).ptime_ms == ptime_ms
 
 
+@pytest.mark.parametrize(("ptime_ms", "ours_ms"), [(10, 20), (20, 20), (30, 20), (50, 40), (60, 60)])
+def test_packets_of_g722_have_its_encoders_lengths(ptime_ms: int, ours_ms: int) -> None:
+    assert agree(sdp("m=audio 4000 RTP/AVP 9", f"a=ptime:{ptime_ms}")).ptime_ms == ours_ms
+
+
 def test_ipv6() -> None:
     text = sdp("m=audio 4000 RTP/AVP 0", host="2001:DB8:0::7")
     assert agree(text).remote == ("2001:db8::7", 4000)

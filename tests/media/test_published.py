@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from media.leg import NoPort
+from media.leg import Exchange, NoPort
 from media.published import PublishedLeg
 from media.webrtc import WebRtcLeg
 
@@ -17,7 +17,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.asked, self.may = asyncio.Event(), asyncio.Event()
-        self.closed = self.begun = False
+        self.closed = self.begun = self.is_lost = False
 
     async def answer(self, offer: str) -> str:
         self.asked.set()
@@ -27,7 +27,12 @@ class Listener:
     def begin(self) -> None:
         self.begun = True
 
+    async def exchange(self) -> str:
+        return "a frame's time"
+
     async def close(self) -> None:
+        self.asked.set()
+        await self.may.wait()
         self.closed = True
 
 
@@ -43,3 +48,21 @@ async def test_there_is_a_limit_to_listeners_also_where_they_come_at_once(monkey
     assert answers[:2] == ["answer to offer"] * 2 and isinstance(answers[2], NoPort)
     assert [each.closed for each in listeners] == [False, False, True]
     assert [each.begun for each in listeners] == [True, True, False]
+
+
+async def test_a_lost_listener_who_is_long_in_leaving_holds_nobody_up() -> None:
+    """Its relay may be dead. Who closes the leg waits for it."""
+    publisher, lost = Listener(), Listener()
+    published = PublishedLeg(cast(WebRtcLeg, publisher))
+    published.listeners.append(cast(WebRtcLeg, lost))
+    lost.is_lost = True
+    publisher.may.set()
+    async with asyncio.timeout(5):
+        assert await published.exchange() == cast(Exchange, "a frame's time")
+        assert published.listeners == [] and not lost.closed
+        await lost.asked.wait()
+        closing = asyncio.create_task(published.close())
+        await asyncio.sleep(0)
+        lost.may.set()
+        await closing
+    assert lost.closed and publisher.closed

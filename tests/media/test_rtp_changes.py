@@ -51,7 +51,9 @@ async def test_hold_and_resume(how: str) -> None:
 async def test_a_held_peer_is_kept_alive_and_the_stream_goes_on_where_time_is() -> None:
     async with Line() as line:
         await line.connect()
+        line.talk()
         await line.frames(5)
+        line.hush()
         last = line.phone.packets(20)[-1]
         await line.leg.answer(line.phone.sdp("a=sendonly"))
         ticks = round(3 * KEEP_ALIVE_S / 0.02)
@@ -168,6 +170,22 @@ async def test_media_to_an_address_that_never_answers_ends_after_10_s(by_report:
             line.phone.say(np.zeros(160, np.float32))
         line.run(4)
         assert [packet.marker for packet in line.phone.packets(4)] == [1, 0, 0, 0]
+
+
+async def test_an_answer_in_two_codecs_is_heard_in_both() -> None:
+    """Many answer with all that they know, and send what suits them (RFC 3264, section 6.1)."""
+    async with Line(PCMA) as line:
+        line.phone.read(await line.leg.offer())
+        await line.leg.accepted(line.phone.sdp("a=rtpmap:0 PCMU/8000", formats="0 8 101"))
+        line.talk()
+        exchanges = await line.frames(10, echo=True)
+        assert all(loudness(exchange.heard) > 0.1 for exchange in exchanges[2:])
+        assert {packet.payload_type for packet in line.phone.packets(40)} == {0}
+        line.phone.codec, line.phone.encode = PCMU, PCMU.make_encoder()
+        line.talk()
+        exchanges = await line.frames(10, echo=True)
+        assert all(loudness(exchange.heard) > 0.1 for exchange in exchanges[2:])
+        assert line.leg.stats.packets_dropped == 0
 
 
 async def test_reports_from_signalling_do_not_confirm_an_address_elsewhere() -> None:

@@ -14,6 +14,7 @@ from media.codec import OPUS, PCMU, Codec
 from media.crypto import Crypto
 from media.dtls import Dtls, Handshake, Identity, is_dtls
 from media.leg import LegError
+from media.receiver import UNCONFIRMED_S
 from media.sdp import parse
 from media.secure import MAX_FAILURES
 from media.srtp import Protector, Unprotector
@@ -129,6 +130,19 @@ async def test_a_whole_call_that_we_offer(setup: str, mux: bool) -> None:
         assert loudness(exchanges[-1].heard) == pytest.approx(0.177, abs=0.02)
         assert loudness(phone.hear(phone.packets(40)[-40:])) == pytest.approx(0.177, abs=0.02)
         assert line.leg.stats.encryption == ("DTLS AEAD_AES_256_GCM",)
+
+
+async def test_hellos_and_reports_to_an_address_that_never_answers_end() -> None:
+    """It may be anybody's, and nothing is expected from it that could be missed."""
+    phone = DtlsPhone(setup="passive", mux=False)
+    async with Line(phone=phone) as line:
+        await line.connect("a=recvonly")
+        await line.frame()
+        line.run(round(UNCONFIRMED_S * 50))
+        assert len(drain(phone.rtp, 50)) < 12 * UNCONFIRMED_S
+        drain(phone.rtcp)
+        line.run(20 * 50)
+        assert drain(phone.rtp) == drain(phone.rtcp) == []
 
 
 async def test_nothing_leaves_and_nothing_is_believed_before_the_keys() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from media.clock import CATCH_UP_TICKS
-from media.codec import CODECS, PCMU, Codec
+from media.codec import CODECS, G722, PCMU, Codec
 from media.leg import Pcm
 from media.streamleg import MAX_MISSED_TICKS
 from tests.media.line import FORMAT, FRAME_S, Line, loudness, tone
@@ -43,6 +43,21 @@ async def test_packets_are_as_long_as_the_far_end_wants(ptime_ms: int, count: in
             for before, after in zip(packets, packets[1:], strict=False)
         }
         assert steps == {ptime_ms * 8}
+
+
+@pytest.mark.parametrize("ptime_ms", [10, 30, 50])
+async def test_packets_of_g722_are_whole_whatever_the_far_end_wants(ptime_ms: int) -> None:
+    async with Line(G722) as line:
+        await line.connect(f"a=ptime:{ptime_ms}")
+        await line.frames(8)
+        packets = line.phone.packets(12)
+        lengths = {len(packet.payload) for packet in packets}
+        assert len(lengths) == 1 and not any(length % 160 for length in lengths)
+        steps = {
+            (after.timestamp - before.timestamp) & 0xFFFFFFFF
+            for before, after in zip(packets, packets[1:], strict=False)
+        }
+        assert steps == lengths
 
 
 @pytest.mark.parametrize("packet_ms", [10, 30, 40, 60])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from aiortc.rtp import RtpPacket
 
-from media.codec import PCMU
+from media.codec import G722, PCMU
+from media.dtmf import SILENT_S, Event
 from media.leg import Pcm
 from media.negotiation import choose
 from media.rtcp import Reports
@@ -110,3 +111,25 @@ def test_what_was_lost_of_each_is_told() -> None:
         speaker.packet()
     listen(made, speaker, start=1.06)
     assert made.lost == 3 and made.jitter_s >= 0.0
+
+
+def test_in_another_codec_all_begin_anew() -> None:
+    made = begun()
+    listen(made, Speaker(1), Speaker(2, 880.0))
+    made.adopt(choose(parse(sdp("m=audio 4000 RTP/AVP 9")), THERE), 1.0)
+    assert made.codec is G722 and made.receivers == []
+    payload = G722.make_encoder()(next(tone(G722)))
+    for number in range(10):
+        made.receive_rtp(RtpPacket(9, 0, number, number * 160, 3, payload).serialize(), SOURCE, 1.0 + number * 0.02)
+        assert len(made.tick(1.0 + number * 0.02).pcm) == G722.block_samples
+    assert len(made.receivers) == 1
+
+
+def test_a_key_whose_end_was_lost_is_told_of_a_while_later() -> None:
+    made = begun()
+    made.adopt(choose(parse(sdp("m=audio 4000 RTP/AVP 0 101", "a=rtpmap:101 telephone-event/8000")), THERE), 0.0)
+    listen(made, Speaker(1))
+    pressed = RtpPacket(101, 1, 50, 9_000, 1, bytes(Event(5, False, 160))).serialize()
+    assert made.receive_rtp(pressed, SOURCE, 1.0) == []
+    assert made.poll(1.0) == []
+    assert [digit.key for digit in made.poll(1.1 + SILENT_S)] == ["5"]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import os
+import signal
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,9 +17,10 @@ from media.answer import Legs
 from media.leg import AudioFormat, LegError
 from media.published import PublishedLeg
 from media.webrtc import WebRtcLeg
-from signaling.call import CallOffer
+from signaling.call import CallOffer, SignalingError
 from signaling.sip.trunk import Trunk
 from voipagent import app
+from voipagent.outbound import Wanted
 from voipagent.persona import NamedPersona, Persona
 from voipagent.settings import EngineSettings, Settings
 from voipagent.webrtc import WebLegs
@@ -82,3 +88,37 @@ async def test_a_leg_is_opened_as_the_trunk_wants_it() -> None:
         with pytest.raises(LegError, match="this agent demands encryption"):
             await leg.answer(OFFER)
         await leg.close()
+
+
+async def test_a_signal_before_there_is_a_call_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.asynccontextmanager
+    async def loading(settings: Settings) -> AsyncIterator[None]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+        yield
+
+    monkeypatch.setattr(app, "_house", loading)
+    with pytest.raises(SignalingError, match="stopped before there was a call"):
+        async with asyncio.timeout(10):
+            await app.dial(Settings(), Wanted("sip:ada@127.0.0.1"))
+
+
+async def test_where_something_can_be_read_again_a_hangup_in_between_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO), app._stopped_by_signals(hangup=False):
+        os.kill(os.getpid(), signal.SIGHUP)
+        async with asyncio.timeout(10):
+            while "nothing is read again" not in caplog.text:
+                await asyncio.sleep(0.001)
+
+
+async def test_who_was_begun_to_outlive_a_terminal_does() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with app._stopped_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 
 import pytest
 from typer.testing import CliRunner
 
-from voipagent.cli import cli
+from voipagent.cli import QUIET, _settings, cli
 
 PROMPT = 'You are Ada.\nIt\'s "open" from 9 to 5; say $so.'
 
@@ -24,3 +25,16 @@ def test_config_is_read_back_by_a_shell(monkeypatch: pytest.MonkeyPatch) -> None
 def test_config_prints_the_example_file() -> None:
     told = CliRunner().invoke(cli, ["config", "--example"], catch_exceptions=False).stdout
     assert "#VOIPAGENT_SIP__PORT=5060" in told.splitlines()
+
+
+def test_no_level_makes_others_write_down_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """httpx2 tells addresses, with their queries, and websockets whole headers."""
+    before = {name: logging.getLogger(name).level for name in QUIET}
+    try:
+        monkeypatch.setenv("VOIPAGENT_LOG__LEVEL", "debug")
+        _settings()
+        assert not logging.getLogger("httpx2").isEnabledFor(logging.INFO)
+        assert not logging.getLogger("websockets.client").isEnabledFor(logging.DEBUG)
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -76,6 +76,8 @@ def test_a_call_gets_the_persona_that_fits_it_best(call: CallOffer, name: str) -
             {"PERSONA__PROMPT": "You speak to {name}."},
             r"VOIPAGENT_PERSONA__PROMPT: there is no {name}, but {caller}, {called}, {date}; a brace",
         ),
+        ({"PERSONA__PROMPT": "It is {date:%d.%m.%Y}."}, "VOIPAGENT_PERSONA__PROMPT: {date} is filled in as it is"),
+        ({"PERSONA__GREETING": "Hello {caller!r}"}, "VOIPAGENT_PERSONA__GREETING: {caller} is filled in as it is"),
         ({"PERSONA__GREETING": "Hello {"}, "VOIPAGENT_PERSONA__GREETING: .*a brace that is meant is written twice"),
         ({"PERSONAS__A__TEMPERATURE": "3"}, "VOIPAGENT_PERSONAS__A__TEMPERATURE: .*less than or equal to 2"),
     ],
@@ -122,3 +124,9 @@ def test_a_persona_may_be_drawn_otherwise_than_the_weights_are_meant_to_be() -> 
 def test_one_persona_alone_answers_everything() -> None:
     assert Personas().of(offer("whoever", "wherever")) == Persona()
     assert list(Personas()) == [Persona()]
+
+
+def test_without_a_name_it_is_the_default_one_also_beside_a_section_of_its_name() -> None:
+    personas = Personas(Persona(prompt="ours"), {"agent": NamedPersona(name="agent", prompt="another")})
+    found = personas.find(""), personas.find("agent")
+    assert [each.prompt for each in found if each] == ["ours", "another"]

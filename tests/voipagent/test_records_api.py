@@ -100,6 +100,7 @@ async def test_calls_are_listed_the_latest_first_and_in_pages(root: Path) -> Non
         ("since=2026-11-24T13:00:00%2B02:00&until=2026-11-24T11:45:00", ["id-1"]),
         ("outcome=answered&limit=1", ["id-4"]),
         ("direction=out", []),
+        ("since=0001-01-01T00:00:00%2B14:00&until=9999-12-31T23:59:59-14:00&limit=1", ["id-4"]),
     ],
 )
 async def test_calls_are_found(root: Path, query: str, found: list[str]) -> None:

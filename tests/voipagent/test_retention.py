@@ -152,24 +152,24 @@ def test_one_that_cannot_be_removed_does_not_keep_the_others(
     assert "not yours" in caplog.text
 
 
-async def test_at_the_start_and_once_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, rounds, next_day = [NOW], asyncio.Queue[float](), asyncio.Event()
+async def test_at_the_start_and_once_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rounds, next_round = [NOW], asyncio.Queue[float](), asyncio.Event()
 
-    async def a_day(seconds: float) -> None:
+    async def an_hour(seconds: float) -> None:
         rounds.put_nowait(seconds)
-        await next_day.wait()
-        next_day.clear()
+        await next_round.wait()
+        next_round.clear()
 
     monkeypatch.setattr(retention, "utc_now", lambda: now[0])
-    monkeypatch.setattr("voipagent.retention.asyncio.sleep", a_day)
+    monkeypatch.setattr("voipagent.retention.asyncio.sleep", an_hour)
     old, young = put(tmp_path, 31, "old"), put(tmp_path, 29, "young")
     async with asyncio.timeout(10), kept(CallsSettings(dir=tmp_path, retention_days=30)) as index:
         assert [entry.id for entry in index.find(Query())] == ["young"]
         assert not old.exists()
-        assert await rounds.get() == 86_400
+        assert await rounds.get() == 3_600
         now[0] = NOW + timedelta(days=1)
-        next_day.set()
-        assert await rounds.get() == 86_400  # the second round is over
+        next_round.set()
+        assert await rounds.get() == 3_600  # the second round is over
         assert not young.exists()
         assert index.find(Query()) == []
 

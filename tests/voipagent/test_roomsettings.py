@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from voipagent import roomsettings
 from voipagent.environment import SettingsError
+from voipagent.persona import bare_number
+from voipagent.roomsettings import RoomSettings, check_rooms
 from voipagent.settings import Settings
 
 
@@ -68,3 +71,19 @@ def test_what_cannot_be_is_refused_with_the_reason(environ: dict[str, str], said
 def test_a_pattern_of_a_persona_may_cover_a_rooms_number() -> None:
     """The room is the more precise of the two."""
     assert load(ROOMS__A__NUMBER="+4930", PERSONAS__ADA__NUMBERS="+49*").rooms
+
+
+def test_many_rooms_are_no_more_work_than_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is made over the API is checked against all, while calls go on."""
+    seen: list[str] = []
+
+    def counted(number: str) -> str:
+        seen.append(number)
+        return bare_number(number)
+
+    monkeypatch.setattr(roomsettings, "bare_number", counted)
+    rooms = {f"room{n}": RoomSettings(number=f"+49 30 {n:04}") for n in range(200)}
+    check_rooms(rooms, {})
+    assert len(seen) < 1_000
+    with pytest.raises(ValueError, match="leads to rooms 'late' and 'room7'"):
+        check_rooms({**rooms, "late": RoomSettings(number="0049300007")}, {})

@@ -187,3 +187,12 @@ def test_every_setting_says_what_it_means() -> None:
 
 def test_the_example_file_is_the_settings() -> None:
     assert Path("deploy/env.example").read_text() == example(), "run: voipagent config --example > deploy/env.example"
+
+
+def test_what_would_do_nothing_is_refused() -> None:
+    told = fault(WEBRTC__PERSONAS="eve", PERSONAS__ADA__PROMPT="x")
+    assert told == "VOIPAGENT_WEBRTC: personas: there is no persona 'eve'; there is ada"
+    assert Settings.load({"VOIPAGENT_WEBRTC__PERSONAS": "*"}).webrtc.personas == ("*",)
+    told = fault(SUMMARY__URL="http://127.0.0.1/v1", SUMMARY__MODEL="m", CONTEXT__POLICY="off")
+    assert told.startswith("VOIPAGENT_SUMMARY: with VOIPAGENT_CONTEXT__POLICY=off nobody is asked")
+    assert "choose one" in fault(ENGINE__GRAPHS="on", ENGINE__DETERMINISTIC="true")

@@ -137,3 +137,11 @@ async def test_a_summary_is_cut_at_a_word() -> None:
 
 async def test_the_embedded_one_needs_nobody() -> None:
     assert (await Extractive().summarize(Story(), LINES)).facts == {"name": "Maria"}
+
+
+async def test_a_fact_of_long_ago_is_carried_on_without_reading_everything_again() -> None:
+    many = [Line("caller", "and so on", at, at + 1) for at in range(1_000)]
+    told = await Extractive().summarize(Story({"name": "Maria", "number": "352"}), [*LINES, *many])
+    assert told.facts == {"name": "Maria", "number": "352"}
+    newer = Line("agent", "Thank you, Peter.", 1_001, 1_002)
+    assert (await Extractive().summarize(told, [*many, newer])).facts == {"name": "Peter", "number": "352"}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response, status
+from fastapi.exceptions import RequestValidationError
 
 from voipagent.web.limits import BodyLimit, Connection, Listener
 
@@ -26,6 +28,7 @@ def create_api(ready: Callable[[], bool], trunks: Callable[[], Sequence[Mapping[
     """
     api = FastAPI(title="voipagent", docs_url=None, redoc_url=None)
     api.add_middleware(BodyLimit)
+    api.add_exception_handler(RequestValidationError, _told_what_is_wrong)
 
     @api.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -41,6 +44,14 @@ def create_api(ready: Callable[[], bool], trunks: Callable[[], Sequence[Mapping[
         return {"status": "ready" if ready() else "unavailable", "trunks": list(trunks())}
 
     return api
+
+
+async def _told_what_is_wrong(request: Request, error: Exception) -> Response:
+    """422 with each fault's place and message, but not what was sent: JSON cannot say all that it may hold."""
+    assert isinstance(error, RequestValidationError)
+    detail = [{key: fault[key] for key in ("type", "loc", "msg")} for fault in error.errors()]
+    code = status.HTTP_422_UNPROCESSABLE_CONTENT
+    return Response(json.dumps({"detail": detail}), code, media_type="application/json")
 
 
 class _Server(uvicorn.Server):
