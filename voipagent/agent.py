@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import TypeVar
 
@@ -116,10 +117,12 @@ class Agent:
             persona = self._personas_by_name(wanted.persona)
             seed = secrets.randbelow(2**31) if self._seed is None else self._seed
             sampling = persona.draw(self._engine.sampling, seed)
-            async with self._engine.open(sampling) as slot:
+            async with AsyncExitStack() as row:
+                slot = await row.enter_async_context(self._engine.open(sampling))
                 call = await dialer.dial(wanted.target, wanted.trunk)
                 try:
                     session = self._outgoing(call, persona, slot, seed, wanted.digits)
+                    session.give_back = row.aclose
                     if not begun.done():
                         begun.set_result(call)
                     await self._run(session)
@@ -190,10 +193,12 @@ class Agent:
         if self.dialer is not None:
             call.referred = lambda target: self._referred(offer, persona, target)
         try:
-            async with self._engine.open(sampling) as slot:
+            async with AsyncExitStack() as row:
+                slot = await row.enter_async_context(self._engine.open(sampling))
                 by = f" by trunk {offer.trunk}" if offer.trunk else ""
                 logger.info("< %s call to %s from %s:%d%s", offer.id, offer.callee, *offer.source, by)
                 session = self._session(call, persona, slot, sampling.seed, Session)
+                session.give_back = row.aclose
                 await self._run(session)
             await session.sum_up()
         except EngineFull as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -87,6 +87,8 @@ class Session:
         self._announcement, self._longest = announcement, longest or Longest()
         self._leg: Leg | None = None
         self._put_through = PutThrough(call, record, recording)
+        self.give_back: Callable[[], Awaitable[None]] | None = None
+        """Gives the row back before the session is over: whoever was put through talks to no model any more."""
 
     async def run(self) -> CallEnded:
         """The whole conversation. Peer, disk and engine may fail: the call ends with a reason, its record closed."""
@@ -139,6 +141,8 @@ class Session:
             group.create_task(self._call_digits(), name="call digits")
             line = await first_of(self._conversation(leg), self._put_through.line())
             if line is not None:
+                if self.give_back is not None:
+                    await self.give_back()
                 await self.call.hang_up(await line.talk(leg, lambda exchange: self._hear(leg, exchange, judged=False)))
 
     async def _conversation(self, leg: Leg) -> None:

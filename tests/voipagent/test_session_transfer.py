@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -77,6 +78,7 @@ async def test_a_refused_transfer_becomes_a_bridge(recorder: Recorder, tmp_path:
         on.leg.hear(SPEECH)
         await on.leg.heard(1)
         stepped = on.session.record.frames_stepped
+        on.session.give_back = AsyncMock()
         assert await on.session.transfer(board.board, "+4930", "trunk") == "bridged"
         with pytest.raises(SignalingError, match="put through already"):
             await on.session.transfer(board.board, "+4931")
@@ -86,6 +88,7 @@ async def test_a_refused_transfer_becomes_a_bridge(recorder: Recorder, tmp_path:
         said = len(on.leg.played)
         await until(lambda: len(board.leg.played) >= 2 and len(on.leg.played) > said)
         assert on.session.record.frames_stepped == stepped
+        on.session.give_back.assert_awaited_once()  # others may have the row
         board.other.end("callee", "hung up there")
         assert await on.over() == CallEnded("agent", "hung up there")
     assert board.leg.closed and on.leg.closed
