@@ -10,7 +10,7 @@ import logging
 import struct
 from collections import Counter
 
-from aiortc.rtp import RtpPacket
+from aiortc.rtp import RtcpReceiverInfo, RtpPacket
 
 from media.codec import PCMU, Codec
 from media.dtmf import DigitReceiver
@@ -187,7 +187,7 @@ class Receiver:
             self.dropped["foreign RTCP"] += 1
             return
         try:
-            self._reports.read(self._security.open_rtcp(data, now), now)
+            self._read_report(self._security.open_rtcp(data, now), now)
         except SrtpError as error:
             self.dropped[str(error)] += 1
             return
@@ -198,6 +198,14 @@ class Receiver:
         self._confirmed = self._confirmed or source[0] == self._latch.target[0]
         if self._reports.source is not None:
             self._silent_since = now  # a far end that sends no silence is there all the same
+
+    def _read_report(self, report: bytes, now: float) -> None:
+        """Raises ValueError."""
+        self._reports.read(report, now)
+
+    def blocks(self, now: float) -> list[RtcpReceiverInfo]:
+        """What a report is to say of other sources than that of the leg's own `Reports`."""
+        return []
 
     # What it tells
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import struct
+from collections.abc import Iterable
 
 from aiortc.rtp import (
     AnyRtcpPacket,
@@ -26,6 +27,9 @@ INTERVAL_S = 5.0
 UNIX_TO_NTP_S = 2_208_988_800
 MAX_ROUND_TRIP_S = 30
 CNAME = 1
+MAX_BLOCKS = 31
+"""Of a report: their number has five bits (section 6.4.1)."""
+
 MAX_DROPOUT = 3000
 MAX_MISORDER = 100
 """Appendix A.1: a jump beyond these is a restart, believed at the second packet in sequence."""
@@ -167,15 +171,23 @@ class Reports:
         """Whether it is time for `say`."""
         return now >= self._due
 
-    def say(self, packets: int, octets: int, timestamp: int, now: float) -> bytes:
-        """A report: what we have sent so far, if that is more than last time, and what we have heard."""
+    def blocks(self, now: float) -> list[RtcpReceiverInfo]:
+        """What is to be said of the source that is heard, if there is one; the fraction counts from the last time."""
+        return [self._reception.block(now)] if self._reception else []
+
+    def say(
+        self, packets: int, octets: int, timestamp: int, now: float, others: Iterable[RtcpReceiverInfo] = ()
+    ) -> bytes:
+        """A report: what we have sent so far, if that is more than last time, and what we have heard, by us and of
+        `others`, as many as it holds.
+        """
         self._due = now + _interval_s()
         self.sent += 1
         sent = None
         if packets > self._said_packets:
             self._said_packets = packets
             sent = RtcpSenderInfo(self._ntp(now), timestamp, packets & 0xFFFFFFFF, octets & 0xFFFFFFFF)
-        return compound(self._ssrc, self.name.encode(), sent, [self._reception.block(now)] if self._reception else [])
+        return compound(self._ssrc, self.name.encode(), sent, [*self.blocks(now), *others][:MAX_BLOCKS])
 
     def read(self, data: bytes, now: float) -> None:
         """Take a report of the far end. Raises ValueError."""

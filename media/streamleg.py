@@ -354,7 +354,8 @@ class StreamLeg(ABC):
     def _report(self, stream: Stream, now: float) -> None:
         if self._reports.is_due(now):
             sender = self._sender
-            report = self._reports.say(sender.packets, sender.octets, sender.timestamp, now)
+            others = self._receiver.blocks(now)
+            report = self._reports.say(sender.packets, sender.octets, sender.timestamp, now, others)
             sender.expect_loss(self._reports.far_loss)
             if not stream.is_hole and self._may_begin(now):
                 if (data := self._security.rtcp(report)) is not None:

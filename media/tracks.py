@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from aiortc.rtp import RtcpReceiverInfo
 
 from media.latch import Address, Network
 from media.leg import Digit
@@ -70,6 +71,15 @@ class Tracks(Receiver):
         for receiver in self.receivers:
             receiver.begin(now)
 
+    def blocks(self, now: float) -> list[RtcpReceiverInfo]:
+        """Of each track."""
+        return [block for track in self._tracks.values() for block in track.reports.blocks(now)]
+
+    def _read_report(self, report: bytes, now: float) -> None:
+        super()._read_report(report, now)
+        for track in self._tracks.values():
+            track.reports.read(report, now)
+
     def tick(self, now: float) -> Heard:
         """The next 20 ms of all of them."""
         blocks = [super().tick(now), *(receiver.tick(now) for receiver in self.receivers)]
@@ -97,7 +107,7 @@ class Tracks(Receiver):
         return digits
 
     def _new(self, stream: Stream, now: float) -> _Track:
-        reports = Reports(0, 0.0)  # it never says anything
+        reports = Reports(0, 0.0)  # which the leg's own speak for
         receiver = Receiver(self._host, reports, self._security, self._networks)
         receiver.adopt(stream, now)
         if self._begun:

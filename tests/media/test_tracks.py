@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from aiortc.rtp import RtpPacket
+from aiortc.rtp import RtcpRrPacket, RtcpSenderInfo, RtpPacket
 
 from media.codec import G722, PCMU
 from media.dtmf import SILENT_S, Event
 from media.leg import Pcm
 from media.negotiation import choose
-from media.rtcp import Reports
+from media.rtcp import Reports, compound
+from media.rtcp import parse as parse_rtcp
 from media.sdp import parse
 from media.secure import Security
 from media.tracks import IDLE_S, MAX_TRACKS, Tracks
@@ -133,3 +134,15 @@ def test_a_key_whose_end_was_lost_is_told_of_a_while_later() -> None:
     assert made.receive_rtp(pressed, SOURCE, 1.0) == []
     assert made.poll(1.0) == []
     assert [digit.key for digit in made.poll(1.1 + SILENT_S)] == ["5"]
+
+
+def test_the_server_is_told_how_each_of_them_is_received() -> None:
+    made, ours = begun(), Reports(1, 0.0)
+    listen(made, Speaker(5), Speaker(7, 880.0), ticks=20)
+    sent = RtcpSenderInfo(0x0123_4567_89AB_CDEF, 0, 20, 3_200)
+    made.receive_rtcp(compound(7, b"x", sent, []), SOURCE, 0.5)
+    report, _ = parse_rtcp(ours.say(0, 0, 0, 1.0, made.blocks(1.0)))
+    assert isinstance(report, RtcpRrPacket)
+    assert [(block.ssrc, block.packets_lost) for block in report.reports] == [(5, 0), (7, 0)]
+    assert [block.highest_sequence for block in report.reports] == [19, 19]
+    assert [block.lsr for block in report.reports] == [0, 0x4567_89AB]
