@@ -283,6 +283,7 @@ class Calls:
                 self.hang_up(old, "another call took its place", now)
         elif media:
             dialog.negotiation = Negotiation.STABLE
+            dialog.changed_early |= dialog.state is dialogs.State.PLACED
         self._alarms.set(dialog, dialog.next_at)
 
     def _step(

@@ -38,6 +38,9 @@ GIVE_UP_S = 66 * T1
 """How long a re-INVITE may go without a final response once it has a provisional one; then it is cancelled. Without
 any, its transaction gives up before."""
 
+LAST_TRY_S = 5.0
+"""A refresh that was refused is tried again as long as so much time is left, and not sooner than after so much."""
+
 MAX_WAITING = 4
 """Changes of one call that wait for the one before; more are refused."""
 
@@ -61,7 +64,7 @@ class Input(Enum):
     REFUSED = "any other final response"
     AGAIN = "a final response that says how it is to be asked"
     COLLIDED = "491: the peer wants a change too"
-    LATER = "500 with Retry-After: the peer is not done with something"
+    LATER = "500 or 503 with Retry-After: the peer is not done with something, or busy"
     GONE = "408, 481 or nothing: the peer knows nothing of the call"
     DUE = "it is time"
 
@@ -229,7 +232,7 @@ class Changes:
         if code == 491:
             change.wait_s = self._back_off_s(change.dialog)
             return Input.COLLIDED
-        if code == 500 and response.headers.get("Retry-After"):
+        if code in (500, 503) and response.headers.get("Retry-After"):
             change.wait_s = wait_of(response, MAX_RETRY_S, MAX_RETRY_S)
             return Input.LATER
         return Input.AGAIN if self._mends(change, response) else Input.REFUSED
@@ -283,6 +286,7 @@ class Changes:
         self._settle(change, change.answer, "")
 
     def _refuse(self, change: Change, now: float) -> None:
+        self._refresh_later(change.dialog, now)
         self._settle(change, "", change.why)
 
     def _end(self, change: Change, now: float) -> None:
@@ -309,6 +313,16 @@ class Changes:
         """The session timer wants it; a change that waits refreshes the session just as well."""
         if not self._queues.get(dialog):
             self.want(Change(dialog), now)
+        else:
+            self._refresh_later(dialog, now)
+
+    def _refresh_later(self, dialog: Dialog, now: float) -> None:
+        """Try again while there is time: what refused us once may be over. A success sets another time."""
+        ends = dialog.alarms.get(Alarm.EXPIRED)
+        ours = dialog.timer is not None and dialog.timer.refresh_s is not None
+        if ours and ends is not None and ends - now > LAST_TRY_S and Alarm.REFRESH not in dialog.alarms:
+            dialog.alarms[Alarm.REFRESH] = now + max(LAST_TRY_S, (ends - now) / 10)
+            self._calls.rouse(dialog)
 
     def _due(self, dialog: Dialog, now: float) -> None:
         if (request := self._left.pop(dialog, None)) is not None:

@@ -246,10 +246,10 @@ class Client:
         placed.alarms[Alarm.FORGET] = now + LINGER_S
         dialog.min_se = placed.min_se
         dialog.refreshed(granted(response), now)
-        media = _media(response) or placed.answers.get(tag, "")
+        media = None if dialog.changed_early else _media(response) or placed.answers.get(tag, "")
         if placed.media is None:
             placed.acks[tag] = None
-            dialog.negotiation, dialog.remote_media = Negotiation.OFFERED, media
+            dialog.negotiation, dialog.remote_media = Negotiation.OFFERED, media or ""
         else:
             self._acknowledge(placed, dialog)
             self._settle(placed, dialog, now)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from signaling.call import SignalingError
 from signaling.sip import tls
 from signaling.sip.buckets import source_of
+from signaling.sip.grammar import clean
 from signaling.sip.resolve import Target
 from signaling.sip.stream import Lost, Stream
 from signaling.sip.transaction import Flow
@@ -183,6 +184,10 @@ class Connections:
         except OSError as error:  # a TimeoutError is one, and so is an SSLError
             kind = Untrusted if isinstance(error, ssl.SSLCertVerificationError) else Unreachable
             raise kind(f"{target} cannot be reached: {tls.why(error)}") from None
+        except ValueError:  # of a peer's certificate, say: "a..b" is no name to ask for
+            raise Unreachable(
+                f"{target} cannot be reached: {clean(target.name, 100)!r} is no name of a server"
+            ) from None
         if made.flow is None:
             kind = Untrusted if made.misnamed else Unreachable
             raise kind(f"{target} cannot be reached: {made.unwanted}")

@@ -165,6 +165,8 @@ class Dialog:
     """CSeq of the INVITE that began it."""
     early_answer: bool = False
     """Whether offer and answer are done, though the INVITE is not answered (RFC 3262, section 5)."""
+    changed_early: bool = False
+    """Whether the peer has changed since, by UPDATE, what was agreed before it answered our INVITE."""
     allowed: tuple[str, ...] = ()
     """The methods that the peer serves, as far as it has said."""
     timer: SessionTimer | None = None

@@ -16,6 +16,7 @@ from signaling.sip import asked
 from signaling.sip.admission import Refused
 from signaling.sip.counts import Counts
 from signaling.sip.dialog import Dialog
+from signaling.sip.digest import Authenticator
 from signaling.sip.events import (
     Changed,
     Ended,
@@ -314,6 +315,8 @@ class SipEndpoint:
         if isinstance(trunk, Trunk):
             offer = replace(offer, trunk=trunk.name)
             self._admitted[event.dialog] = trunk
+            if trunk.login is not None:  # it may ask who we are in a call that it made, too
+                event.dialog.authenticator = Authenticator(trunk.login, lambda: secrets.token_hex(8))
         call = SipCall(self.act, event.dialog, offer)
         call.transfers = not isinstance(trunk, Trunk) or trunk.refer_out
         self._calls[event.dialog] = call

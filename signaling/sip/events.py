@@ -49,12 +49,11 @@ class Settled:
 
 @dataclass(frozen=True, eq=False)
 class Referred:
-    """The peer wants us to call `target` in its place, with the header fields `fields`: answer with `report`."""
+    """The peer wants us to call `target` in its place: answer with `report`."""
 
     dialog: Dialog
     order: object
     target: str
-    fields: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +77,15 @@ class Progressed:
 
 @dataclass(frozen=True, eq=False)
 class Taken:
-    """A call of ours is answered: `media` answers our offer, or is one that `Client.answer` is to answer."""
+    """A call of ours is answered: `media` answers our offer, or is one that `Client.answer` is to answer.
+
+    None: our offer was answered before, and an UPDATE changed what was agreed since; a description in the 2xx says
+    nothing then (RFC 6337, section 3.1.1).
+    """
 
     placed: Placed
     dialog: Dialog
-    media: str
+    media: str | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -199,8 +199,10 @@ class OutgoingSipCall(PlacedCall):
         self._timer = self._loop.call_later(self._longest_s, self._too_long)
         if event.placed.media is None:
             self.keep(self._endpoint.spawn(self._settle(event)))
-        else:
+        elif event.media is not None:
             self.keep(self._endpoint.spawn(self._hear(event.media, early=False)))
+        elif not self._answered.done():
+            self._answered.set_result(None)
 
     def failed(self, event: Failed) -> None:
         """It came to nothing there; before it rang, another target may be tried."""
@@ -241,7 +243,7 @@ class OutgoingSipCall(PlacedCall):
         try:
             if self.renegotiate is not None:
                 async with asyncio.timeout(CHANGE_S):
-                    outcome = await self.renegotiate(event.media)
+                    outcome = await self.renegotiate(event.media or "")
                 answer, why = ("", outcome.value) if isinstance(outcome, Rejection) else (outcome, "")
         except Exception as error:  # whatever is wrong with our own side, the far end gets its ACK and a BYE
             why = f"no answer to the far end's offer: {error or type(error).__name__}"

@@ -284,6 +284,8 @@ class Referrals:
             self._calls.answer(served, 603, now)
         elif (target := _target(request)) is None:
             self._calls.answer(served, 400, now, phrase="Bad Request (Refer-To must be one SIP or tel URI)")
+        elif target[1]:  # a call beside the one that is to be replaced would be worse than none
+            self._calls.answer(served, 603, now, phrase="Decline (no attended transfer: Refer-To has header fields)")
         else:
             told = request.headers.get("Refer-Sub").strip(" ").lower() != "false"
             order = Order(dialog, request.cseq[0], told)
@@ -292,7 +294,7 @@ class Referrals:
             )
             self._theirs[dialog] = order
             self._notify(order, 100, now)
-            self._calls.events.append(Referred(dialog, order, *target))
+            self._calls.events.append(Referred(dialog, order, target[0]))
 
     def report(self, order: object, code: int, now: float) -> None:
         """Tell the peer what became of a transfer that it asked of us; too late, it has no effect."""
@@ -332,7 +334,7 @@ def target_uri(target: str, dialog: Dialog) -> str:
 
 
 def _target(request: Request) -> tuple[str, str] | None:
-    """(URI, Replaces) of the one Refer-To; None where there is no such that we could call."""
+    """URI and header fields of the one Refer-To; None where there is no such that we could call."""
     try:
         (value,) = request.headers.values("Refer-To")
         bare, _, fields = split_address(value)[1].partition("?")

@@ -7,7 +7,7 @@ that may be dialled must not lead to a host that its writer did not name.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Literal, Protocol, TypeAlias
 
@@ -21,6 +21,9 @@ DEAD_S = 60.0
 
 MIN_TTL_S, MAX_TTL_S = 5.0, 86_400.0
 """Answers are kept for as long as they say, within these bounds."""
+
+STALE_TTL_S = 30.0
+"""An answer that is too old and still used is asked for again after so long."""
 
 MAX_KEPT, MAX_TARGETS = 1000, 16
 """Answers kept, of which the oldest goes for a new one; and targets of one URI, of which more are left out."""
@@ -153,13 +156,18 @@ class Resolver:
             yield Target(protocol, asked.host, asked.port or PORTS[protocol], asked.host)
             return
         if asked.port is None:
-            served = False
+            served, failure = False, None
             async for protocol, name in self._services(asked):
-                async for target in self._serving(protocol, name, asked.host):
-                    served = True
-                    yield target
+                try:
+                    async for target in self._serving(protocol, name, asked.host):
+                        served = True
+                        yield target
+                except LookUpFailed as error:
+                    failure = error
             if served:
                 return
+            if failure is not None:
+                raise failure
         protocol = asked.protocol or ("TLS" if asked.secure else "UDP")
         self._check(protocol)
         for host in await self._addresses(asked.host):
@@ -198,9 +206,18 @@ class Resolver:
 
     async def _serving(self, protocol: str, name: str, whom: str) -> AsyncIterator[Target]:
         records = [record for record in await self._look_up(name, "SRV") if isinstance(record, Srv)]
+        served, failure = False, None
         for record in self._in_order(records):
-            for host in await self._addresses(record.target.rstrip(".")):
+            try:
+                hosts = await self._addresses(record.target.rstrip("."))
+            except LookUpFailed as error:  # the next may have an address that is known
+                failure = error
+                continue
+            for host in hosts:
+                served = True
                 yield Target(protocol, host, record.port, whom)
+        if failure is not None and not served:
+            raise failure
 
     def _in_order(self, records: list[Srv]) -> Iterator[Srv]:
         """By priority; within one, by chance in proportion to weight (RFC 2782)."""
@@ -216,22 +233,35 @@ class Resolver:
 
     async def _addresses(self, name: str) -> list[str]:
         found: list[str] = []
+        failure: LookUpFailed | None = None
         for version in self._versions:
-            records = await self._look_up(name, "A" if version == 4 else "AAAA")
+            try:
+                records = await self._look_up(name, "A" if version == 4 else "AAAA")
+            except LookUpFailed as error:
+                failure = error
+                continue
             found += [record for record in records if isinstance(record, str)]
+        if failure is not None and not found:
+            raise failure
         return found
 
     async def _look_up(self, name: str, kind: Kind) -> tuple[Naptr | Srv | str, ...]:
-        """By memory, or by asking."""
+        """By memory, or by asking. Where nobody answers, what was known last is better than nothing (RFC 8767)."""
         name = name.lower()
-        until, found = self._kept.get((name, kind), (0.0, None))
-        if found is None or until <= self._time():
+        until, known = self._kept.get((name, kind), (0.0, None))
+        if known is not None and until > self._time():
+            return known.records
+        try:
             found = await self._names.look_up(name, kind)
-            self._kept.pop((name, kind), None)
-            if len(self._kept) >= MAX_KEPT:
-                del self._kept[next(iter(self._kept))]
-            ttl_s = min(max(found.ttl_s, MIN_TTL_S), MAX_TTL_S)
-            self._kept[name, kind] = self._time() + ttl_s, found
+        except LookUpFailed:
+            if known is None:
+                raise
+            found = replace(known, ttl_s=STALE_TTL_S)
+        self._kept.pop((name, kind), None)
+        if len(self._kept) >= MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
+        ttl_s = min(max(found.ttl_s, MIN_TTL_S), MAX_TTL_S)
+        self._kept[name, kind] = self._time() + ttl_s, found
         return found.records
 
 

@@ -152,7 +152,7 @@ def _short(event: Event) -> str:
     if isinstance(event, Settled):
         return f"settled: {event.answer or event.why}"
     if isinstance(event, Referred):
-        return f"referred to {event.target}?{event.fields}"
+        return f"referred to {event.target}"
     if isinstance(event, Pressed):
         return f"pressed {event.key}"
     if isinstance(event, Progressed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from signaling.sip.changes import CHANGE, GIVE_UP_S, Change, Do, Input, State
+from signaling.sip.changes import CHANGE, GIVE_UP_S, LAST_TRY_S, Change, Do, Input, State
 from signaling.sip.dialog import Dialog, Negotiation
 from signaling.sip.dialog import State as CallState
 from signaling.sip.message import Request
@@ -355,6 +355,31 @@ def test_a_refresh_that_never_succeeds_ends_the_call_in_time() -> None:
     talk.bench.wait(0.2)
     assert talk.bench.told() == ["ended by network: the session was not refreshed in time"]
     assert talk.bench.heard()[-1] == "BYE"
+
+
+def test_a_refresh_that_is_refused_once_is_tried_again() -> None:
+    """A proxy that was busy for a moment is no reason to end a call a quarter of an hour later."""
+    talk = Talk(*TIMER, ALLOW)
+    talk.bench.wait(50)
+    talk.answer(talk.asked(), 500, body="")  # also as a re-INVITE
+    talk.answer(talk.asked(), 500, body="")
+    talk.bench.heard()
+    talk.bench.wait(LAST_TRY_S + 0.1)
+    talk.answer(talk.asked(), 200, "Session-Expires: 100;refresher=uac", body="")
+    talk.bench.wait(45)
+    assert not any(told.startswith("ended") for told in talk.bench.told())
+
+
+def test_a_refresh_that_a_change_was_in_the_way_of_is_tried_again() -> None:
+    talk = Talk(*TIMER, ALLOW)
+    talk.bench.wait(49)
+    talk.want("hold")
+    hold = talk.asked()
+    talk.bench.wait(1.5)
+    talk.answer(hold, 488, body="")
+    talk.bench.heard()
+    talk.bench.wait(LAST_TRY_S - 0.3)
+    assert talk.bench.heard() == ["UPDATE"]
 
 
 def test_a_change_refreshes_the_session() -> None:

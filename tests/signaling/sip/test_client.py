@@ -587,8 +587,9 @@ def test_a_change_before_the_answer_is_agreed_to(bench: Bench) -> None:
     bench.change(bench.changed(), "our answer")
     answer = bench.last()
     assert (answer.code, answer.media) == (200, "our answer")
-    far.say(200)
-    assert "taken: early" in bench.told()
+    far.say(200, body="early again")  # what was agreed since stands (RFC 6337, section 3.1.1)
+    assert "taken: None" in bench.told()
+    assert far.asked("ACK").media is None
 
 
 def test_a_bye_before_the_answer_changes_nothing(bench: Bench) -> None:

@@ -298,7 +298,7 @@ def test_a_peer_that_may(code: int, line: str) -> None:
     assert (first.method, first.body) == ("NOTIFY", b"SIP/2.0 100 Trying\r\n")
     assert first.headers.get("Subscription-State").startswith("active")
     (event,) = (e for e in transfer.bench.events if isinstance(e, Referred))
-    assert (event.target, event.fields) == (BOB, "")
+    assert event.target == BOB
     assert ask(transfer) == 603  # one at a time
     for _ in range(2):
         transfer.bench.agent.referrals.report(event.order, code, transfer.bench.now)
@@ -319,6 +319,13 @@ def test_a_peer_that_wants_to_be_told_nothing() -> None:
 @pytest.mark.parametrize("to", ["mailto:bob@example.com", "<<", "<sip:a@b>, <sip:c@d>"])
 def test_a_target_that_nobody_can_call(to: str) -> None:
     assert ask(Transfer(may_refer=lambda dialog: True), to=to) == 400
+
+
+def test_an_attended_transfer_is_refused_and_nobody_is_called_beside_the_call_that_there_is() -> None:
+    transfer = Transfer(may_refer=lambda dialog: True)
+    assert ask(transfer, to=f"<{BOB}?Replaces=a%3Bto-tag%3Db%3Bfrom-tag%3Dc>") == 603
+    assert "no attended transfer" in transfer.bench.last().phrase
+    assert transfer.told() == []
 
 
 def test_the_call_ends_before_we_know() -> None:

@@ -13,6 +13,7 @@ from signaling.sip.resolve import (
     DEAD_S,
     MAX_KEPT,
     MAX_TARGETS,
+    STALE_TTL_S,
     Found,
     Kind,
     LookUpFailed,
@@ -258,6 +259,35 @@ async def test_answers_are_kept_for_their_time(names: FakeNames, clock: Clock, t
         clock.now = 1000.0 + now
         await ways.resolve("sip:EXAMPLE.com:5060")
         assert len(names.asked) == asked
+
+
+async def test_an_answer_that_is_too_old_is_better_than_none(names: FakeNames, clock: Clock) -> None:
+    """A name server that is down for a while takes no trunk with it (RFC 8767)."""
+    names.add("example.com", "A", "192.0.2.1")
+    ways = resolver(names, clock, versions=(4,))
+    await ways.resolve("sip:example.com:5060")
+    names.failing.add(("example.com", "A"))
+    clock.now += 301
+    assert len(await ways.resolve("sip:example.com:5060")) == 1
+    assert len(await ways.resolve("sip:example.com:5060")) == 1
+    assert len(names.asked) == 2
+    names.failing.clear()
+    names.add("example.com", "A", "192.0.2.2")
+    clock.now += STALE_TTL_S
+    (target,) = await ways.resolve("sip:example.com:5060")
+    assert target.host == "192.0.2.2"
+
+
+@pytest.mark.parametrize("failing", [("example.com", "AAAA"), ("b.example.com", "A"), (TCP, "SRV")])
+async def test_one_name_that_fails_leaves_what_the_others_lead_to(names: FakeNames, failing: tuple[str, Kind]) -> None:
+    names.add(UDP, "SRV", Srv(1, 1, 5060, "a.example.com"), Srv(2, 1, 5060, "b.example.com"))
+    names.add("a.example.com", "A", "192.0.2.1").add("b.example.com", "A", "192.0.2.2")
+    names.add("example.com", "A", "192.0.2.3")
+    names.failing.add(failing)
+    hosts = {target.host for target in await resolver(names).resolve("sip:example.com")}
+    assert hosts == ({"192.0.2.1"} if failing[0].startswith("b") else {"192.0.2.1", "192.0.2.2"})
+    (plain,) = await resolver(names).resolve("sip:example.com:5070")
+    assert plain.host == "192.0.2.3"
 
 
 async def test_a_failure_is_not_kept(names: FakeNames) -> None:

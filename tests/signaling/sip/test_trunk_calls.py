@@ -285,6 +285,23 @@ async def test_a_trunk_has_so_many_calls_and_then_is_busy() -> None:
         assert lines["carrier"] == 0
 
 
+async def test_a_trunk_may_ask_who_we_are_also_in_a_call_that_it_made() -> None:
+    """Else our BYE comes to nothing, and the provider's side of the call goes on."""
+    trunk = Trunk("carrier", "127.0.0.1", user="1000", password=PASSWORD)
+    async with desk(allow=NOBODY, trunks=[trunk]) as agent:
+        await known(agent)
+        async with udp_peer(agent.port) as peer:
+            await peer.call()
+            leaving = asyncio.create_task((await agent.next_call()).hang_up("enough"))
+            challenge = ("Proxy-Authenticate", CHALLENGE[1])
+            peer.send(bytes(respond(await peer.request("BYE"), 407, challenge, to_tag="theirs", phrase="Fine")))
+            again = await peer.request("BYE")
+            sent = parse_credentials(again.headers.get("Proxy-Authorization"))
+            assert sent.response == sent.expected(PASSWORD, "BYE")
+            peer.send(bytes(respond(again, 200, to_tag="theirs", phrase="Fine")))
+            await leaving
+
+
 async def test_numbers_and_rates(caplog: pytest.LogCaptureFixture) -> None:
     trunk = Trunk("carrier", "127.0.0.1", numbers=("+4930123*",), cps=1.0)
     async with desk(leave, allow=NOBODY, trunks=[trunk]) as agent:
