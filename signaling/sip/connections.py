@@ -169,6 +169,8 @@ class Connections:
 
     async def _dial(self, target: Target) -> Flow:
         secure = target.protocol == "TLS"
+        if secure:
+            _check_name(target)
         made = Stream(self, target.protocol, target)
         try:
             async with asyncio.timeout(DIAL_S + (HANDSHAKE_S if secure else 0)):
@@ -184,10 +186,6 @@ class Connections:
         except OSError as error:  # a TimeoutError is one, and so is an SSLError
             kind = Untrusted if isinstance(error, ssl.SSLCertVerificationError) else Unreachable
             raise kind(f"{target} cannot be reached: {tls.why(error)}") from None
-        except ValueError:  # of a peer's certificate, say: "a..b" is no name to ask for
-            raise Unreachable(
-                f"{target} cannot be reached: {clean(target.name, 100)!r} is no name of a server"
-            ) from None
         if made.flow is None:
             kind = Untrusted if made.misnamed else Unreachable
             raise kind(f"{target} cannot be reached: {made.unwanted}")
@@ -212,3 +210,12 @@ class Connections:
         connection = self._open.get(flow.serial)
         if connection is not None and connection.certificate:
             connection.listens_on = port
+
+
+def _check_name(target: Target) -> None:
+    """A certificate that we were shown may have any name in it. Raises Unreachable."""
+    try:
+        target.name.encode("idna")
+    except UnicodeError:
+        name = clean(target.name, 100)
+        raise Unreachable(f"{target} cannot be reached: {name!r} is no name of a server") from None

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from signaling.call import CallEnded, Outcome
+from signaling.call import CallEnded, Outcome, SignalingError
 from signaling.sip.dialer import SipDialer
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.outbound import Limits, Outbound
-from signaling.sip.resolve import Found, Kind, Srv
+from signaling.sip.resolve import Found, Kind, Srv, Target
 from signaling.sip.tls import Tls
 from tests.signaling.sip.answering import LOOPBACK, Desk, desk, leave
 from tests.signaling.sip.certificates import Authority
@@ -83,3 +83,11 @@ async def test_who_has_another_name_hears_nothing_of_the_call(tmp_path: Path) ->
         assert over.outcome is Outcome.UNREACHABLE
         assert over.reason.endswith("cannot be reached: its certificate is for other.test, not for pbx.test")
         assert there.offered.empty()
+
+
+@pytest.mark.parametrize("name", ["a..b", ".foo.test", "x" * 64])
+async def test_a_name_that_is_none_is_nobody_to_talk_to(name: str, tmp_path: Path) -> None:
+    """A certificate may have any in it, and we call its holder by that when a connection is lost."""
+    async with asyncio.timeout(20), secured(tmp_path, "sip:pbx.test") as (there, _, here):
+        with pytest.raises(SignalingError, match="is no name of a server"):
+            await here.flows.connect(Target("TLS", "127.0.0.1", there.sip.flows.tls_port, name), 100)
