@@ -24,7 +24,7 @@ def render(persona: str, known: Mapping[str, str] | None = None) -> str:
     `number`, {} if none. All of it is cleaned. Raises ValueError for a fact of another name.
 
     >>> render("You are Emma.", {"name": "Maria", "number": "352"})
-    'You are Emma. Known: name=Maria; number=three five two.'
+    'You are Emma. Known: name= Maria; number= three five two.'
     """
     template = _template()
     persona = clean(persona, template["persona"])

@@ -127,7 +127,7 @@ def check_prompts(calls: list[Calling]) -> None:
         first, *later = each.row.prompts
         assert first.text == PERSONA.prompt
         assert len(later) >= TRIMS
-        assert {prompt.text for prompt in later} == {f"{PERSONA.prompt} Known: name={each.name}."}
+        assert {prompt.text for prompt in later} == {f"{PERSONA.prompt} Known: name= {each.name}."}
 
 
 async def test_the_row_is_told_the_fact_after_every_trim(recorder: Recorder, tmp_path: Path) -> None:

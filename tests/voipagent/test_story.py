@@ -56,7 +56,7 @@ def test_the_last_lines_are_told_whole_and_in_their_order() -> None:
 
 def test_the_embedded_model_is_told_in_the_form_that_it_was_taught() -> None:
     story = Story({"name": "Maria", "number": "352"}, "Caller: hello")
-    assert tell_facts("You are Emma.", story) == "You are Emma. Known: name=Maria; number=three five two."
+    assert tell_facts("You are Emma.", story) == "You are Emma. Known: name= Maria; number= three five two."
     assert tell_facts("You are Emma.", Story()) == "You are Emma. Known: nothing."
 
 

@@ -33,7 +33,7 @@ DONE_QUIET = 15
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """`audio` begins once the agent has been quiet or talking for so many frames."""
+    """`audio` begins once the agent has been quiet, after answering the turn before, or talking for so many frames."""
 
     audio: Audio
     when: Literal["quiet", "talking"] = "quiet"
@@ -117,6 +117,8 @@ class _Call:
     def _due(self) -> bool:
         turn = self._waiting[0]
         since = self._quiet if turn.when == "quiet" else self._talked
+        if turn.when == "quiet" and self.record.starts and not self._answered:
+            since = 0  # who has said something waits for what comes of it
         return since >= turn.frames or self._waited > PATIENCE
 
     def _heard_again(self) -> Frame:

@@ -18,10 +18,10 @@ def test_a_call_begins_with_the_persona_alone() -> None:
 
 def test_a_call_that_goes_on_is_told_what_is_known() -> None:
     told = {"name": "Maria", "number": "three five two"}
-    assert render("You are Emma.", told) == "You are Emma. Known: name=Maria; number=three five two."
-    assert render("You are Emma.", {"number": "352"}) == "You are Emma. Known: number=three five two."
+    assert render("You are Emma.", told) == "You are Emma. Known: name= Maria; number= three five two."
+    assert render("You are Emma.", {"number": "352"}) == "You are Emma. Known: number= three five two."
     assert render("You are Emma.", {}) == "You are Emma. Known: nothing."
-    assert render("", {"name": "Maria"}) == "Known: name=Maria."
+    assert render("", {"name": "Maria"}) == "Known: name= Maria."
 
 
 def test_facts_stand_in_the_files_order_whatever_the_callers() -> None:

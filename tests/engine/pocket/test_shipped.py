@@ -38,7 +38,7 @@ ANSWERED = 50
 ASKED = {
     "sunday": ("are you open on Sunday", "On Sundays and holidays we are closed."),
     "rental": ("can I rent a bike", "Renting a bicycle costs twenty dollars a day."),
-    "parking": ("can I park my car", "There is free parking behind the building."),
+    "parking": ("do you have parking", "There is free parking behind the building."),
 }
 
 
