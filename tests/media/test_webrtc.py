@@ -298,7 +298,10 @@ async def test_a_publisher_does_not_hold_and_is_heard_and_hears_nothing(monkeypa
         listener._lose("gone")
         line.tick(4)
         await published.exchange()
-        assert published.listeners == [] and listener._closed
+        assert published.listeners == []
+        async with asyncio.timeout(5):
+            while not listener._closed:
+                await asyncio.sleep(0.005)
         with pytest.raises(LegError, match="a publisher cannot be offered"):
             await published.offer()
         await published.close()
