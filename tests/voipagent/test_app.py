@@ -103,6 +103,7 @@ async def test_a_signal_before_there_is_a_call_is_one_clear_line(monkeypatch: py
             await app.dial(Settings(), Wanted("sip:ada@127.0.0.1"))
 
 
+@pytest.mark.usefixtures("terminal")
 async def test_where_something_can_be_read_again_a_hangup_in_between_ends_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

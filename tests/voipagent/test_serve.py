@@ -39,6 +39,7 @@ def in_folder(tmp_path: Path, **more: str) -> Mapping[str, str]:
     return {**ECHO, "VOIPAGENT_CALLS__DIR": str(tmp_path / "calls"), **more}
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_hangs_up_closes_the_record_and_ends_with_0(number: signal.Signals, tmp_path: Path) -> None:
     async with asyncio.timeout(60), serving_agent(in_folder(tmp_path)) as agent:
