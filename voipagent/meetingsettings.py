@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 from signaling.call import SignalingError
 from signaling.meetings.place import Place
 from voipagent.kinds import Section
-from voipagent.persona import NamedPersona
+from voipagent.persona import NamedPersona, those_there
 
 
 class MeetingSettings(Section):
@@ -54,5 +54,4 @@ def check_meetings(meetings: Mapping[str, MeetingSettings], personas: Mapping[st
     """Raises ValueError where a persona cannot be; it says which."""
     for name, meeting in meetings.items():
         if meeting.persona and meeting.persona not in personas:
-            there = f"there is {', '.join(personas)}" if personas else "there is none but the default one"
-            raise ValueError(f"meeting {name!r}: there is no persona {meeting.persona!r}; {there}")
+            raise ValueError(f"meeting {name!r}: there is no persona {meeting.persona!r}; {those_there(personas)}")

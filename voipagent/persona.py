@@ -190,6 +190,12 @@ def _given(numbers: Iterable[str], number: str) -> int:
     )
 
 
+def those_there(personas: Iterable[str]) -> str:
+    """What to say to who names one that there is not."""
+    names = ", ".join(personas)
+    return f"there is {names}" if names else "there is none but the default one"
+
+
 def name_each(personas: dict[str, NamedPersona]) -> dict[str, NamedPersona]:
     """Each called as its section is, unless it has a name. Raises ValueError where two would answer the same call."""
     named = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pydantic import Field, SecretStr, field_validator
 
 from voipagent.kinds import Section
-from voipagent.persona import NamedPersona, bare_number
+from voipagent.persona import NamedPersona, bare_number, those_there
 
 MOST_PEOPLE = 16
 """A core mixes so many without a late frame."""
@@ -58,8 +58,7 @@ def check_rooms(rooms: Mapping[str, RoomSettings], personas: Mapping[str, NamedP
         if not NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name of a room: up to 64 letters, digits and . _ - are")
         if room.persona and room.persona not in personas:
-            there = f"there is {', '.join(personas)}" if personas else "there is none but the default one"
-            raise ValueError(f"room {name!r}: there is no persona {room.persona!r}; {there}")
+            raise ValueError(f"room {name!r}: there is no persona {room.persona!r}; {those_there(personas)}")
     _check_numbers(rooms, personas)
 
 

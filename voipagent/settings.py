@@ -29,7 +29,7 @@ from voipagent.http import HttpSettings
 from voipagent.kinds import Network, Port, PortRange, Section, version_of
 from voipagent.meetingsettings import MeetingSettings, check_meetings
 from voipagent.memory import ContextSettings, SummarySettings
-from voipagent.persona import NamedPersona, Persona, Personas, name_each
+from voipagent.persona import NamedPersona, Persona, Personas, name_each, those_there
 from voipagent.roomsettings import RoomSettings, check_rooms
 from voipagent.telemetry import MetricsSettings
 from voipagent.trunks import Codec, OutboundSettings, TrunkSettings, check_names
@@ -241,11 +241,9 @@ class Settings(Section):
     @field_validator("webrtc")
     @classmethod
     def _askable(cls, webrtc: WebRtcSettings, info: ValidationInfo) -> WebRtcSettings:
-        personas = info.data.get("personas")
-        wrong = [name for name in webrtc.personas if personas is not None and name not in ("*", *personas)]
-        if wrong:
-            there = f"there is {', '.join(personas)}" if personas else "there is none but the default one"
-            raise ValueError(f"personas: there is no persona {wrong[0]!r}; {there}")
+        if (personas := info.data.get("personas")) is not None:
+            if wrong := [name for name in webrtc.personas if name not in ("*", *personas)]:
+                raise ValueError(f"personas: there is no persona {wrong[0]!r}; {those_there(personas)}")
         return webrtc
 
     @field_validator("summary")
