@@ -144,13 +144,14 @@ async def test_we_call_encrypted_and_the_telephone_is_spoken_to_plainly(
     (burst,) = make_bursts(1, 8_000, seed=14, first_s=0.0)
     async with between(tmp_path, ours, PLAIN, srtp) as (proxy, agent), ringing(user_2000(proxy)) as (_, calls):
         await call_2000(agent)
-        line, pressed = await calls.get(), list[str]()
-        line.on_dtmf(lambda event: pressed.append(event.digit))
+        line, pressed = await calls.get(), asyncio.Queue[str]()
+        line.on_dtmf(lambda event: pressed.put_nowait(event.digit))
         await line.answer()
         await line.wait_established(timeout=10)
-        await talk(line, np.zeros(0, np.float32), 8_000, 2.0)
+        async with asyncio.timeout(20):
+            assert [await pressed.get() for _ in range(3)] == ["1", "5", "#"]
         assert await hears_itself(line, burst, 8_000)
-        assert pressed == ["1", "5", "#"]
+        assert pressed.empty()
         if by == "callee":
             await line.hangup()
             await proxy.said("loose BYE 2000")
