@@ -40,6 +40,9 @@ GREETED, ANSWERED, AT_MOST = 60, 70, 1_200
 
 TRIMS = 3
 QUESTIONS = "what is my name", "what is your name"
+QUIET = 30
+"""Frames without a word, after which the caller takes it that nothing more is said."""
+
 SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
 VOICES = "slt", "rms", "awb", "kal16"
 
@@ -74,8 +77,10 @@ class Calling:
         self.slot.say(f" Thank you, {self.name}")
         while (self.trimmed < TRIMS or not self.trims) and len(self.row.texts) < AT_MOST:
             yield SILENCE
-        yield from [SILENCE] * 30
         for question in self.asks:
+            yield SILENCE
+            while any(self.row.texts[-QUIET:]):  # it may be asking whether they are still there
+                yield SILENCE
             self.asked[question] = len(self.row.texts)
             yield from self.voice(question, self.number)
             yield from [SILENCE] * ANSWERED

@@ -31,9 +31,15 @@ from engine.pocket.recipe.noises import NOISES
 from engine.pocket.recipe.voices import LEVEL
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
 
-KINDS = {"quiet": 0.12, "greeted": 0.22, "call": 0.05, "mutter": 0.3, "interruption": 0.22, "nothing": 0.09}
-"""What happens: noise alone, behind a greeting, or through a whole call; into an answer a mutter, a question, at most a
-cough."""
+KINDS = {
+    **{"quiet": 0.12, "greeted": 0.2, "call": 0.05, "missed": 0.12},
+    **{"mutter": 0.25, "interruption": 0.19, "nothing": 0.07},
+}
+"""What happens: noise alone, behind a greeting, or through a whole call, or a question that was not answered; into an
+answer a mutter, a question, at most a cough."""
+
+MISSED = 20
+"""Frames behind a question that was not answered, in which it still may be."""
 
 BEDS = {"music": 0.2, "keys": 0.2, "hiss": 0.2, "tone": 0.1, "cough": 0.1, "knock": 0.1, "breath": 0.1}
 """What noise lasts, and how often."""
@@ -56,12 +62,31 @@ def compose(composer: Composer, random: np.random.Generator) -> Dialogue:
     kind = str(random.choice(list(KINDS), p=list(KINDS.values())))
     if kind == "quiet":
         return _quiet(composer, random)
+    if kind == "missed":
+        return _missed(composer, random)
     return _talking(composer, random, kind) if kind not in {"greeted", "call"} else _greeted(composer, random, kind)
 
 
 def _quiet(composer: Composer, random: np.random.Generator) -> Dialogue:
     line = Timeline(int(random.integers(*QUIET)), composer.clips, composer.encode)
     _hear_bed(line, int(random.integers(0, 12)), random)
+    return composer.finished(random, line, "")
+
+
+def _missed(composer: Composer, random: np.random.Generator) -> Dialogue:
+    """A question was not answered, for whatever reason: the agent asks as it does in any other silence.
+
+    That it is not answered is not asked for.
+    """
+    call = Progress(State(composer.domain.persona(random, composer.split)), *composer.caller(random))
+    turn = composer.turn(random, call, story=False)
+    sample = int(random.integers(2 * FRAME_SAMPLES, 10 * FRAME_SAMPLES))
+    end = int(sample + turn.end_s * SAMPLE_RATE) // FRAME_SAMPLES
+    line = Timeline(end + SILENCE_FRAMES + int(random.integers(8, 24)), composer.clips, composer.encode)
+    line.hear(turn.audio, sample, turn.words)
+    line.events.append(Event("missed", end + MISSED))
+    call.quiet, call.over = end, turn.wording.intent == "goodbye"
+    composer.wait(line, call, line.frames)
     return composer.finished(random, line, "")
 
 

@@ -43,6 +43,10 @@ ESPEAK_ACCENTS = ("en-us", "en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-02
 """As espeak-ng takes them before a variant; `en` is British."""
 
 
+CHORUS = 100
+"""Mixtures of Kokoro's voices. They come last: what those before them draw stays the same."""
+
+
 def callers(seed: int = 0) -> tuple[Caller, ...]:
     """Every pseudo-speaker, training and held out; the same for a seed.
 
@@ -103,6 +107,10 @@ def callers(seed: int = 0) -> tuple[Caller, ...]:
         *(Caller(variant, "espeak", f"en-us+{variant}", "held-out", 1.1) for variant in ESPEAK_HELD_OUT),
         *(Caller(f"{variant}-gb", "espeak", f"en+{variant}", "held-out", 0.95) for variant in ESPEAK_HELD_OUT),
     ]
+    made += [
+        Caller(f"chorus-{n}", "chorus", str(n), "train", between(0.8, 1.25), 1.0, between(0.88, 1.12))
+        for n in range(CHORUS)
+    ]
     return tuple(made)
 
 
@@ -111,6 +119,8 @@ def varied(caller: Caller, random: np.random.Generator) -> Caller:
     base, stretch, pitch, size = caller.base, random.uniform(0.78, 1.32), caller.pitch, caller.size
     if caller.engine == "flite":
         pitch, size = random.uniform(0.65, 1.45), random.uniform(0.84, 1.18)
+    elif caller.engine == "chorus":
+        base, size = str(int(random.integers(1 << 31))), random.uniform(0.86, 1.15)
     elif caller.engine == "espeak":
         accent = ESPEAK_ACCENTS[int(random.integers(len(ESPEAK_ACCENTS)))]
         base = f"{accent}+{caller.base.partition('+')[2]}"

@@ -188,6 +188,12 @@ def bare(example: Example) -> Example:
     )
 
 
+def excused(example: Example, dialogue: Dialogue) -> Example:
+    """A window without its prompt, in which nothing is asked of the frames in which a question was missed."""
+    missed = [event.frame for event in dialogue.events if event.kind == "missed"]
+    return replace(example, prompt=max([example.prompt, *missed]))
+
+
 def telling(example: Example) -> Example | None:
     """The example up to TOLD_FRAMES after the caller has told something last, and what is known then; None: nothing is
     told. Beyond that the agent says it, and it is known from there.

@@ -6,7 +6,8 @@ The rules that the model learns from these, in frames of 80 ms:
 - A question that ended in frame e is answered with EPAD in e + 4 (or 5), so with sound in e + 7 (or 8). Only a number
   is waited for longer, NUMBER_GAP, for another digit may follow: callers say them with pauses between.
 - A caller who interrupts is given the floor STOP frames after the first sound; who says "mm-hm" is not.
-- Who tells a story hears "mm-hm" in the first pause of a phrase after LISTEN, timed as an answer would be.
+- Who tells a story hears "mm-hm" in the first pause of a phrase after LISTEN_S, timed as an answer would be, and again
+  AGAIN_S later: none of what is closer together is told from what is not.
 - A pause within a question, noise, tones, music and the agent's own echo change nothing.
 - After SILENCE_FRAMES in which nobody speaks, the agent asks whether the caller is still there. Not after a goodbye.
 - A call's beginning (a prompt without "Known:") is greeted at GREETING; a call that goes on is not.
@@ -67,7 +68,7 @@ INTERRUPTS_S = 0.7
 MUTTERS_S = 0.6
 """What is shorter than the first does not interrupt the agent, and a mutter is shorter than the second."""
 
-LISTEN_S = 2.4
+LISTEN_S, AGAIN_S = 2.4, 6.0
 SILENCE_FRAMES = 75
 PAUSE_S = (0.25, 0.7)
 PHRASE_PAUSE_S = (0.35, 0.75)
@@ -77,7 +78,7 @@ BARGE_IN = 0.3
 MUTTER = 0.45
 NOISE = 0.35
 STORY = 0.15
-PAUSED = 0.35
+PAUSED = 0.5
 SPACED = 0.5
 """Of the numbers, those whose digits are said apart."""
 ECHO = 0.5
@@ -387,15 +388,15 @@ class Composer:
         call.over = intent == "goodbye"
 
     def _listen(self, line: Timeline, turn: Turn, sample: int, onset: int, end: int) -> None:
-        """ "mm-hm", at most once in LISTEN_S, and not so late that it would run into the answer."""
-        last_s = turn.start_s
+        """ "mm-hm", after LISTEN_S and then every AGAIN_S, and not so late that it would run into the answer."""
+        due_s = turn.start_s + LISTEN_S
         clip = self.domain.index[self.domain.backchannel]
         for end_s in turn.phrase_ends_s:
             sound = _frame(sample, end_s) + GAPS[0][0] + LEAD + 1
-            if end_s - last_s >= LISTEN_S and sound + self.clips[clip].frames <= end and sound < line.frames:
+            if end_s >= due_s and sound + self.clips[clip].frames <= end and sound < line.frames:
                 line.speak([clip], sound)
                 line.events.append(Event("backchannel", sound, onset, text=self.domain.backchannel))
-                last_s = end_s + 1.0
+                due_s = end_s + AGAIN_S
 
     def say(self, line: Timeline, call: Progress, clips: Sequence[str], sound: int, event: Event) -> None:
         end = line.speak([self.domain.index[clip] for clip in clips], sound)

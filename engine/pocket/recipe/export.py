@@ -37,6 +37,9 @@ MOST_BYTES = 40_000_000
 
 SHARED = {"mimi_name": CODEC_WEIGHTS, "mimi_config_name": CODEC_CONFIG, "tokenizer_name": "tokenizer.model"}
 
+SETTINGS = ("model_type", "lm_gen_config", "prompt_config", "stt_config")
+"""What else stands in a configuration, beside a model's sizes."""
+
 GREEDY = {"temp": 0.0, "temp_text": 0.0, "top_k": 25, "top_k_text": 25}
 """How to draw, under the reference's names: clips are constants, so the likeliest code is the right one."""
 

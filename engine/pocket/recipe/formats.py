@@ -105,6 +105,7 @@ class Event:
     silence     first of the agent's question into a silence   its text
     stop        first that is silent after a barge-in (start: the caller's first)   -
     backchannel first of the agent's "mm-hm" (start: of the turn)      -
+    missed      from which on something is asked of the agent      -
     noise       first of something to be ignored               which: mm-hm, cough, music, keys, …
     """
 

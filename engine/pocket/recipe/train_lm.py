@@ -41,6 +41,7 @@ from engine.pocket.recipe.corpus import (
     cut,
     cut_frame,
     example_of,
+    excused,
     is_begun,
     is_told,
     labels_of,
@@ -337,7 +338,7 @@ def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET,
         return max((OFTEN.get(event.intent, 1) for event in dialogue.events), default=1)
 
     def aside(dialogue: Dialogue) -> Example:
-        return example(dialogue) if is_begun(dialogue) else bare(example(dialogue))
+        return example(dialogue) if is_begun(dialogue) else excused(bare(example(dialogue)), dialogue)
 
     domain = load_domain()
     retelling = Retelling(domain, read_clips(work / "clips.npz"), cache(material.tokenizer.encode), windows, calls)

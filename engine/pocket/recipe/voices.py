@@ -1,8 +1,9 @@
-"""Who speaks in the training data: three synthesisers, each saying where its words and phones are.
+"""Who speaks in the training data: four synthesisers, each saying where its words and phones are.
 
     flite (Debian `flite`, BSD-like)         rms, slt, kal, kal16; awb is held out
     espeak-ng (Debian, used at build time)   its voice variants; six are held out
     hibari "heart" (PyPI, Apache-2.0)        the agent's voice, and, warped, many callers
+    Kokoro (PyPI, Apache-2.0)                mixtures of its voices: the nearest to people that there is here
 
 A `Caller` is one pseudo-speaker; `say` makes an `Utterance` of it.
 """
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.pocket.recipe.callers import Caller
+from engine.pocket.recipe.chorus import chorus
 from engine.pocket.recipe.espeak import espeak
 from engine.pocket.recipe.flite import flite
 from engine.pocket.recipe.formats import Audio, Span, Utterance
@@ -31,7 +33,7 @@ LEVEL = 0.08
 EDGE_S = (0.04, 0.06)
 """What is kept before the first phone and after the last."""
 
-SYNTHESISERS: dict[str, Synthesiser] = {"flite": flite, "espeak": espeak, "heart": heart}
+SYNTHESISERS: dict[str, Synthesiser] = {"flite": flite, "espeak": espeak, "heart": heart, "chorus": chorus}
 
 
 def say(caller: Caller, text: str, synthesiser: Synthesiser | None = None) -> Utterance:

@@ -9,13 +9,14 @@ import pytest
 
 from engine.model.text import PAD
 from engine.pocket.recipe import asides, dialogues
-from engine.pocket.recipe.asides import KINDS, LONG, QUIET, SPEAKS, THEN, compose
-from engine.pocket.recipe.dialogues import FRAMES, GREETING, MUTTERS_S, SILENCE_FRAMES, STOP
+from engine.pocket.recipe.asides import KINDS, LONG, MISSED, QUIET, SPEAKS, THEN, compose
+from engine.pocket.recipe.dialogues import FRAMES, GREETING, LEAD, MUTTERS_S, SILENCE_FRAMES, STOP
 from engine.pocket.recipe.formats import SILENCE, Dialogue
 from engine.slot import FRAME_SAMPLES
 from tests.engine.pocket.test_dialogues import DOMAIN, clips, composer, said, told
 
 COUNT = 60
+FRAME_S = 0.08
 
 
 @cache
@@ -31,6 +32,8 @@ def of(kind: str) -> list[Dialogue]:
     """Those of a kind, by what is in them."""
 
     def named(dialogue: Dialogue) -> str:
+        if told(dialogue, "missed"):
+            return "missed"
         if told(dialogue, "greeting"):
             return "call" if dialogue.frames == FRAMES else "greeted"
         if not told(dialogue, "answer"):
@@ -49,6 +52,17 @@ def test_all_of_them_come_up_as_often_as_they_are_to() -> None:
         assert len(of(kind)) <= COUNT * share * 2 + 2
         assert len(of(kind)) >= COUNT * share / 2 - 2
     assert of("quiet") and of("mutter") and of("interruption")
+
+
+def test_after_a_question_that_was_missed_the_agent_asks() -> None:
+    for dialogue in of("missed"):
+        (missed,) = told(dialogue, "missed")
+        heard_s = [word.end_s for word in dialogue.heard]
+        assert MISSED - 1 <= missed.frame - max(heard_s) / FRAME_S <= MISSED + 3
+        asked = told(dialogue, "silence")
+        assert [event.text for event in asked] == [DOMAIN.clip_text((DOMAIN.silence,))]
+        assert asked[0].frame == missed.frame - MISSED + SILENCE_FRAMES + LEAD + 1
+        assert not dialogue.prompt and not told(dialogue, "question") and not told(dialogue, "answer")
 
 
 def test_noise_alone_is_answered_by_nothing() -> None:

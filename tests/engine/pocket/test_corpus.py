@@ -23,6 +23,7 @@ from engine.pocket.recipe.corpus import (
     cut,
     cut_frame,
     example_of,
+    excused,
     is_told,
     labels_of,
     read_coded,
@@ -162,6 +163,14 @@ def test_a_bare_window_is_the_call_alone(example: Example) -> None:
     assert alone.prompt == GREETING and np.array_equal(alone.frames, example.frames[start:])
     assert alone.asked[0][0] == example.asked[0][0] - start and len(alone.heard) == len(example.heard)
     assert np.array_equal(alone.edges, example.edges[start:])
+
+
+def test_of_a_question_that_was_missed_nothing_is_asked(example: Example, dialogue: Dialogue) -> None:
+    alone = bare(example)
+    assert excused(alone, dialogue).prompt == alone.prompt
+    missed = replace(dialogue, events=(*dialogue.events, Event("missed", 17)))
+    assert excused(alone, missed).prompt == 17
+    assert excused(alone, replace(missed, events=(Event("missed", 1),))).prompt == GREETING
 
 
 def test_of_a_window_without_a_prompt_only_what_is_told_in_it_is_known(example: Example) -> None:

@@ -10,6 +10,7 @@ from engine.model.text import EPAD, PAD, SILENT, Tokenizer
 from engine.pocket.recipe import dialogues, standin
 from engine.pocket.recipe.callers import callers
 from engine.pocket.recipe.dialogues import (
+    AGAIN_S,
     ANSWERED,
     FRAMES,
     GAPS,
@@ -247,7 +248,7 @@ def test_who_tells_a_story_is_listened_to() -> None:
     for dialogue in composed("stage2"):
         backs = told(dialogue, "backchannel")
         for before, after in zip(backs, backs[1:], strict=False):
-            assert (after.frame - before.frame) * 0.08 >= LISTEN_S or before.start != after.start
+            assert (after.frame - before.frame) * 0.08 >= AGAIN_S or before.start != after.start
         for back in backs:
             heard += 1
             (question,) = (event for event in told(dialogue, "question") if event.start == back.start)

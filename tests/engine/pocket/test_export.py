@@ -15,12 +15,13 @@ from engine.model.moshi import Moshi
 from engine.model.moshi_config import MoshiConfig
 from engine.model.prompt import PromptLayout
 from engine.pocket.recipe import export as export_file
+from engine.pocket.recipe.adopt import adopt
 from engine.pocket.recipe.encode import read_voice
 from engine.pocket.recipe.export import MOST_BYTES, export
 from engine.pocket.recipe.export_codec import MIMI as CODEC
 from engine.pocket.recipe.export_codec import build, read_codec
 from engine.pocket.recipe.init_lm import EAR, LM, draw
-from engine.pocket.recipe.training import store
+from engine.pocket.recipe.training import load, store
 from engine.slot import CheckpointError
 from tests.engine.pocket.work import EAR as SMALL_EAR
 from tests.engine.pocket.work import LM as SMALL_LM
@@ -53,6 +54,23 @@ def test_a_round_trip(trained: Path, tmp_path: Path) -> None:
     codec, written = read_codec(trained / "codec").state_dict(), loaded.mimi.state_dict()
     assert all(torch.equal(codec[name], written[name]) for name in codec)
     assert loaded.revision != ear.revision
+
+
+def test_what_was_exported_can_be_gone_on_from(trained: Path, tmp_path: Path) -> None:
+    out, again, work = tmp_path / "out", tmp_path / "again", tmp_path / "work"
+    export(trained, out)
+    adopt(out, work)
+    (work / "coded").symlink_to(trained / "coded")
+    export(work, again)
+    for path in out.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+    for place in ("lm", "ear"):
+        begun = load(work / place / f"{place}.pt")["task"]["moshi"]
+        assert begun.keys() == load(trained / place / "model.pt")["weights"].keys()
+    with pytest.raises(ValueError, match="lm is there already"):
+        adopt(out, work)
+    with pytest.raises(ValueError, match="has no config.json"):
+        adopt(tmp_path, tmp_path / "empty")
 
 
 def test_the_engine_runs_it(trained: Path, tmp_path: Path) -> None:

@@ -4,10 +4,13 @@ import re
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from engine.pocket.recipe import letters
 from engine.pocket.recipe.callers import Caller, callers, varied
-from engine.pocket.recipe.formats import Span
-from engine.pocket.recipe.heart import _graph_output, _phones_of, _words_of
+from engine.pocket.recipe.chorus import REACH, mixtures
+from engine.pocket.recipe.formats import Audio, Span
+from engine.pocket.recipe.letters import UNIT, graph_output, phones_of, words_of
 from engine.pocket.recipe.phones import FLITE, IPA, PAUSE, PHONES, divided, from_flite, from_ipa
 from engine.pocket.recipe.standin import tones
 from engine.pocket.recipe.synthesis import Spoken, SynthesisError
@@ -24,8 +27,8 @@ def test_relatives_keep_what_makes_a_voice_and_nothing_of_what_makes_it_known() 
         assert first.name != second.name and first.stretch != second.stretch
         assert {first.engine, second.engine} == {caller.engine} and first.warp == second.warp == caller.warp
         assert first.base.partition("+")[2] == caller.base.partition("+")[2]
-        assert (first.base == caller.base) or caller.engine == "espeak"
-        assert (first.pitch == caller.pitch) == (caller.engine == "heart")
+        assert (first.base == caller.base) or caller.engine in {"espeak", "chorus"}
+        assert (first.pitch == caller.pitch) == (caller.engine in {"heart", "chorus"})
 
 
 def spans(*parts: tuple[str, float]) -> list[Span]:
@@ -77,22 +80,69 @@ def test_phones_that_share_a_span_divide_it() -> None:
 
 def test_marks_give_their_time_to_the_phones_beside_them() -> None:
     symbols = spans(("h", 0.05), ("ˈ", 0.05), ("ɛ", 0.1), ("l", 0.05), ("ː", 0.02), (" ", 0.07), ("p", 0.1))
-    made = _phones_of(symbols, 1.0)
+    made = phones_of(symbols, 1.0)
     assert [span.label for span in made] == ["hh", "eh", "l", "p"]
     lengths = [span.end_s - span.start_s for span in made]
     assert lengths == pytest.approx([0.05, 0.15, 0.14, 0.1])
     assert made[0].start_s == 1.0
-    assert [span.label for span in _phones_of(spans(("h", 0.1), (",", 0.3), ("h", 0.1)), 0)] == ["hh", PAUSE, "hh"]
+    assert [span.label for span in phones_of(spans(("h", 0.1), (",", 0.3), ("h", 0.1)), 0)] == ["hh", PAUSE, "hh"]
 
 
 def test_words_are_the_runs_between_spaces_and_marks() -> None:
     symbols = "hˈI, ju?"
-    assert _words_of(symbols, spans(*((symbol, 1.0) for symbol in symbols))) == [(0.0, 3.0), (5.0, 7.0)]
+    assert words_of(symbols, spans(*((symbol, 1.0) for symbol in symbols))) == [(0.0, 3.0), (5.0, 7.0)]
+
+
+class Reader:
+    """Spells."""
+
+    vocab = "abc ."
+
+    def split_sentences(self, text: str) -> list[str]:
+        return text.split("|")
+
+    def g2p(self, text: str) -> str:
+        return text + "~"
+
+
+def test_sentences_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letters, "hibari_voice", Reader)
+    asked: list[str] = []
+
+    def sentence(written: str) -> tuple[Audio, NDArray[np.int64]]:
+        asked.append(written)
+        durations = np.array([[2, *[4] * len(written), 2]])
+        return np.zeros(int(durations.sum()) * UNIT, np.float32), durations
+
+    made = letters.speak("ab c|b.", sentence)
+    assert asked == ["ab c", "b."]
+    first_s, letter_s = 20 * UNIT / SAMPLE_RATE, 4 * UNIT / SAMPLE_RATE
+    assert [word.label for word in made.words] == ["ab", "c", "b"]
+    starts = [letter_s / 2, 3.5 * letter_s, first_s + letter_s / 2]
+    assert [word.start_s for word in made.words] == pytest.approx(starts)
+    assert len(made.audio) == (20 + 12) * UNIT
+    with pytest.raises(SynthesisError, match="1 words are said for the 2 of 'ab ~c'"):
+        monkeypatch.setattr(Reader, "g2p", lambda self, text: "abc")
+        letters.speak("ab ~c", sentence)
+
+
+def test_a_package_that_is_not_there_is_named() -> None:
+    with pytest.raises(SynthesisError, match="no_such_package is not installed; pip install 'voipagent.recipe.'"):
+        letters.installed("no_such_package")
+
+
+def test_a_number_is_a_voice_between_others_or_a_little_beyond() -> None:
+    sounds = np.array([mixtures(number, 5) for number in range(200)])
+    assert sounds.shape == (200, 2, 5)
+    assert np.allclose(sounds.sum(2), 1)
+    away = np.linalg.norm(sounds - 0.2, axis=2)
+    assert 0.4 <= away.min() and 0.9 < away.max() <= REACH
+    assert np.array_equal(mixtures(3, 5), mixtures(3, 5)) and not np.array_equal(*mixtures(3, 5))
 
 
 def test_a_graphs_output_is_a_message_that_merges_into_a_model() -> None:
     """ModelProto.graph (field 7) { GraphProto.output (12) { ValueInfoProto.name (1) } }, each with its length."""
-    made = _graph_output("/Round_output_0")
+    made = graph_output("/Round_output_0")
     assert made[0] == 7 << 3 | 2 and made[1] == len(made) - 2
     assert made[2] == 12 << 3 | 2 and made[3] == len(made) - 4
     assert made[4] == 1 << 3 | 2 and made[6:] == b"/Round_output_0" and made[5] == 15
