@@ -10,7 +10,7 @@ Each step is a command, `python -m engine.pocket.recipe.STEP --work DIR`, with -
     train_lm, train_ear                             what is answered, and what the caller said
     export, evaluate                                the checkpoint, and the table about it
 
-`adopt` begins a work folder where shipped weights ended. `pack` takes some of the callers to a machine without their
-synthesisers; `unpack` stands there for `generate callers`.
+`adopt` begins a work folder where shipped weights ended, and `recover` keeps their voice in it. `pack` takes some of
+the callers to a machine without their synthesisers; `unpack` stands there for `generate callers`.
 Those that take long stop after --minutes and go on when called again. `nano` does all of it, small, in a minute.
 """

@@ -17,11 +17,11 @@ from engine.pocket.recipe import offline_lm
 from engine.pocket.recipe.corpus import IGNORED, Example, Labels
 from engine.pocket.recipe.init_lm import centroids
 
-PAD_WEIGHT, EPAD_WEIGHT, OPENING_WEIGHT, START_WEIGHT, LATE_WEIGHT = 0.3, 0.6, 4.0, 0.5, 0.6
+PAD_WEIGHT, EPAD_WEIGHT, OPENING_WEIGHT, START_WEIGHT, LATE_WEIGHT = 0.3, 0.6, 4.0, 0.7, 0.7
 """Of a text token in the loss; any other is 1. The opening word of an answer is the whole decision, and the EPAD before
 it that to speak at all. Drawn greedily, the agent speaks as soon as that is likelier than PAD by the ratio of their
-weights: with 2 for it, one chance in eight was enough, and it spoke into every pause and noise; now three in eight are.
-An opening whose EPAD was missed is such a decision, too."""
+weights: with 2 for it, one chance in eight was enough, and it spoke into every pause and noise; with 0.5, three in
+eight, it left one question in twenty unanswered. An opening whose EPAD was missed is such a decision, too."""
 
 CODE_NOISE = 0.02
 """Of the caller's codes, replaced at random: no telephone line is as clean as the data."""
