@@ -31,7 +31,7 @@ from voipagent.trim import Memory
 
 PERSONA = Persona(prompt="You are Emma from Blue Harbor. Greet with Hello.")
 WHO = "what is your name"
-GREETED, FRAMES_A_MINUTE = 60, 750
+GREETED, FRAMES_A_MINUTE, FRAME_S = 60, 750, 0.08
 TURN = 190
 """Frames from a question to the next."""
 
@@ -82,6 +82,11 @@ class Talk:
     def greeting(self) -> str:
         return self.row.said(0, GREETED)
 
+    def before(self, at: float) -> str:
+        """What it said in the quarter of a minute before a time."""
+        frame = round(at / FRAME_S)
+        return self.row.said(max(0, frame - TURN), frame)
+
     @property
     def last(self) -> str:
         return self.row.said(self.asked_at)
@@ -112,7 +117,7 @@ async def test_an_hour(recorder: Recorder, tmp_path: Path, calls: int, minutes: 
         print(
             f"\n{len(talk.row.texts) * 0.08 / 60:.1f} minutes, {trims} trims, words in {spoken_frames} frames; greeted "
             f"{talk.greeting!r}, at the end: {talk.last!r}; names {named(talk.greeting)} {named(talk.last)}; "
-            f"watchdogs: {talk.troubles}"
+            f"watchdogs: {[(at, what, talk.before(at)) for at, what in talk.troubles]}"
         )
         assert trims >= minutes
         assert all(prompt.text.startswith(PERSONA.prompt) for prompt in talk.row.prompts)
