@@ -51,6 +51,8 @@ async def test_who_sends_nothing_gives_a_receivers_report() -> None:
     async with Line() as line:
         await line.connect("a=inactive")
         await line.frame()
+        # Reports to an address where nobody is soon end.
+        line.phone.rtcp.sendto(bytes(RtcpRrPacket(line.phone.ssrc)), line.phone.rtcp_target)
         line.run(round(KEEP_ALIVE_S * 50) - 20)
         kinds = [type(rtcp.parse(data)[0]) for data in line.phone.reports(2)]
         assert kinds[1:] == [RtcpRrPacket] * (len(kinds) - 1)  # the first tells of the keep-alive

@@ -2,7 +2,7 @@
 
 That persona and fact are in the prompt after each trim is the session's doing, and must be so every time, whatever the
 engine: the echo shows it, which costs nothing. Whether the embedded model's weights then say them is measured with that
-model, and printed.
+model; four calls in five are to.
 """
 
 from __future__ import annotations
@@ -151,14 +151,17 @@ async def test_how_often_the_embedded_model_says_it(recorder: Recorder, tmp_path
     async with LocalEngine(str(FOLDER), rows=4, device="cpu", ear="off") as engine:
         kept = await play(engine, recorder, tmp_path, calls, Memory(tell=tell_facts), flite, QUESTIONS)
         lost = await play(engine, recorder, tmp_path, calls, None, flite, QUESTIONS)
+    said: dict[str, int] = {}
     for policy, callings in (("reprime", kept), ("off", lost)):
-        mine = [f"Your name is {each.name}." == each.answer("what is my name") for each in callings]
-        own = ["My name is Emma." == each.answer("what is your name") for each in callings]
+        mine = [f"Your name is {each.name}." in each.answer("what is my name") for each in callings]
+        own = ["My name is Emma." in each.answer("what is your name") for each in callings]
         print(
             f"\n{policy}: of {calls} calls, after {min(each.trimmed for each in callings)} trims or more, "
             f"{sum(mine)} said the caller's name, {sum(own)} the agent's; asked for the caller's name: "
             f"{sorted({each.answer('what is my name') for each in callings})}"
         )
+        said[policy] = sum(mine)
+    assert said["reprime"] >= 0.8 * calls and not said["off"]
     check_prompts(kept)
     assert all(len(each.row.prompts) == 1 for each in lost)
     assert not any(each.troubles for each in (*kept, *lost))
