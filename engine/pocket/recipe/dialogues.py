@@ -7,7 +7,7 @@ The rules that the model learns from these, in frames of 80 ms:
   is waited for longer, NUMBER_GAP, for another digit may follow: callers say them with pauses between.
 - A caller who interrupts is given the floor STOP frames after the first sound; who says "mm-hm" is not.
 - Who tells a story hears "mm-hm" in the first pause of a phrase after LISTEN_S, timed as an answer would be, and again
-  AGAIN_S later: none of what is closer together is told from what is not.
+  AGAIN_S later at the earliest.
 - A pause within a question, noise, tones, music and the agent's own echo change nothing.
 - After SILENCE_FRAMES in which nobody speaks, the agent asks whether the caller is still there. Not after a goodbye.
 - A call's beginning (a prompt without "Known:") is greeted at GREETING; a call that goes on is not.
