@@ -132,7 +132,7 @@ def _run(options: argparse.Namespace) -> None:
         return
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # where kernels are launched and graphs captured
+        torch.cuda.set_device(device.index or 0)  # where kernels are launched and graphs captured
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.precision]
     if options.model == "7b":
         checkpoint = random_checkpoint(MoshiConfig(), MimiConfig(), device, dtype, options.weights)

@@ -169,6 +169,8 @@ def fill(batch: Batch, window: int) -> None:
     for scale in kv.scales or ():
         scale.fill_(0.01)
     kv.position.fill_(window)
+    if kv.position.is_cuda:
+        torch.cuda.synchronize(kv.position.device)  # else the first tick that is timed waits for all that noise
 
 
 def prepare(batch: Batch, graphs: Graphs) -> None:

@@ -4,6 +4,7 @@ Two launches. `_part` takes a block of SPLIT slots of one row and head, and leav
 weighted mean; `_join` puts a row's blocks together (the split softmax of flash decoding). How the slots are split does
 not depend on how many rows there are or what they hold, so a row's result is bit for bit the same alone and beside
 others. Keys and values may be 8-bit integers with a scale a position and head: a score is scaled once it is summed.
+Matrix units make the products: by the others, summing takes longer than reading does.
 
 Needs triton, which comes with torch for CUDA. What it must equal is torch's own attention over the slots that are held.
 """
@@ -18,11 +19,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-SPLIT = 256
-"""Slots that one program reads: 64 kB of bfloat16 keys at Moshi's heads of 128, enough in flight to hide the memory."""
+SPLIT = 512
+"""Slots that one program reads: 128 kB of bfloat16 keys at Moshi's heads of 128."""
 
 STEP = 64
 """Slots of a program at once."""
+
+LANES = 16
+"""Queries that a matrix unit takes at least. One is asked; the others are zeros, and nothing waits for them."""
+
+WARPS, STAGES = 4, 3
+"""Of a program; and the steps whose keys and values may be on their way: 70 kB of the 99 that an L4's programs share.
+
+Sizes were chosen on an H200, where 64 full rows of Moshi 7B are then read as fast as its memory gives them; twice as
+many bytes in float32 are left to one step at a time."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
@@ -45,6 +55,7 @@ def _part(  # type: ignore[no-untyped-def]
     softmax_scale,
     SIZE: tl.constexpr,
     WIDE: tl.constexpr,
+    LANES: tl.constexpr,
     SPLIT: tl.constexpr,
     STEP: tl.constexpr,
     SHARED: tl.constexpr,
@@ -57,11 +68,14 @@ def _part(  # type: ignore[no-untyped-def]
     first = block * SPLIT
     size = tl.arange(0, WIDE)
     inside = size < SIZE
-    top = -float("inf")
-    total = 0.0
-    mean = tl.zeros((WIDE,), tl.float32)
+    only = tl.arange(0, LANES) == 0
+    kind = query.dtype.element_ty
+    top = tl.full((LANES,), -float("inf"), tl.float32)
+    total = tl.zeros((LANES,), tl.float32)
+    mean = tl.zeros((LANES, WIDE), tl.float32)
     if first < length:
-        asked = tl.load(query + (row * heads + head) * SIZE + size, mask=inside, other=0).to(tl.float32)
+        asked = tl.load(query + (row * heads + head) * SIZE + size, mask=inside, other=0)
+        asked = tl.where(only[:, None], asked[None, :], 0.0).to(kind)
         source = tl.load(rows + row).to(tl.int64)  # the rings of six rows of Moshi 7B are 2^31 cells
         ring = source * ring_row + (head // SHARED) * ring_head
         scales = source * scale_row + (head // SHARED) * scale_head
@@ -69,23 +83,24 @@ def _part(  # type: ignore[no-untyped-def]
             slots = start + tl.arange(0, STEP)
             there = slots < length
             cells = ring + slots[:, None] * SIZE + size[None, :]
-            key = tl.load(keys + cells, mask=there[:, None] & inside[None, :], other=0).to(tl.float32)
-            scores = tl.sum(key * asked[None, :], axis=1) * softmax_scale
+            known = there[:, None] & inside[None, :]
+            key = tl.load(keys + cells, mask=known, other=0).to(kind)
+            scores = tl.dot(asked, tl.trans(key), input_precision="ieee") * softmax_scale
             if SCALED:
-                scores = scores * tl.load(key_scales + scales + slots, mask=there, other=0).to(tl.float32)
-            scores = tl.where(there, scores, -float("inf"))
-            higher = tl.maximum(top, tl.max(scores, axis=0))
-            weights = tl.exp(scores - higher)
+                scores = scores * tl.load(key_scales + scales + slots, mask=there, other=0).to(tl.float32)[None, :]
+            scores = tl.where(there[None, :], scores, -float("inf"))
+            higher = tl.maximum(top, tl.max(scores, axis=1))
+            weights = tl.exp(scores - higher[:, None])
             faded = tl.exp(top - higher)
-            total = total * faded + tl.sum(weights, axis=0)
+            total = total * faded + tl.sum(weights, axis=1)
             if SCALED:
-                weights = weights * tl.load(value_scales + scales + slots, mask=there, other=0).to(tl.float32)
-            value = tl.load(values + cells, mask=there[:, None] & inside[None, :], other=0).to(tl.float32)
-            mean = mean * faded + tl.sum(value * weights[:, None], axis=0)
+                weights = weights * tl.load(value_scales + scales + slots, mask=there, other=0).to(tl.float32)[None, :]
+            value = tl.load(values + cells, mask=known, other=0).to(kind)
+            mean = tl.dot(weights.to(kind), value, mean * faded[:, None], input_precision="ieee")
             top = higher
-    tl.store(means + place * SIZE + size, mean, mask=inside)
-    tl.store(tops + place, top)
-    tl.store(sums + place, total)
+    tl.store(means + place * SIZE + size, tl.sum(tl.where(only[:, None], mean, 0.0), axis=0), mask=inside)
+    tl.store(tops + place, tl.max(tl.where(only, top, -float("inf")), axis=0))
+    tl.store(sums + place, tl.sum(tl.where(only, total, 0.0), axis=0))
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
@@ -124,7 +139,7 @@ def decode(
     """
     count, heads, size = query.shape
     slots = keys.shape[2]
-    blocks, wide = triton.cdiv(slots, SPLIT), triton.next_power_of_2(size)
+    blocks, wide = triton.cdiv(slots, SPLIT), max(LANES, triton.next_power_of_2(size))
     means = query.new_empty((count, heads, blocks, size), dtype=torch.float32)
     tops, sums = (query.new_empty((count, heads, blocks), dtype=torch.float32) for _ in range(2))
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
@@ -149,10 +164,13 @@ def decode(
         1 / math.sqrt(size),
         SIZE=size,
         WIDE=wide,
+        LANES=LANES,
         SPLIT=SPLIT,
         STEP=STEP,
         SHARED=heads // keys.shape[1],
         SCALED=scales is not None,
+        num_warps=WARPS,
+        num_stages=STAGES if query.element_size() == 2 else 1,
     )
     _join[(count * heads,)](means, tops, sums, out, blocks, SIZE=size, WIDE=wide, BLOCKS=triton.next_power_of_2(blocks))
     return out

@@ -9,7 +9,7 @@ Needs triton, which comes with torch for CUDA. What they must equal is `Packed.p
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -19,8 +19,21 @@ from torch import Tensor
 MOST_ROWS = 256
 """Of x. With more, as in a long prompt, writing the weights out costs little beside the products."""
 
-OUTPUTS, INPUTS = 32, 256
-"""Columns of a program, and inputs at once: 8 kB of 8-bit weights, of which four are on their way."""
+
+class Tile(NamedTuple):
+    """What a program makes and reads: rows and columns of the product, and inputs at once; and by how many warps."""
+
+    rows: int
+    outputs: int
+    inputs: int
+    warps: int
+
+
+TILES = Tile(16, 32, 256, 4), Tile(64, 32, 128, 4), Tile(64, 64, 128, 4)
+"""The first that holds all rows is taken, or the last. Chosen on an H200 by the products of Moshi 7B."""
+
+SHARED_BYTES = 99 << 10
+"""What one program may hold in shared memory on an L4, the least of the cards in question; a Hopper card has 227 kB."""
 
 LEAST_BYTES = 16
 """Of a group of 4-bit weights, as a matrix unit takes it; smaller groups are not for this kernel."""
@@ -80,27 +93,39 @@ def takes(x: Tensor, scale: Tensor) -> bool:
 
 def by_rows(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     """x [..., in], codes [out, in] of a byte each, scale [out] float32 -> [..., out] of x's type."""
-    return _launch(_by_rows, x, codes, scale, (), BK=min(INPUTS, _power(x.shape[-1])))
+    tile = _tile(x)
+    tile = tile._replace(inputs=min(tile.inputs, max(16, triton.next_power_of_2(x.shape[-1]))))
+    return _launch(_by_rows, x, codes, scale, tile, (), BK=tile.inputs, num_stages=stages(tile, x.element_size()))
 
 
 def by_groups(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     """x [..., in], codes [out, in / 2] of two weights each, scale [out, groups] float32 -> [..., out] of x's type."""
     groups = scale.shape[1]
-    return _launch(_by_groups, x, codes, scale, (groups,), BYTES=x.shape[-1] // groups // 2)
+    return _launch(_by_groups, x, codes, scale, _tile(x), (groups,), BYTES=x.shape[-1] // groups // 2, num_stages=4)
 
 
-def _launch(kernel: Any, x: Tensor, codes: Tensor, scale: Tensor, more: tuple[int, ...], **sizes: int) -> Tensor:
+def _launch(
+    kernel: Any, x: Tensor, codes: Tensor, scale: Tensor, tile: Tile, more: tuple[int, ...], **sizes: int
+) -> Tensor:
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     outputs = len(codes)
     out = torch.empty(len(rows), outputs, dtype=x.dtype, device=x.device)
-    most = min(64, max(16, _power(len(rows))))
-    grid = triton.cdiv(outputs, OUTPUTS), triton.cdiv(len(rows), most)
-    last = rows.shape[1], *more
-    codes, scale = codes.contiguous(), scale.contiguous()
-    kernel[grid](rows, codes, scale, out, len(rows), outputs, *last, BM=most, BN=OUTPUTS, num_stages=4, **sizes)
+    grid = triton.cdiv(outputs, tile.outputs), triton.cdiv(len(rows), tile.rows)
+    given = rows, codes.contiguous(), scale.contiguous(), out, len(rows), outputs, rows.shape[1], *more
+    kernel[grid](*given, BM=tile.rows, BN=tile.outputs, num_warps=tile.warps, **sizes)
     return out.view(*x.shape[:-1], outputs)
 
 
-def _power(number: int) -> int:
-    power: int = triton.next_power_of_2(number)
-    return max(16, power)
+def stages(tile: Tile, number_bytes: int) -> int:
+    """How many tiles' inputs may be on their way at once, x in numbers of so many bytes and weights in one byte each.
+
+    All but one lie in shared memory; and there, too, one tile's weights become numbers.
+    """
+    on_the_way = tile.inputs * (tile.rows * number_bytes + tile.outputs)
+    numbers = tile.inputs * tile.outputs * number_bytes
+    return max(1, min(4, 1 + (SHARED_BYTES - numbers) // on_the_way))
+
+
+def _tile(x: Tensor) -> Tile:
+    rows = x.numel() // x.shape[-1]
+    return next((tile for tile in TILES if rows <= tile.rows), TILES[-1])

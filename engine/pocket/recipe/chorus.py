@@ -22,6 +22,9 @@ from engine.pocket.recipe.synthesis import Spoken
 DURATIONS = "/encoder/Clip_output_0"
 """The node of Kokoro's graph that holds how long each letter lasts."""
 
+LATE = 2
+"""Units by which letters would come behind their sound: where the codec hears phones best, they begin 50 ms earlier."""
+
 REACH = 1.3
 """How far from the mean a voice may be, where the five are at about 0.9."""
 
@@ -51,9 +54,19 @@ class Chorus:
                 "speed": np.array([speed], np.float32),
             }
             audio, durations = self._session.run(None, given)
-            return audio.reshape(-1), durations
+            return audio.reshape(-1), earlier(durations.reshape(-1))
 
         return letters.speak(text, sentence)
+
+
+def earlier(durations: NDArray[Any]) -> NDArray[Any]:
+    """Durations [letters + 2], the first and the last of silence, with all letters LATE units earlier, or as far as
+    there is silence."""
+    moved = durations.copy()
+    by = min(LATE, moved[0])
+    moved[0] -= by
+    moved[-1] += by
+    return moved
 
 
 def mixtures(voice: int, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -83,8 +83,9 @@ def train_encoder(
     if (folder / WEIGHTS).exists():
         print(f"{folder / WEIGHTS} is there: its tokens are final")
         return True
-    mimi = build(config).to(use_device())
+    mimi = build(config)
     draw(mimi, plan.seed)
+    mimi.to(use_device())
     callers = _utterances(work / "callers", "train")
     sounds = Sounds(
         [voice_of(said) for said in callers],

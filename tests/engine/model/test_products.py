@@ -12,7 +12,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 pytest.importorskip("triton", reason="triton is not installed: it comes with torch for CUDA")
 
-from engine.model.products import MOST_ROWS, by_groups, by_rows, takes  # noqa: E402  # after the switch above
+from engine.model.products import MOST_ROWS, SHARED_BYTES, TILES, Tile, by_groups, by_rows, stages, takes  # noqa: E402  # after the switch above
 from engine.model.weights import GroupScaled, RowScaled, pack  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,3 +61,12 @@ def test_what_is_not_for_these_kernels_is_left_to_torch() -> None:
     assert takes(few, by_row) and not takes(many, by_row)
     assert not takes(few, small)  # groups of 16: a matrix unit takes no less than 32
     assert not takes(drawn(1, 144), odd)  # groups of 48 are no power of two
+
+
+@pytest.mark.parametrize("number_bytes", [2, 4])
+@pytest.mark.parametrize("tile", TILES, ids=str)
+def test_what_is_on_its_way_fits_the_smallest_card(tile: Tile, number_bytes: int) -> None:
+    most = stages(tile, number_bytes)
+    held = (most - 1) * tile.inputs * (tile.rows * number_bytes + tile.outputs)
+    assert held + tile.inputs * tile.outputs * number_bytes <= SHARED_BYTES
+    assert most >= 3 or number_bytes == 4  # float32 is not what cards are for

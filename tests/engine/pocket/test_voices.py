@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from engine.pocket.recipe import letters
 from engine.pocket.recipe.callers import Caller, callers, varied
-from engine.pocket.recipe.chorus import REACH, mixtures
+from engine.pocket.recipe.chorus import LATE, REACH, earlier, mixtures
 from engine.pocket.recipe.formats import Audio, Span
 from engine.pocket.recipe.letters import UNIT, graph_output, phones_of, words_of
 from engine.pocket.recipe.phones import FLITE, IPA, PAUSE, PHONES, divided, from_flite, from_ipa
@@ -183,3 +183,11 @@ def test_stand_ins_say_letters_for_their_length_and_are_told_apart() -> None:
     ]
     assert other.words[0].end_s - other.words[0].start_s == pytest.approx(1.5 * 3 * 0.06, abs=0.01)
     assert not np.allclose(tones("a", TONES).audio, tones("o", TONES).audio, atol=0.01)
+
+
+def test_letters_come_earlier_as_far_as_there_is_silence() -> None:
+    for first in (LATE + 3, 1):
+        given = np.array([first, 4, 5, 6])
+        by = min(LATE, first)
+        assert earlier(given).tolist() == [first - by, 4, 5, 6 + by]
+        assert given[0] == first
