@@ -26,6 +26,10 @@ GAIN_DB = (-12.0, 12.0)
 SNR_DB = (8.0, 40.0)
 ECHO_DB = (-45.0, -15.0)
 ECHO_DELAY_S = (0.03, 0.3)
+COLOUR_HZ = 100, 8_000
+COLOUR_KNOTS, COLOUR_DB = 7, 4.5
+"""Between these frequencies, evenly on a logarithmic scale, so many gains of this standard deviation."""
+
 GAP_S = (0.02, 0.06)
 GAPS_A_SECOND = 0.5
 
@@ -88,6 +92,14 @@ def resampled(audio: Samples, rate: int, from_rate: int | None = None) -> Audio:
     length = len(audio) * rate // (from_rate or (SAMPLE_RATE if rate < SAMPLE_RATE else 8_000))
     spectrum = np.fft.rfft(audio)
     return np.asarray(np.fft.irfft(spectrum[: length // 2 + 1], length) * (length / len(audio)), np.float32)
+
+
+def coloured(audio: Audio, random: np.random.Generator) -> Audio:
+    """As another mouth, or another microphone, would: louder here and softer there in its spectrum, without delay."""
+    frequencies = np.maximum(np.fft.rfftfreq(len(audio), 1 / SAMPLE_RATE), 1)
+    gains = random.normal(0, COLOUR_DB, COLOUR_KNOTS)
+    level_db = np.interp(np.log(frequencies), np.log(np.geomspace(*COLOUR_HZ, COLOUR_KNOTS)), gains)
+    return np.asarray(np.fft.irfft(np.fft.rfft(audio) * 10 ** (level_db / 20), len(audio)), np.float32)
 
 
 def banded(audio: Audio, low_hz: float, high_hz: float) -> Audio:

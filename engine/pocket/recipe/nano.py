@@ -20,7 +20,7 @@ from engine.pocket.recipe.evaluate import PARTS, evaluate
 from engine.pocket.recipe.export import export
 from engine.pocket.recipe.measures import Result, table
 from engine.pocket.recipe.tokenizer import PIECES
-from engine.pocket.recipe.train_codec import train_decoder, train_encoder
+from engine.pocket.recipe.train_codec import train_decoder, train_encoder, tune_encoder
 from engine.pocket.recipe.train_ear import train_ear
 from engine.pocket.recipe.train_lm import train_lm
 from engine.pocket.recipe.training import Plan, load
@@ -58,6 +58,7 @@ def steps(work: Path, domain: Domain) -> dict[str, Callable[[], object]]:
         "asides": lambda: generate.make_dialogues(work, domain, "asides", 0, 1, 4, until),
         "probe": lambda: generate.make_dialogues(work, domain, "probe", 0, 1, 2, until),
         "encoder": lambda: train_encoder(work, Plan(16, 1e-3, warm_up=4), MINUTES, config=MIMI, rows=8),
+        "tuned encoder": lambda: tune_encoder(work, Plan(4, 1e-3, warm_up=2), MINUTES, rows=8),
         "codes": lambda: encode_all(work, MINUTES),
         "decoder": lambda: train_decoder(work, Plan(6, 1e-3, warm_up=2), MINUTES),
         "language model": lambda: train_lm(work, LM, Plan(30, 3e-3, warm_up=5), MINUTES, budget=400),

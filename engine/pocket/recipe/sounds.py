@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.pocket.recipe.channel import coloured
 from engine.pocket.recipe.formats import Audio, Clip, Utterance
 from engine.pocket.recipe.phones import PAUSE, PHONES
 from engine.pocket.recipe.spectra import SUBFRAMES
@@ -35,8 +36,11 @@ ECHO_DB = (-45.0, -20.0)
 QUIET_SHARE = 0.05
 """Windows in which nobody speaks, so that the line's noise is heard as silence."""
 
-SPEED = 0.12
+SPEED = 0.17
 """Callers play this much faster or slower, log-uniformly: more voices than there are."""
+
+COLOURED_SHARE = 0.6
+"""Callers who are coloured as another mouth and another microphone would."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,19 +88,22 @@ class Sounds:
         return _stacked([self._row(random, frames) for _ in range(rows)])
 
     def callers(self, random: np.random.Generator, rows: int, frames: int) -> Windows:
-        """Callers alone, at a speed and through a line of any kind."""
-        return _stacked([self._caller(random, frames, self._callers) for _ in range(rows)])
+        """Callers alone, at a speed and through a line of any kind; now and then nobody speaks."""
+        return _stacked([self._caller(random, frames, self._quiet_or_callers(random)) for _ in range(rows)])
 
     def _row(self, random: np.random.Generator, frames: int) -> Row:
         if random.random() < AGENT_SHARE:
             voices = self._clips if random.random() < CLIP_SHARE else self._agent
             clean, phones = row_of(voices, random, frames, on_grid=True)
             return clean, clean, phones
-        return self._caller(random, frames, () if random.random() < QUIET_SHARE else self._callers)
+        return self._caller(random, frames, self._quiet_or_callers(random))
+
+    def _quiet_or_callers(self, random: np.random.Generator) -> Sequence[Voice]:
+        return () if random.random() < QUIET_SHARE else self._callers
 
     def _caller(self, random: np.random.Generator, frames: int, voices: Sequence[Voice]) -> Row:
         clean, phones = row_of(voices, random, frames)
-        sent = clean
+        sent = coloured(clean, random) if voices and random.random() < COLOURED_SHARE else clean
         if random.random() < ECHO_SHARE:
             echo, _ = row_of(self._clips, random, frames)
             sent = clean + echo * np.float32(10 ** (random.uniform(*ECHO_DB) / 20))

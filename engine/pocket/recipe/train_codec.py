@@ -1,9 +1,11 @@
-"""Train the embedded model's codec:  python -m engine.pocket.recipe.train_codec {encoder,decoder} --work DIR
+"""Train the embedded model's codec:  python -m engine.pocket.recipe.train_codec {encoder,decoder,tune} --work DIR
 
     encoder   callers, clips -> WORK/codec: tokens are final when it is done, so everything else can be encoded
     decoder   clips, WORK/codec -> WORK/codec, its decoder written again at every checkpoint
+    tune      callers, WORK/codec -> WORK/codec: an encoder that hears more, for the same codebooks and decoder; what
+              callers say is to be encoded anew then, and WORK/coded/voice.npz to be kept
 
-Each stops after --minutes and goes on when called again. WORK/codec/{encoder,decoder}.pt are the checkpoints.
+Each stops after --minutes and goes on when called again. WORK/codec/{encoder,decoder,tune}.pt are the checkpoints.
 """
 
 from __future__ import annotations
@@ -37,26 +39,34 @@ from engine.pocket.recipe.spectra import snr_db
 from engine.pocket.recipe.train_decoder import DecoderTask, Script
 from engine.pocket.recipe.train_encoder import SHORT, EncoderTask
 from engine.pocket.recipe.training import Plan, begin_again, train, use_device
+from engine.pocket.recipe.tune_encoder import TuneTask
 
 HELD_ROWS = 24
 
 ROWS, FREE_STEPS, SETTLING = 8, 200, 100
 """Of the encoder's training: windows a step, steps before anything is quantised, batches to settle on at the end."""
 
+TUNED_ROWS = 256
+"""Windows of a step that tunes it: for a card, which takes 60 ms for so many."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="train_codec", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("part", choices=("encoder", "decoder"))
+    parser.add_argument("part", choices=("encoder", "decoder", "tune"))
     parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="where the data lies (build/pocket)")
     parser.add_argument("--minutes", type=float, default=8, help="to run before stopping (8)")
-    parser.add_argument("--steps", type=int, help="of the whole training (encoder 2000, decoder 6000)")
+    parser.add_argument("--steps", type=int, help="of the whole training (encoder 2000, decoder 6000, tune 1500)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--freeze", action="store_true", help="encoder: make the tokens final however far it came")
     parser.add_argument("--again", action="store_true", help="a new cosine from the weights that there are")
+    parser.add_argument("--workers", type=int, default=0, help="tune: processes that make what it hears (0: itself)")
     options = parser.parse_args(arguments)
-    if options.part == "encoder":
+    if options.part == "tune":
+        plan = Plan(options.steps or 1500, 1.2e-3, warm_up=250, betas=(0.85, 0.99), clip=2, seed=options.seed)
+        tune_encoder(options.work, plan, options.minutes, workers=options.workers)
+    elif options.part == "encoder":
         plan = Plan(options.steps or 2000, 6e-4, betas=(0.8, 0.99), clip=2, seed=options.seed)
         train_encoder(options.work, plan, options.minutes, options.freeze, again=options.again)
     else:
@@ -103,6 +113,22 @@ def train_encoder(
         write_codec(mimi, folder, config, UNTRAINED)
         print(f"the tokens are final: {folder / WEIGHTS}")
     return finished or freeze
+
+
+def tune_encoder(work: Path, plan: Plan, minutes: float, rows: int = TUNED_ROWS, workers: int = 0) -> bool:
+    """True once the plan is done, and the codec written. Raises ValueError where there is none, or nothing to hear."""
+    folder = work / "codec"
+    mimi = read_codec(folder).to(use_device())
+    clips = [voice_of(clip) for clip in _clips(work)]
+    sounds = Sounds([voice_of(said) for said in _utterances(work / "callers", "train")], clips, [], telephone)
+    task = TuneTask(mimi, sounds, _held(work), plan, rows, workers)
+    finished = train(task, plan, folder / "tune.pt", minutes)
+    if finished:
+        task.finish()
+        config, note = json.loads((folder / CONFIG).read_text(encoding="utf-8")), note_of(folder)
+        write_codec(mimi, folder, config, note)
+        print(f"the tokens are others: encode all callers anew by {folder / WEIGHTS}, and keep the voice's")
+    return finished
 
 
 def train_decoder(work: Path, plan: Plan, minutes: float, again: bool = False) -> bool:

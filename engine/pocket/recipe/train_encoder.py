@@ -39,11 +39,11 @@ class Heads(nn.Module):
         self.phones = nn.Linear(dimension, SUBFRAMES * len(PHONES))
         self.mel = nn.Linear(dimension, SUBFRAMES * MELS)
 
-    @staticmethod
-    def read(head: nn.Linear, latent: Tensor) -> Tensor:
-        """[B, C, n] -> [B, T, outputs of one 20 ms]."""
-        out: Tensor = head(latent.transpose(1, 2))
-        return out.view(len(out), -1, head.out_features // SUBFRAMES)
+
+def read(head: nn.Linear, latent: Tensor) -> Tensor:
+    """[B, C, n] -> [B, T, outputs of one 20 ms]."""
+    out: Tensor = head(latent.transpose(1, 2))
+    return out.view(len(out), -1, head.out_features // SUBFRAMES)
 
 
 class EncoderTask:
@@ -92,11 +92,11 @@ class EncoderTask:
             ("first", self.heads.semantic, semantic, 1.0),
             ("all", self.heads.phones, all_codes, 0.5),
         ):
-            logits, labels = self.heads.read(head, given).flatten(0, 1), windows.phones.to(self.device).flatten()
+            logits, labels = read(head, given).flatten(0, 1), windows.phones.to(self.device).flatten()
             if (labels != UNKNOWN).any():
                 loss = loss + weight * F.cross_entropy(logits, labels, ignore_index=UNKNOWN)
-                figures[name] = _accuracy(logits, labels)
-        mel = (self.heads.read(self.heads.mel, all_codes) - self.log_mel(windows.clean.to(self.device))).abs().mean()
+                figures[name] = accuracy(logits, labels)
+        mel = (read(self.heads.mel, all_codes) - self.log_mel(windows.clean.to(self.device))).abs().mean()
         figures["mel"] = mel.item()
         if self.held and step % self.HELD_EVERY == 0:
             figures |= self.hold(self.held)
@@ -108,8 +108,8 @@ class EncoderTask:
         semantic, all_codes, _ = self._coded(self._latent(self._audio(windows)), learn=False)
         labels = windows.phones.to(self.device).flatten()
         return {
-            "held_first": _accuracy(self.heads.read(self.heads.semantic, semantic).flatten(0, 1), labels),
-            "held_all": _accuracy(self.heads.read(self.heads.phones, all_codes).flatten(0, 1), labels),
+            "held_first": accuracy(read(self.heads.semantic, semantic).flatten(0, 1), labels),
+            "held_all": accuracy(read(self.heads.phones, all_codes).flatten(0, 1), labels),
         }
 
     def moved(self, step: int) -> None:
@@ -175,7 +175,7 @@ def encoder_weights(mimi: Mimi) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def _accuracy(logits: Tensor, labels: Tensor) -> float:
+def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of the phones, pauses left out, that are read right."""
     speech = (labels != UNKNOWN) & (labels != PHONES.index(PAUSE))
     right = (logits.argmax(1) == labels)[speech]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from engine.pocket.recipe.spectra import LogMel, WaveLoss, mel_bands, snr_db
 from engine.pocket.recipe.train_decoder import DecoderTask, Script
 from engine.pocket.recipe.train_encoder import SHORT, EncoderTask
 from engine.pocket.recipe.training import Plan, train
+from engine.pocket.recipe.tune_encoder import TuneTask, tuned_weights
 from tests.engine.pocket.voices import FORMANTS_HZ, vowel, word
 
 FRAME, RATE = 1920, 24_000
@@ -146,6 +148,45 @@ def test_quiet_windows_and_silence(sounds: Sounds) -> None:
     assert not audio.any() and set(phones) == {PHONES.index(PAUSE)}
     windows = sounds.batch(np.random.default_rng(1), 3, 6)
     assert windows.heard.shape == windows.clean.shape == (3, 6 * FRAME) and windows.phones.shape == (3, 24)
+
+
+# --- an encoder that learns on -------------------------------------------------------------------------------------
+
+
+def tune_task(mimi: Mimi, sounds: Sounds, plan: Plan = PLAN, workers: int = 0) -> TuneTask:
+    task = TuneTask(copy.deepcopy(mimi), sounds, sounds.callers(np.random.default_rng(9), 4, SHORT), plan, 4, workers)
+    task.HEADS_FIRST = 3
+    return task
+
+
+def test_an_encoder_learns_on_for_the_same_codebooks(mimi: Mimi, sounds: Sounds, tmp_path: Path) -> None:
+    """Heads first; nothing that makes sound of codes moves; a slice goes on as if it had been one run."""
+    task = tune_task(mimi, sounds)
+    tuned = {id(weight) for weight in tuned_weights(task.mimi)}
+    theirs = {name for name, weight in task.mimi.named_parameters() if id(weight) in tuned}
+    began = {name: tensor.clone() for name, tensor in task.mimi.state_dict().items()}
+    for step in range(2):
+        loss, figures = task.loss(step, PLAN.random(step))
+        torch.autograd.backward(loss)
+        assert all(weight.grad is None for weight in tuned_weights(task.mimi))
+    assert {"held_first", "held_all"} <= set(task.loss(100, PLAN.random(100))[1]) and "first" in figures
+
+    whole, sliced = tune_task(mimi, sounds), tmp_path / "sliced.pt"
+    assert train(whole, PLAN, tmp_path / "whole.pt", 1e9)
+    assert not train(tune_task(mimi, sounds), PLAN, sliced, 1, clock=ticking(5))
+    again = tune_task(mimi, sounds)
+    assert train(again, PLAN, sliced, 1e9)
+    for name, tensor in again.mimi.state_dict().items():
+        torch.testing.assert_close(tensor, whole.mimi.state_dict()[name], atol=1e-6, rtol=0)
+        assert torch.equal(tensor, began[name]) == (name not in theirs), name
+    again.finish()
+    write_codec(again.mimi, tmp_path, NANO, "tuned")
+
+
+def test_windows_are_the_same_whoever_makes_them(mimi: Mimi, sounds: Sounds) -> None:
+    alone, helped = tune_task(mimi, sounds), tune_task(mimi, sounds, workers=2)
+    for step in range(6):
+        assert alone.loss(step, PLAN.random(step))[1] == helped.loss(step, PLAN.random(step))[1]
 
 
 # --- spectra -------------------------------------------------------------------------------------------------------
