@@ -106,7 +106,7 @@ class Sounds:
         sent = coloured(clean, random) if voices and random.random() < COLOURED_SHARE else clean
         if random.random() < ECHO_SHARE:
             echo, _ = row_of(self._clips, random, frames)
-            sent = clean + echo * np.float32(10 ** (random.uniform(*ECHO_DB) / 20))
+            sent = sent + echo * np.float32(10 ** (random.uniform(*ECHO_DB) / 20))
         return self._channel(sent, random), clean, phones
 
 

@@ -8,6 +8,7 @@ from engine.pocket.recipe.channel import (
     Law,
     Noise,
     banded,
+    coloured,
     compress,
     echo,
     expand,
@@ -78,6 +79,17 @@ def test_resampling_there_and_back_is_nothing_below_the_lower_half() -> None:
 def test_a_handset_passes_its_band_only() -> None:
     low, within, high = (rms(banded(tone(hertz), 250, 3_500)) / rms(tone(hertz)) for hertz in (60, 1_000, 5_000))
     assert within > 0.99 and low < 0.1 and high < 0.01
+
+
+def test_another_mouth_is_louder_here_and_softer_there_and_not_later() -> None:
+    colours = [
+        [db(rms(coloured(tone(hertz), np.random.default_rng(n))) / rms(tone(hertz))) for hertz in (200, 2_000)]
+        for n in range(40)
+    ]
+    assert 3 < np.std(colours) < 6 and abs(np.corrcoef(np.transpose(colours))[0, 1]) < 0.5
+    click = np.zeros(SAMPLE_RATE, np.float32)
+    click[1_000] = 1
+    assert np.abs(coloured(click, np.random.default_rng(0))).argmax() == 1_000
 
 
 @pytest.mark.parametrize("kind", NOISES)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from engine.model.checkpoint import measured_layout
 from engine.model.mimi import Mimi
 from engine.model.stored import Stored
+from engine.pocket.recipe import sounds as sounds_module
 from engine.pocket.recipe import train_decoder, training
 from engine.pocket.recipe.export_codec import (
     UNTRAINED,
@@ -148,6 +149,19 @@ def test_quiet_windows_and_silence(sounds: Sounds) -> None:
     assert not audio.any() and set(phones) == {PHONES.index(PAUSE)}
     windows = sounds.batch(np.random.default_rng(1), 3, 6)
     assert windows.heard.shape == windows.clean.shape == (3, 6 * FRAME) and windows.phones.shape == (3, 24)
+
+
+def test_a_coloured_caller_with_an_echo_stays_coloured(sounds: Sounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sounds_module, "coloured", lambda audio, random: 0 * audio)
+    for name, share in {
+        "COLOURED_SHARE": 1.0,
+        "ECHO_SHARE": 1.0,
+        "QUIET_SHARE": 0.0,
+        "ECHO_DB": (-40.0, -40.0),
+    }.items():
+        monkeypatch.setattr(sounds_module, name, share)
+    windows = sounds.callers(np.random.default_rng(0), 4, 24)
+    assert windows.heard.abs().max() < 0.1 * windows.clean.abs().max()
 
 
 # --- an encoder that learns on -------------------------------------------------------------------------------------
