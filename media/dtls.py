@@ -141,6 +141,16 @@ class Handshake:
         self._connection.bio_write(datagram)
         return self._step()
 
+    def close(self) -> list[bytes]:
+        """The alert that nothing more will come (RFC 5246, section 7.2.1), where there is somebody to tell."""
+        if not self.done:
+            return []
+        try:
+            self._connection.shutdown()
+        except SSL.Error:
+            return []
+        return self._datagrams()
+
     def _step(self, due: bool = False) -> list[bytes]:
         try:
             if due:

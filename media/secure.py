@@ -106,6 +106,14 @@ class Security:
                 due += [(data, rtcp, self._sources.get(rtcp)) for data in flight]
         return due
 
+    def close(self) -> list[tuple[bytes, bool, Address]]:
+        """What tells the far end that it is over, as `poll` gives it: a browser's session ends by it at once."""
+        over = []
+        for rtcp, handshake in self._handshakes.items():
+            if (source := self._sources.get(rtcp)) is not None:
+                over += [(data, rtcp, source) for data in handshake.close()]
+        return over
+
     def _again(self, rtcp: bool, now: float) -> list[bytes]:
         """The same datagrams once more: who has read them already knows them by their numbers."""
         hello, due = self._hellos.get(rtcp, ([], now))

@@ -214,6 +214,8 @@ class StreamLeg(ABC):
             return
         self._closed = True
         self._clock.remove(self)
+        for data, rtcp, source in self._security.close():
+            self._send_to(data, source, rtcp)
         await self._leave()
         self._keypad.stop("the leg was closed before all keys were pressed")
         self._arrived.set()

@@ -99,6 +99,8 @@ class Transport:
 
     def send(self, data: bytes, target: Address, rtcp: bool = False) -> bool:
         """Whether it left. If not, the network is full or there is no way; the next one tries again."""
+        if self._pair is None:
+            return False
         try:
             self._socket(rtcp).sendto(data, target)
         except OSError:

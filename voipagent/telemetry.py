@@ -221,6 +221,9 @@ class _House(Collector):
         dropped = [((reason,), count) for reason, count in counts.dropped.items()]
         yield _counter("sip_dropped", "Messages that were turned away or of no use.", ("reason",), dropped)
         yield _counter("sip_strangers", "Messages and connections from who may not call.", (), [((), counts.strangers)])
+        yield _counter(
+            "sip_connections_refused", "Connections that were one too many.", (), [((), counts.connections_refused)]
+        )
         wrong, bans = counts.wrong_passwords, counts.bans
         yield _counter("sip_wrong_passwords", "Wrong answers to our challenges.", (), [((), wrong)])
         yield _counter("sip_bans", "Sources that were not heard any more for those.", (), [((), bans)])

@@ -47,7 +47,8 @@ class _Attempt:
 
 class Connections:
     """All of them. `admit` says which hosts may connect, `received` takes messages, `in_use` says whether a call goes
-    by a connection, `local` which address of ours a peer is told, by protocol, peer and the socket's own port.
+    by a connection, `local` which address of ours a peer is told, by protocol, peer and the socket's own port;
+    `refused` is told whose connection was one too many.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class Connections:
         received: Callable[[bytes, Flow], None],
         in_use: Callable[[Flow], bool],
         local: Callable[[str, str, int], tuple[str, int]],
+        refused: Callable[[str], None] = lambda host: None,
     ) -> None:
         self.admit, self.received, self.in_use, self.local = admit, received, in_use, local
+        self.refused = refused
         self.client: ssl.SSLContext | None = None
         """For connections of ours over TLS."""
         self._open: dict[int, Stream] = {}  # by the serial of its flow
@@ -78,7 +81,8 @@ class Connections:
         if self._closed or not (target or self.admit(remote[0])):
             return None
         if self.is_full(remote[0]):
-            logger.debug("x %s has too many connections", remote[0])
+            if target is None:
+                self.refused(remote[0])
             return None
         self._serial += 1
         name = target.name if target else next(iter(tls.identities(connection.certificate)), "")

@@ -23,7 +23,8 @@ class Counts:
     nothing, by (trunk, kind), `trunk_refusals` calls of a trunk that it may not make, by (trunk, response code).
 
     `strangers` are messages and connections from who is on no list, `wrong_passwords` answers to our challenges, and
-    `bans` how often that made us deaf for a source.
+    `bans` how often that made us deaf for a source. `connections_refused` came from who may connect, but had, or we
+    had, too many already.
     """
 
     dropped: Mapping[str, int] = field(default_factory=Counter)
@@ -32,3 +33,4 @@ class Counts:
     bans: int = 0
     trunk_failures: Mapping[tuple[str, str], int] = field(default_factory=Counter)
     trunk_refusals: Mapping[tuple[str, int], int] = field(default_factory=Counter)
+    connections_refused: int = 0

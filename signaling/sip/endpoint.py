@@ -153,6 +153,7 @@ class SipEndpoint:
             guard.bans if guard is not None else 0,
             trunks.failures.copy(),
             trunks.refusals.copy(),
+            self._gate.crowded,
         )
 
     def phones(self, user: str) -> tuple[Binding, ...]:

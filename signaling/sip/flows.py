@@ -59,7 +59,7 @@ class Flows:
     ) -> None:
         self.port, self.tls_port = port, 0
         """The ports that are bound, once entered; `tls_port` is 0 while we cannot be called over TLS."""
-        self.connections = Connections(self._may_connect, self._message, in_use, self._local)
+        self.connections = Connections(self._may_connect, self._message, in_use, self._local, self._crowd)
         self._host, self._gate, self._received, self._tls, self._v6_only = host, gate, received, tls, v6_only
         self._advertised = tuple(advertised)
         self._addresses = Addresses((), "")
@@ -272,10 +272,13 @@ class Flows:
             if self._server is None or not self._may_connect(host):
                 sock.close()
             elif not self.connections.may_shake(host):
-                logger.debug("x %s has too many connections", host)
+                self._crowd(host)
                 sock.close()
             else:
                 self._spawn(self._shake(sock, host, self._server))
+
+    def _crowd(self, host: str) -> None:
+        self._gate.crowd(host, asyncio.get_running_loop().time())
 
     async def _shake(self, sock: socket.socket, host: str, context: ssl.SSLContext) -> None:
         if why := await self.connections.shake(sock, host, context):

@@ -46,6 +46,8 @@ class Gate:
         self._logged: dict[str, float] = {}
         self._expected: dict[str, float] = {}
         self.turned_away = 0
+        self.crowded = 0
+        """Connections that were one too many."""
 
     def allows(self, host: str) -> bool:
         """Whether that address, a literal, is on the list, or a trunk's; no name is."""
@@ -74,6 +76,11 @@ class Gate:
         text = "x %s is not allowed to call and hears nothing; VOIPAGENT_SIP__ALLOW=%s%s lets it in"
         self.log(host, now, text, self._listed, host)
         return False
+
+    def crowd(self, host: str, now: float) -> None:
+        """It may connect, but there are too many connections already: with it, or with all together."""
+        self.crowded += 1
+        self.log(host, now, "x %s has too many connections open, or there are too many in all: one more was refused")
 
     def log(self, host: str, now: float, text: str, *arguments: object) -> None:
         """Warn about a source, once a minute."""

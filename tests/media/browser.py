@@ -103,6 +103,11 @@ class Browser:
                 self.more.clear()
                 await self.more.wait()
 
+    async def is_over(self, within_s: float = 5.0) -> None:
+        """Wait until it has been told so: by DTLS, for nobody signals here."""
+        async with asyncio.timeout(within_s):
+            await asyncio.wait(self._pulls)
+
 
 def pitch(pcm: Pcm, rate: int = RATE) -> float:
     """The strongest frequency, to the nearest 20 Hz; 0 in silence."""

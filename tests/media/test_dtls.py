@@ -109,6 +109,16 @@ def test_a_far_end_that_never_answers_is_an_error_in_the_end() -> None:
         client.poll()
 
 
+def test_the_far_end_is_told_that_it_is_over() -> None:
+    client, server = pair()
+    assert client.close() == []  # there is nobody to tell yet
+    shake(client, server)
+    (alert,) = client.close()
+    assert alert[0] == 21 and is_dtls(alert)  # RFC 6347, section 4.1: an alert
+    assert server.receive(alert) == [] and server._connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN
+    assert client.close() == []
+
+
 @settings(max_examples=30)
 @given(st.lists(st.binary(min_size=1, max_size=60), max_size=5))
 def test_what_is_no_dtls_is_an_error_or_nothing(datagrams: list[bytes]) -> None:

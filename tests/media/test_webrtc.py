@@ -328,3 +328,5 @@ async def test_we_call_a_browser() -> None:
         for _ in range(60):
             leg.play((await leg.exchange()).heard)
         await browser.hears(600.0)
+        await leg.close()
+        await browser.is_over()

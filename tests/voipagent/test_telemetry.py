@@ -137,7 +137,7 @@ def test_rows_trunks_and_what_signaling_counted() -> None:
         (TrunkState("pbx", "192.0.2.2", registered=True, up=True), 0),
         (TrunkState("proxy", "192.0.2.3"), 1),
     ]
-    counts = Counts({"unreadable": 7}, 3, 12, 1, {("carrier", "login"): 5}, {("pbx", 404): 2})
+    counts = Counts({"unreadable": 7}, 3, 12, 1, {("carrier", "login"): 5}, {("pbx", 404): 2}, 4)
     telemetry.watch(lambda: (3, True), lambda: trunks, lambda: counts)
     assert (
         numbers(telemetry).items()
@@ -155,6 +155,7 @@ def test_rows_trunks_and_what_signaling_counted() -> None:
             "sip_strangers_total": 3,
             "sip_wrong_passwords_total": 12,
             "sip_bans_total": 1,
+            "sip_connections_refused_total": 4,
         }.items()
     )
     assert not [name for name in numbers(telemetry) if name.startswith("trunk_registered") and "proxy" in name]

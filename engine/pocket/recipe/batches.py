@@ -26,7 +26,7 @@ eight, it left one question in twenty unanswered. An opening whose EPAD was miss
 CODE_NOISE = 0.02
 """Of the caller's codes, replaced at random: no telephone line is as clean as the data."""
 
-NEAR_SHARE, NEAR = 0.1, 8
+NEAR_SHARE, NEAR = 0.15, 8
 """Of the caller's codes, replaced by one of so many that sound most alike: another voice says the same in those."""
 
 DEAF_SHARE, DEAF_SPANS = 0.1, 0.02

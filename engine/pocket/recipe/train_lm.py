@@ -67,7 +67,7 @@ RECITED = 0.06
 TELLING_SHARE = 0.5
 """Of those, the ones in which the caller tells it."""
 
-WINDOWS = 0.7
+WINDOWS = 0.8
 """Of the other steps, those that see windows; the rest see calls."""
 
 OFTEN = {"tell_number": 3, "tell_name": 2, "strays": 2, "asides": 3}
@@ -79,6 +79,9 @@ BARE_SHARE = 0.7
 
 DEPTH_SHARE = 0.1
 """Of the frames, those whose codes are asked for; turns' edges always are."""
+
+CODED_SHARE = 0.5
+"""Steps that ask for codes at all: they are soon known by heart, and a fifth of what is computed."""
 
 FIRST_CODE_WEIGHT = 2.0
 
@@ -176,10 +179,8 @@ class LmTask:
         made = batch.columns[:, 1:, : config.made]
         with self._fast():
             text_logits = self.moshi.text_linear(hidden)
-            chosen = self._chosen(batch, random)
-            code_logits = offline_lm.depth(self.moshi, hidden[chosen], made[chosen])
         text, text_figures = self._text_loss(text_logits.float(), made[:, :, 0], weight, batch.opening & batch.live)
-        codes, code_figures = _code_loss(code_logits.float(), made[chosen][:, 1:])
+        codes, code_figures = self._code_loss(hidden, made, batch, random)
         heads, head_figures = self.heads.asked_loss(hidden.float(), batch)
         told, told_figures = self.heads.told_loss(hidden.float(), batch, random)
         figures = {**text_figures, **code_figures, **head_figures, **told_figures}
@@ -212,6 +213,17 @@ class LmTask:
         """Whose codes are asked for, [B, L] bool."""
         drawn = torch.rand(batch.live.shape, generator=generator_of(random)).to(self.device) < DEPTH_SHARE
         return batch.edges | (batch.live & drawn)
+
+    def _code_loss(
+        self, hidden: Tensor, made: Tensor, batch: Batch, random: np.random.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """hidden [B, L, dim] and what the next columns hold [B, L, 1 + S]; nothing is asked in some steps."""
+        chosen = self._chosen(batch, random)
+        if random.random() >= CODED_SHARE or not chosen.any():
+            return hidden.new_zeros(()), {}
+        with self._fast():
+            logits = offline_lm.depth(self.moshi, hidden[chosen], made[chosen]).float()
+        return _asked_codes(logits, made[chosen][:, 1:])
 
     def _text_loss(
         self, logits: Tensor, tokens: Tensor, weight: Tensor, opening: Tensor
@@ -277,7 +289,7 @@ class LmTask:
         return out
 
 
-def _code_loss(logits: Tensor, codes: Tensor) -> tuple[Tensor, dict[str, float]]:
+def _asked_codes(logits: Tensor, codes: Tensor) -> tuple[Tensor, dict[str, float]]:
     """logits [N, S, card], codes [N, S]; initial tokens are not asked for."""
     each = F.cross_entropy(
         logits.flatten(0, 1), torch.where(codes < logits.shape[2], codes, IGNORED).flatten(), reduction="none"

@@ -68,8 +68,10 @@ class Streamed:
             self.columns.append(step.column)
 
 
+@pytest.mark.parametrize("short", [4, 256], ids=["torch's attention", "written out"])
 @pytest.mark.parametrize("config", [AGENT, EAR, SHORT], ids=["agent", "ear", "past the window"])
-def test_logits_equal_the_streamed_ones(config: MoshiConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_equal_the_streamed_ones(config: MoshiConfig, short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offline_lm, "SHORT", short)
     moshi, given = model(config), frames(config, 12)
     streamed = Streamed(moshi, given, monkeypatch)
     columns = offline_lm.lay_out(config, given)

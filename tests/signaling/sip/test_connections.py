@@ -10,9 +10,12 @@ import pytest
 from signaling.sip.connections import MAX_PER_SOURCE, Connections
 
 
-def connections() -> Connections:
+def connections(refused: list[str] | None = None) -> Connections:
     """Of an agent that hears everybody."""
-    return Connections(lambda host: True, lambda data, flow: None, lambda flow: False, lambda *route: ("::1", 5060))
+    told = refused if refused is not None else []
+    return Connections(
+        lambda host: True, lambda data, flow: None, lambda flow: False, lambda *route: ("::1", 5060), told.append
+    )
 
 
 def opened() -> Any:
@@ -28,9 +31,10 @@ def opened() -> Any:
     ],
 )
 def test_a_source_has_so_many_connections_and_no_more(one: str, same: str, other: str) -> None:
-    kept = connections()
+    refused: list[str] = []
+    kept = connections(refused)
     flows = [kept.add(opened(), (one, 40_000 + number), 5060) for number in range(MAX_PER_SOURCE)]
-    assert kept.add(opened(), (same, 50_000), 5060) is None
+    assert kept.add(opened(), (same, 50_000), 5060) is None and refused == [same]
     assert kept.is_full(same) and not kept.may_shake(same)
     assert kept.add(opened(), (other, 40_000), 5060) is not None
     for flow in flows:

@@ -242,6 +242,7 @@ async def test_more_handshakes_than_one_source_may_have_are_refused(authority: A
         reader, writer = await asyncio.open_connection("127.0.0.1", far.flows.tls_port)
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
+        assert far.gate.crowded == 1
         writer.close()
         for _, peer in slow:
             peer.close()

@@ -140,7 +140,7 @@ async def test_a_silent_connection_is_closed_unless_a_call_goes_by_it(monkeypatc
         await closed(talking)
 
 
-async def test_there_is_a_limit_for_each_source() -> None:
+async def test_there_is_a_limit_for_each_source(caplog: pytest.LogCaptureFixture) -> None:
     async with desk() as agent:
         writers = []
         try:
@@ -155,6 +155,8 @@ async def test_there_is_a_limit_for_each_source() -> None:
             with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
                 async with asyncio.timeout(5):
                     await reader.readexactly(1)
+            assert agent.sip.counts.connections_refused == 1
+            assert "x 127.0.0.1 has too many connections open" in caplog.text
             writers[0].close()
             await writers[0].wait_closed()
             async with tcp_peer(agent.port) as peer:
