@@ -49,7 +49,9 @@ async def test_what_a_publisher_says_is_echoed_to_who_listens(tmp_path: Path) ->
         assert (await there.http.delete(listening.headers["location"])).status_code == 404
         assert (await there.http.delete(published.headers["location"])).status_code == 200
         await there.empty()
-        again = await there.post(f"/whep/{session}", await player.offer())
+        await player.is_over()
+        async with Browser(direction="recvonly") as late:
+            again = await there.post(f"/whep/{session}", await late.offer())
         assert again.status_code == 404
     assert not publisher.heard
 

@@ -22,7 +22,7 @@ from tests.engine.pocket.work import EAR, LM
 
 @pytest.fixture(scope="module")
 def ear(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    plan = Plan(160, 5e-3, warm_up=5)
+    plan = Plan(320, 5e-3, warm_up=5)
     task = ear_task(work, EAR, plan, rows=8, window=40)
     train(task, plan, tmp_path_factory.mktemp("ear") / "ear.pt", minutes=5)
     material = Material.read(work)
