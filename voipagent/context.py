@@ -61,9 +61,9 @@ class Line:
 class Transcript:
     """Joins what each side says into lines; finished ones are handed to `write` in the order in which they began.
 
-    A line ends with a pause in its text stream, or where `end_line` says so; the caller's also where the ear's heads
-    say that the turn is over. It waits while the other side is still at one that began earlier, but not beyond
-    PATIENCE_S: until then only the note in a call's folder has it.
+    A line ends with a pause in its text stream, or where `end_line` or `break_line` says so; the caller's also where
+    the ear's heads say that the turn is over. It waits while the other side is still at one that began earlier, but not
+    beyond PATIENCE_S: until then only the note in a call's folder has it.
 
     The caller's words are known `delay_frames` after they were said (`Slot.hearing_delay_frames`); their times are set
     back by as much. What the caller says in the last of these before the end of the call is lost with it: nobody
@@ -117,6 +117,11 @@ class Transcript:
         self._finish(self._agent.end_line())
         self._release(self._horizon())
 
+    def break_line(self, at: float) -> None:
+        """The agent fell silent at that time of the call: what it said since is a line of its own."""
+        self._finish(self._agent.break_line(at))
+        self._release(self._horizon())
+
     @property
     def so_far(self) -> list[Line]:
         """All lines, and both sides' as far as they have come."""
@@ -156,30 +161,39 @@ class _Side:
     def __init__(self, role: Role) -> None:
         self._role = role
         self._pieces: list[str] = []
-        self._start = self._end = 0.0
+        self._times: list[tuple[float, float]] = []  # of the pieces
         self._words = Words() if role == "caller" else None
         self._speaker = ""
 
     def began(self, now: float) -> float:
         """When the line began; without one `now`, for the next cannot begin earlier."""
-        return self._start if self._pieces else now
+        return self._times[0][0] if self._times else now
 
     def hear(self, text: str, start: float, end: float, *, saying: bool = False, due: bool = False) -> Line | None:
         """Take a frame's text; gives the line that a pause ends."""
         if self._words is not None:
             self._words.hear(text, start, end, due=due)
         if text:
-            if not self._pieces:
-                self._start = start
             self._pieces.append(text)
-            self._end = end
-        elif self._pieces and not saying and end - self._end > PAUSE_S:
+            self._times.append((start, end))
+        elif self._pieces and not saying and end - self._times[-1][1] > PAUSE_S:
             return self.end_line()
         return None
 
+    def break_line(self, at: float) -> Line | None:
+        """The line up to a time, with the whole of a word that began before it; what follows is the next line."""
+        kept = sum(start < at for start, _ in self._times)
+        while 0 < kept < len(self._pieces) and not self._pieces[kept].startswith(" "):
+            kept += 1
+        pieces, times = self._pieces[kept:], self._times[kept:]
+        del self._pieces[kept:], self._times[kept:]
+        line = self.end_line()
+        self._pieces, self._times = pieces, times
+        return line
+
     def end_turn(self, now: float) -> Line | None:
         """The line, unless its last word may go on."""
-        return self.end_line() if self._pieces and now - self._end > WORD_S else None
+        return self.end_line() if self._pieces and now - self._times[-1][1] > WORD_S else None
 
     def change_speaker(self, speaker: str, text: str) -> Line | None:
         """Whose the coming text is, where it begins a word; gives the line that another one's ends."""
@@ -195,7 +209,8 @@ class _Side:
         text = "".join(self._pieces).strip()
         if not text:
             return None
-        return Line(self._role, text, round(self._start, 3), round(self._end, 3), speaker=self._speaker)
+        start, end = self._times[0][0], self._times[-1][1]
+        return Line(self._role, text, round(start, 3), round(end, 3), speaker=self._speaker)
 
     def end_line(self) -> Line | None:
         """The line, if there is one; the next text begins another."""
@@ -205,5 +220,5 @@ class _Side:
             # Lines are written in the order in which they began: none turns out later to have begun earlier.
             first = replace(words[0], start=max(words[0].start, line.start))
             line = replace(line, end=max(line.end, words[-1].end), words=(first, *words[1:]))
-        self._pieces.clear()
+        self._pieces, self._times = [], []
         return line

@@ -32,11 +32,16 @@ class Minutes:
         self.record, self.folder, self.recording = record, folder, recording
         self.turns = Turns(recording.sample_rate)
 
-    def hear(self, exchange: Exchange, *, judged: bool = True) -> None:
-        """Take what was exchanged in a frame's time; `judged`: by caller and agent, who talk to each other."""
+    def hear(self, exchange: Exchange, *, judged: bool = True) -> Sequence[float]:
+        """Take what was exchanged in a frame's time; `judged`: by caller and agent, who talk to each other.
+
+        Gives the times, seconds of the call, at which the agent fell silent for the caller and that are known now.
+        """
+        known = len(self.turns.interruptions)
         if judged:
             self.turns.hear(exchange, self.recording.seconds + exchange.skipped / self.recording.sample_rate)
         self.recording.write(exchange)
+        return self.turns.interruptions[known:]
 
     def step(self, step_s: float, late: bool) -> None:
         """Take how long the model was at a frame."""

@@ -271,7 +271,8 @@ class Session:
 
         `judged`: caller and agent talk, so that it can be told who answers and who interrupts whom.
         """
-        self._minutes.hear(exchange, judged=judged)
+        for silent_at in self._minutes.hear(exchange, judged=judged):
+            self._transcript.break_line(silent_at)
         self._exchanges += 1
         if self._exchanges % MEASURED_FRAMES == 0:
             self._tell(Measured(round(self.recording.seconds, 3), replace(leg.stats)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+import pytest
+
 from voipagent.context import PATIENCE_S, PAUSE_S, Line, Transcript
 from voipagent.words import Word
 
@@ -40,6 +42,26 @@ def test_no_pause_ends_a_text_that_is_being_said() -> None:
     for number, text in enumerate(["one", *[""] * 30, " two", *[""] * 30]):
         transcript.hear(text, number * FRAME_S, (number + 1) * FRAME_S, saying=number < 31)
     assert [line.text for line in written] == ["one two"]
+
+
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [
+        (0.30, ["costs a", "There is"]),
+        (0.32, ["costs a", "There is"]),  # what began in that moment was begun since
+        (0.05, ["costs", "a There is"]),  # a word is not torn apart
+        (0.00, ["costs a There is"]),
+        (9.00, ["costs a There is"]),
+    ],
+)
+def test_what_is_said_since_the_agent_fell_silent_is_another_line(at: float, expected: list[str]) -> None:
+    written: list[Line] = []
+    transcript = Transcript(written.append)
+    for number, text in enumerate([" co", "sts", " a", "", " There", " is"]):
+        transcript.hear(text, number * FRAME_S, (number + 1) * FRAME_S)
+    transcript.break_line(at)
+    transcript.close()
+    assert [line.text for line in written] == expected
 
 
 def test_silence_writes_nothing() -> None:

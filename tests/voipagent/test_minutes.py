@@ -91,8 +91,10 @@ async def test_where_the_caller_is_not_kept_no_file_has_a_word_of_theirs(
 
 async def test_a_line_that_the_caller_cut_off_says_so(recorder: Recorder, tmp_path: Path) -> None:
     on = minutes(recorder, tmp_path)
+    silent: list[float] = []
     for heard, played in [(QUIET, LOUD)] * 10 + [(LOUD, LOUD)] * 5 + [(LOUD, QUIET)] * 10:
-        on.hear(Exchange(heard, played))
+        silent += on.hear(Exchange(heard, played))
+    assert silent == [pytest.approx(1.2, abs=0.02)]
     for line in [Line("agent", "We are open from", 0.0, 1.1), Line("caller", "stop stop", 0.8, 2.0)]:
         on.keep(line)
     await on.close(LegStats(), [], [], ENDED)

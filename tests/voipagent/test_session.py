@@ -16,7 +16,7 @@ import pytest
 
 from engine.echo import EchoEngine, EchoSlot
 from engine.slot import FRAME_SAMPLES, EngineError, EngineFull, Frame, Pause, Prompt, Reply, Sampling
-from media.leg import Digit, NoPort, Pcm
+from media.leg import Digit, Exchange, NoPort, Pcm
 from signaling.call import CallEnded, Rejection
 from tests.fakes import SILENCE, FakeCall, FakeLeg, offer
 from voipagent.consent import Announcement
@@ -278,6 +278,37 @@ async def test_barge_in_stops_the_greeting(recorder: Recorder, tmp_path: Path) -
     assert len(said) < len(GREETING)
     assert on.record["barged_in"]
     assert [line.interrupted for line in on.lines] == [True] * len(on.lines)
+
+
+def saying(words: dict[int, str]) -> type[EchoSlot]:
+    """An echo that says `words` by the number of the step."""
+
+    class Saying(EchoSlot):
+        async def step(self, frame: Frame) -> Reply:
+            reply = await super().step(frame)
+            return replace(reply, text=words.get(reply.number, ""))
+
+    return Saying
+
+
+async def test_what_the_agent_says_after_it_was_interrupted_is_a_line_of_its_own(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it says it in less than the pause that ends a line otherwise."""
+    words = {number: f" {number}" for number in [*range(15), *range(20, 30)]}
+    monkeypatch.setattr("engine.echo.EchoSlot", saying(words))
+    async with stage(recorder, tmp_path) as on:
+        for number in range(56):
+            heard, played = SPEECH if 8 <= number < 16 else SILENCE, SPEECH if number in words else SILENCE
+            on.leg.line.put_nowait(Exchange(heard, played))
+        await on.leg.heard(56)
+        on.call.end()
+        await on.over()
+    assert [(line.text.split()[0], line.text.split()[-1], line.interrupted) for line in on.lines] == [
+        ("0", "14", True),
+        ("20", "29", False),
+    ]
+    assert on.record["interruptions"] == 1
 
 
 async def test_a_delayed_offer_is_ours_and_the_answer_reaches_the_leg(recorder: Recorder, tmp_path: Path) -> None:
