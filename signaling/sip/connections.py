@@ -48,7 +48,7 @@ class _Attempt:
 class Connections:
     """All of them. `admit` says which hosts may connect, `received` takes messages, `in_use` says whether a call goes
     by a connection, `local` which address of ours a peer is told, by protocol, peer and the socket's own port;
-    `refused` is told whose connection was one too many.
+    `refused` is told whose connection was one too many, `gone` which one ended.
     """
 
     def __init__(
@@ -58,9 +58,10 @@ class Connections:
         in_use: Callable[[Flow], bool],
         local: Callable[[str, str, int], tuple[str, int]],
         refused: Callable[[str], None] = lambda host: None,
+        gone: Callable[[Flow], None] = lambda flow: None,
     ) -> None:
         self.admit, self.received, self.in_use, self.local = admit, received, in_use, local
-        self.refused = refused
+        self.refused, self.gone = refused, gone
         self.client: ssl.SSLContext | None = None
         """For connections of ours over TLS."""
         self._open: dict[int, Stream] = {}  # by the serial of its flow
@@ -106,6 +107,7 @@ class Connections:
         if self._open.pop(flow.serial, None) is not None:
             self._sources[source_of(flow.remote[0])] -= 1
             self._sources += Counter()  # forgets the zeros
+            self.gone(flow)
 
     def close(self) -> None:
         """Close them all for good, and wait for no peer to read what it was sent."""

@@ -124,7 +124,7 @@ class SipEndpoint:
         )
         uses = self._uses
         self.flows = Flows(
-            host, port, self._gate, self._received, uses, advertised=advertised, tls=tls, v6_only=v6_only
+            host, port, self._gate, self._received, uses, self._gone, advertised=advertised, tls=tls, v6_only=v6_only
         )
         self._names = names or Dns()
         self._calls: dict[Dialog, SipCall] = {}
@@ -212,6 +212,11 @@ class SipEndpoint:
 
     def _uses(self, flow: Flow) -> bool:
         return self._agent.uses(flow, asyncio.get_running_loop().time())
+
+    def _gone(self, flow: Flow) -> None:
+        """A connection ended."""
+        if not self._closed:
+            self.act(lambda agent, now: agent.lost(flow, now))
 
     def act(self, do: Callable[[UserAgent, float], None]) -> None:
         """Tell the user agent something, then send and deal with what it has for us."""

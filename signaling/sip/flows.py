@@ -39,7 +39,8 @@ PAUSE_S = 1.0
 
 
 class Flows:
-    """Sockets, while entered. Whole messages go to `received`; `in_use` says whether a call goes by a connection.
+    """Sockets, while entered. Whole messages go to `received`; `in_use` says whether a call goes by a connection, and
+    `gone` is told which one ended.
 
     `advertised` and `v6_only` are as for `Addresses` and `listen`. Without `tls` nobody is reached over TLS either.
     Entering raises SignalingError where a port or a certificate cannot be had.
@@ -52,6 +53,7 @@ class Flows:
         gate: Gate,
         received: Callable[[bytes, Flow], None],
         in_use: Callable[[Flow], bool],
+        gone: Callable[[Flow], None] = lambda flow: None,
         *,
         advertised: Iterable[str] = (),
         tls: Tls | None = None,
@@ -59,7 +61,7 @@ class Flows:
     ) -> None:
         self.port, self.tls_port = port, 0
         """The ports that are bound, once entered; `tls_port` is 0 while we cannot be called over TLS."""
-        self.connections = Connections(self._may_connect, self._message, in_use, self._local, self._crowd)
+        self.connections = Connections(self._may_connect, self._message, in_use, self._local, self._crowd, gone)
         self._host, self._gate, self._received, self._tls, self._v6_only = host, gate, received, tls, v6_only
         self._advertised = tuple(advertised)
         self._addresses = Addresses((), "")

@@ -60,6 +60,7 @@ class Input(Enum):
     PROVISIONAL = "1xx"
     SUCCESS = "2xx"
     FAILURE = "300-699"
+    LOST = "the connection that the request went by is gone"
     TIMER_A, TIMER_B, TIMER_D, TIMER_E, TIMER_F, TIMER_G = "ABDEFG"
     TIMER_H, TIMER_I, TIMER_J, TIMER_K, TIMER_L, TIMER_M = "HIJKLM"
 
@@ -148,6 +149,7 @@ INVITE_CLIENT: Table = {
     (State.CALLING, Input.REQUEST): (State.CALLING, (Do.SEND, Do.TIMER_A, Do.TIMER_B)),
     (State.CALLING, Input.TIMER_A): (State.CALLING, (Do.RESEND, Do.TIMER_A)),
     (State.CALLING, Input.TIMER_B): (State.TERMINATED, ()),
+    (State.CALLING, Input.LOST): (State.TERMINATED, ()),
     # RFC 3261, section 17.1.1.2: once it rings, nothing here gives up: who called does
     (State.CALLING, Input.PROVISIONAL): (State.PROCEEDING, ()),
     (State.CALLING, Input.SUCCESS): (State.ACCEPTED, (Do.TIMER_M,)),

@@ -174,6 +174,16 @@ class Transactions:
             del self._asked[asked.key]
             self._alarms.set(asked, None)
 
+    def lost(self, flow: Flow, now: float) -> None:
+        """A connection is gone (section 17.1.4). Only an INVITE that begins a call, and got no response yet, is over by
+        that: it may be tried elsewhere. All others can still be answered, by another connection (section 18.2.2).
+        """
+        for asked in [each for each in self._asked.values() if each.flow == flow]:
+            begins = asked.request is not None and not asked.request.to_tag
+            if begins and asked.transaction.handle(Input.LOST, now):
+                self._settle(asked)
+                asked.told(None, now)
+
     # --- time ---
 
     def fire(self, now: float) -> None:

@@ -112,6 +112,10 @@ class UserAgent:
         elif not self._transactions.repeated(message, now):
             self._request(received_from(message, *flow.remote), _way_back(message, flow), now)
 
+    def lost(self, flow: Flow, now: float) -> None:
+        """A connection is gone."""
+        self._transactions.lost(flow, now)
+
     def fire(self, now: float) -> None:
         """Let everything happen that is due."""
         self._transactions.fire(now)

@@ -24,13 +24,13 @@ ANY = Limits(direct=("*",))
 
 
 class Names:
-    """One name that leads to the ports that it is given, in order."""
+    """Two names, one for each transport, that lead to the ports that it is given, in order."""
 
     def __init__(self, *ports: int) -> None:
         self._ports = ports
 
     async def look_up(self, name: str, kind: Kind) -> Found:
-        if kind == "SRV" and name == "_sip._udp.pbx.test":
+        if kind == "SRV" and name in ("_sip._udp.pbx.test", "_sip._tcp.stream.test"):
             return Found(tuple(Srv(at, 1, port, "host.test") for at, port in enumerate(self._ports)), 60)
         if kind == "A" and name == "host.test":
             return Found(("127.0.0.1",), 60)
@@ -371,6 +371,22 @@ async def test_no_other_target_once_it_rang_or_was_refused(code: int) -> None:
         first.say(invite, code)
         assert str(code) in (await ended(call)).reason
         assert second.asked.empty()
+
+
+async def test_the_next_target_at_once_where_the_connection_is_lost_before_an_answer() -> None:
+    heard: list[bytes] = []
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readline())
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    broken = server.sockets[0].getsockname()[1]
+    async with server, desk() as there, dialer(names=Names(broken, there.port)) as (dial, _, _):
+        call = await dial.dial("sip:agent@stream.test;transport=tcp")
+        await call.invite(OFFER)
+        await answered(call)  # within 5 s: without any answer a target is given up after 32
+        assert [line.split()[0] for line in heard] == [b"INVITE"]
 
 
 async def test_where_nothing_listens_over_tcp() -> None:
