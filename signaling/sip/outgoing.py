@@ -33,6 +33,10 @@ HEAD_OCTETS = 850
 GIVES_WAY = (408, 503)
 """After these, the next target is tried (RFC 3263, section 4.3), unless it rang."""
 
+SILENT_S = 6.0
+"""How long a target may say nothing at all while there is another one: a request that is lost twice is heard by then.
+Timer B, the last one's, is half a minute, and whoever waits for this call has hung up by its end."""
+
 
 @dataclass(frozen=True)
 class Way:
@@ -155,7 +159,8 @@ class OutgoingSipCall(PlacedCall):
     async def _place(self, media: str | None) -> None:
         why: Refusal | None = None
         for target in self._way.targets:
-            why = await self._try(target, media)
+            patience_s = None if target is self._way.targets[-1] else SILENT_S
+            why = await self._try(target, media, patience_s)
             if why is None:
                 self._endpoint.resolver.worked(target)
                 return
@@ -166,8 +171,11 @@ class OutgoingSipCall(PlacedCall):
         assert why is not None  # there is a target at least
         self.end(CallEnded(why.by, why.reason, why.outcome))
 
-    async def _try(self, target: Target, media: str | None) -> Refusal | None:
-        """Call there; None once there is a sign of life, else why it came to nothing."""
+    async def _try(self, target: Target, media: str | None, patience_s: float | None) -> Refusal | None:
+        """Call there; None once there is a sign of life, else why it came to nothing.
+
+        Who says nothing for so long, and something later, is sent a CANCEL then.
+        """
         try:
             flow = self._way.flow or await self._endpoint.flows.connect(target, HEAD_OCTETS + len(media or ""))
         except SignalingError as error:
@@ -175,6 +183,11 @@ class OutgoingSipCall(PlacedCall):
         self._sign = self._loop.create_future()
         invitation = self._way.invitation(flow)
         self._act(lambda agent, now: self._began(agent.client.invite(invitation, media, flow, now)))
+        await asyncio.wait([self._sign], timeout=patience_s)
+        placed = self._placed
+        if placed is not None and not self._sign.done():
+            why = Refusal(Outcome.UNREACHABLE, "network", f"no answer from {target} within {patience_s:g} s", 408)
+            self._act(lambda agent, now: agent.client.give_up(placed, why, now))
         return await asyncio.shield(self._sign)
 
     def _began(self, placed: Placed) -> None:

@@ -373,6 +373,28 @@ async def test_no_other_target_once_it_rang_or_was_refused(code: int) -> None:
         assert second.asked.empty()
 
 
+async def test_the_next_target_where_one_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first word then is too late; but who is the only one is waited for."""
+    monkeypatch.setattr("signaling.sip.outgoing.SILENT_S", 0.2)
+    async with phone() as mute, desk() as there, dialer(names=Names(mute.port, there.port)) as (dial, _, sip):
+        call = await dial.dial("sip:agent@pbx.test")
+        await call.invite(OFFER)
+        await answered(call)
+        late = await mute.hear("INVITE")
+        mute.say(late, 180)
+        while (request := await mute.hear("INVITE", "CANCEL")).method != "CANCEL":
+            pass  # it was sent again meanwhile
+        assert request.call_id == late.call_id
+        targets = await sip.resolver.resolve("sip:agent@pbx.test")
+        assert [target.port for target in targets] == [there.port, mute.port]
+    async with phone() as only, dialer() as (dial, _, _):
+        call = await dial.dial(f"sip:bob@127.0.0.1:{only.port}")
+        await call.invite(OFFER)
+        await only.hear("INVITE")
+        only.say(await only.hear("INVITE"), 486)  # sent again after 0.5 s
+        assert "486" in (await ended(call)).reason
+
+
 async def test_the_next_target_at_once_where_the_connection_is_lost_before_an_answer() -> None:
     heard: list[bytes] = []
 
