@@ -8,7 +8,7 @@ from typing import Literal, Self, TypeAlias
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from signaling.sip.outbound import Limits
-from signaling.sip.trunk import Srtp, Trunk, check_pattern
+from signaling.sip.trunk import Srtp, Transport, Trunk, check_pattern
 from voipagent.kinds import Network, Port, Section
 
 Codec: TypeAlias = Literal["opus", "g722", "pcmu", "pcma"]
@@ -23,7 +23,9 @@ class TrunkSettings(Section):
         description="domain or address of a provider, PBX or proxy; with USER and PASSWORD that is enough"
     )
     port: Port = Field(default=0, description="its port; 0: what DNS says, else 5060, or 5061 for tls")
-    transport: Literal["udp", "tcp", "tls"] = Field(default="udp", description="how it is reached: udp, tcp or tls")
+    transport: Transport = Field(
+        default="auto", description="how it is reached: udp, tcp or tls; auto: as DNS says, else udp"
+    )
     proxy: str = Field(default="", description="host or host:port that requests are sent to instead of HOST")
     user: str = Field(default="", description="our number or name there")
     password: SecretStr = Field(default=SecretStr(""), description="what goes with it; empty: it knows our address")

@@ -19,10 +19,9 @@ from signaling.sip.digest import Login
 from signaling.sip.grammar import parse_uri
 
 Network: TypeAlias = IPv4Network | IPv6Network
-Transport: TypeAlias = Literal["udp", "tcp", "tls"]
+Transport: TypeAlias = Literal["auto", "udp", "tcp", "tls"]
+"""How it is reached; `auto`: as DNS says (RFC 3263, section 4.1), else over UDP."""
 Srtp: TypeAlias = Literal["off", "accept", "demand", "dtls"]
-
-DEFAULT_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}
 
 USER = re.compile(r"[A-Za-z0-9._~+*#-]{1,64}")
 """What a number or name consists of that we call, or are called by: nothing that could end a user part early."""
@@ -53,7 +52,7 @@ class Trunk:
     name: str
     host: str
     port: int = 0
-    transport: Transport = "udp"
+    transport: Transport = "auto"
     user: str = ""
     password: str = field(default="", repr=False)
     auth_user: str = ""
@@ -108,7 +107,7 @@ class Trunk:
     @property
     def next_hop(self) -> str:
         """The URI whose host requests are sent to: the proxy's, else the trunk's own."""
-        transport = "" if self.transport == "udp" else f";transport={self.transport}"
+        transport = "" if self.transport == "auto" else f";transport={self.transport}"
         return f"sip:{self.proxy or self.domain}{transport}"
 
     @property

@@ -108,7 +108,7 @@ def test_encryption_is_as_elsewhere_unless_it_says_so() -> None:
         ({"HOST": "a.example", "PASSWORD": "x"}, "VOIPAGENT_TRUNKS__ACME: there is a password, but no user"),
         ({"HOST": "a.example", "REGISTER": "yes"}, "VOIPAGENT_TRUNKS__ACME: registering takes a user and a password"),
         (ACME | {"OUTBOUND": "+49 30"}, "VOIPAGENT_TRUNKS__ACME: '+49 30' is no pattern of numbers, such as +4930*"),
-        (ACME | {"TRANSPORT": "ws"}, "VOIPAGENT_TRUNKS__ACME__TRANSPORT: Input should be 'udp', 'tcp' or 'tls'"),
+        (ACME | {"TRANSPORT": "ws"}, "VOIPAGENT_TRUNKS__ACME__TRANSPORT: Input should be 'auto', 'udp', 'tcp' or"),
         (ACME | {"CODECS": "g729"}, "VOIPAGENT_TRUNKS__ACME__CODECS: Input should be 'opus', 'g722', 'pcmu' or 'pcma'"),
         (ACME | {"REGISTER": "perhaps"}, "VOIPAGENT_TRUNKS__ACME__REGISTER: Input should be a valid boolean"),
         (ACME | {"PEERS": "acme.example"}, "'acme.example' is neither an address nor a network, such as 192.0.2.7"),

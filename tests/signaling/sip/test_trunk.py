@@ -40,6 +40,7 @@ def test_the_login_may_have_another_name_than_the_number() -> None:
     ("more", "hop"),
     [
         ({"transport": "tls"}, "sip:pbx.example.com;transport=tls"),
+        ({"transport": "udp"}, "sip:pbx.example.com;transport=udp"),  # whatever DNS says
         ({"proxy": "192.0.2.7:5070", "transport": "tcp"}, "sip:192.0.2.7:5070;transport=tcp"),
         ({"host": "[2001:db8::7]", "port": 5062}, "sip:[2001:db8::7]:5062"),
     ],
