@@ -77,7 +77,7 @@ DIGIT_PAUSE_S = (0.03, 0.33)
 BARGE_IN = 0.3
 MUTTER = 0.45
 NOISE = 0.35
-STORY = 0.15
+STORY = 0.3
 PAUSED = 0.5
 SPACED = 0.5
 """Of the numbers, those whose digits are said apart."""

@@ -50,12 +50,12 @@ from engine.pocket.recipe.tokenizer import train_tokenizer
 SHARD = 200
 """Utterances in a shard."""
 
-CALLERS = 120
+CALLERS = 240
 HELD_OUT = 16
-STRANGERS = 15
+STRANGERS = 38
 AGENT = 2
 DIALOGUES: Mapping[Kind, tuple[int, int]] = {
-    **{"stage1": (40, 500), "strays": (6, 500), "asides": (5, 500), "stage2": (50, 60), "probe": (4, 60)}
+    **{"stage1": (150, 500), "strays": (27, 500), "asides": (20, 500), "stage2": (50, 60), "probe": (4, 60)}
 }
 """Shards, and dialogues in each."""
 

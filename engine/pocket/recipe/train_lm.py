@@ -72,7 +72,7 @@ WINDOWS = 0.8
 
 OFTEN = {"tell_number": 3, "tell_name": 2, "strays": 2, "asides": 3}
 """How many times as often as any other a window is drawn, by what is asked in it, or by its kind. Of the kinds, those
-may be missing."""
+may be missing; but of the asides it needs a tenth of all: with a twentieth it talked into noise (MODEL_CARD.md)."""
 
 BARE_SHARE = 0.7
 """Windows without a prompt, of those whose answer does not depend on it: it is two fifths of what is computed."""
