@@ -17,6 +17,10 @@ from engine.pocket.recipe import offline_lm
 from engine.pocket.recipe.corpus import IGNORED, Example, Labels
 from engine.pocket.recipe.init_lm import centroids
 
+STOP_WEIGHT = 1.0
+"""Of the PAD with which an interrupted agent stops. With the weight of any other PAD it went on even where stopping was
+three times as likely."""
+
 PAD_WEIGHT, EPAD_WEIGHT, OPENING_WEIGHT, START_WEIGHT, LATE_WEIGHT = 0.3, 0.6, 4.0, 0.7, 0.7
 """Of a text token in the loss; any other is 1. The opening word of an answer is the whole decision, and the EPAD before
 it that to speak at all. Drawn greedily, the agent speaks as soon as that is likelier than PAD by the ratio of their
@@ -60,7 +64,7 @@ def assemble(
     """Examples side by side, the shorter ones followed by silence that nothing is asked of; `random` spoils hearing."""
     length = max(len(example) for example in examples)
     frames = np.full((len(examples), length, config.streams), PAD, np.int64)
-    flags = np.zeros((3, len(examples), length), np.bool_)
+    flags = np.zeros((4, len(examples), length), np.bool_)
     words = np.zeros((sum(len(example.asked) for example in examples), len(labels.words)), np.float32)
     asked: list[tuple[int, int, int]] = []
     heard: list[tuple[int, int, int]] = []
@@ -71,17 +75,19 @@ def assemble(
         frames[row, :size] = example.frames if random is None else spoil(example, config, random, near)
         flags[0, row, :size], flags[1, row, :size] = example.opening, example.edges
         flags[2, row, example.prompt : size] = True
+        flags[1:, row, list(example.unasked)] = False
+        flags[3, row, list(example.stopped)] = True
         for frame, intent, spoken in example.asked:
             words[len(asked), list(spoken)] = 1
             asked.append((row, frame, intent))
         heard += [(row, frame, word) for frame, word in example.heard]
         for frame, known in example.told:
             told[row, frame:size] = known
-    opening, edges, live = (torch.from_numpy(flag).to(device) for flag in flags)
+    opening, edges, live, stopped = (torch.from_numpy(flag).to(device) for flag in flags)
     columns = offline_lm.lay_out(config, torch.from_numpy(frames).to(device))
     return Batch(
         columns,
-        _text_weight(columns[:, 1:, 0], opening, live),
+        _text_weight(columns[:, 1:, 0], opening, live, stopped),
         opening,
         live,
         edges,
@@ -134,7 +140,8 @@ def spoil_codes(
         codes[start : start + 2] = ZERO
 
 
-def _text_weight(tokens: Tensor, opening: Tensor, live: Tensor) -> Tensor:
+def _text_weight(tokens: Tensor, opening: Tensor, live: Tensor, stopped: Tensor) -> Tensor:
     weight = torch.where(tokens == PAD, PAD_WEIGHT, torch.where(tokens == EPAD, EPAD_WEIGHT, 1.0))
+    weight[stopped & (tokens == PAD)] = STOP_WEIGHT
     weight[:, :-1][opening[:, 1:] & (tokens[:, :-1] == EPAD)] = START_WEIGHT
     return torch.where(opening, OPENING_WEIGHT, weight) * live

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,6 +35,9 @@ PAUSE_FRAMES = 6
 
 EDGE_FRAMES = 4
 """From the first sound of a turn, and from the first silence after it: what makes a turn begin and end well."""
+
+STOP_FRAMES = 4
+"""From the first in which the agent is silent because it was interrupted."""
 
 CLOSING = 2
 """Frames: a name is written in one or two pieces."""
@@ -67,7 +70,8 @@ class Example:
     `edges` bool [P + T]: frames at a turn's begin or end, or where it might have ended. `opening` bool [P + T]: the
     first piece of what is said, and of each further clip: where it is decided which.
     `asked`: (last frame of a question, its intent's label, its words' labels). `heard`: (frame in which a word ended,
-    its label). `told`: (from which frame on, what is known then), by `told_so_far`.
+    its label). `told`: (from which frame on, what is known then), by `told_so_far`. `stopped`: frames in which it is to
+    fall silent because it was interrupted. `unasked`: frames that are read, but not asked for.
     """
 
     frames: NDArray[np.int64]
@@ -77,6 +81,8 @@ class Example:
     asked: tuple[tuple[int, int, tuple[int, ...]], ...]
     heard: tuple[tuple[int, int], ...]
     told: tuple[tuple[int, Told], ...] = ()
+    stopped: tuple[int, ...] = ()
+    unasked: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -106,8 +112,10 @@ def spelt(word: str) -> str:
     return re.sub(r"[^a-z']", "", word.lower())
 
 
-def example_of(dialogue: Dialogue, voice: Voice, tokenizer: Tokenizer, labels: Labels) -> Example:
-    """A whole dialogue behind its prompt, laid out as the engine primes a row."""
+def example_of(
+    dialogue: Dialogue, voice: Voice, tokenizer: Tokenizer, labels: Labels, unasked: Sequence[int] = ()
+) -> Example:
+    """A whole dialogue behind its prompt, laid out as the engine primes a row. `unasked`: frames of the dialogue."""
     assert dialogue.codes is not None
     prompt = voice.layout.frames(tokenizer, dialogue.prompt)
     said = voice.agent(dialogue.schedule)
@@ -131,7 +139,19 @@ def example_of(dialogue: Dialogue, voice: Voice, tokenizer: Tokenizer, labels: L
         np.concatenate((before, _opening(dialogue.text, dialogue.schedule[:, 0]))),
         asked,
         heard,
+        stopped=tuple(start + frame for frame in _stopped(dialogue, unasked)),
+        unasked=tuple(start + frame for frame in unasked),
     )
+
+
+def _stopped(dialogue: Dialogue, late: Sequence[int]) -> Iterator[int]:
+    """STOP_FRAMES in which it is silent behind each stop, and those in which it came too late for that."""
+    for event in dialogue.events:
+        if event.kind == "stop":
+            first = event.frame
+            while first in late:
+                first += 1
+            yield from range(first, min(first + STOP_FRAMES, dialogue.frames))
 
 
 def _known(words: Sequence[str], index: dict[str, int]) -> tuple[int, ...]:
@@ -185,6 +205,8 @@ def bare(example: Example) -> Example:
         tuple((frame - start, intent, words) for frame, intent, words in example.asked),
         tuple((frame - start, word) for frame, word in example.heard),
         _without_persona(example.told, start),
+        tuple(frame - start for frame in example.stopped),
+        tuple(frame - start for frame in example.unasked),
     )
 
 
@@ -210,6 +232,8 @@ def telling(example: Example) -> Example | None:
         asked=tuple(each for each in example.asked if each[0] < end),
         heard=tuple(each for each in example.heard if each[0] < end),
         told=((start, known),),
+        stopped=tuple(frame for frame in example.stopped if frame < end),
+        unasked=tuple(frame for frame in example.unasked if frame < end),
     )
 
 

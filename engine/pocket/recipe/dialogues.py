@@ -63,7 +63,7 @@ GAPS = ((4, 0.8), (5, 0.2))
 NUMBER_GAP = 6
 """Frames from a number's last to the EPAD of reading it back."""
 
-STOP = 7
+STOP = 5
 INTERRUPTS_S = 0.7
 MUTTERS_S = 0.6
 """What is shorter than the first does not interrupt the agent, and a mutter is shorter than the second."""

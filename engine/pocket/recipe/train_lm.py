@@ -55,6 +55,7 @@ from engine.pocket.recipe.formats import Dialogue, read_clips, shards
 from engine.pocket.recipe.heads import Heads, share
 from engine.pocket.recipe.init_lm import LM, draw
 from engine.pocket.recipe.retell import Retelling
+from engine.pocket.recipe.stops import given_way_late
 from engine.pocket.recipe.told import kinds, told_so_far
 from engine.pocket.recipe.training import Plan, fast_type, generator_of, load, slice_of, train_moshi, use_device
 
@@ -70,9 +71,10 @@ TELLING_SHARE = 0.5
 WINDOWS = 0.8
 """Of the other steps, those that see windows; the rest see calls."""
 
-OFTEN = {"tell_number": 3, "tell_name": 2, "strays": 2, "asides": 3}
-"""How many times as often as any other a window is drawn, by what is asked in it, or by its kind. Of the kinds, those
-may be missing; but of the asides it needs a tenth of all: with a twentieth it talked into noise (MODEL_CARD.md)."""
+OFTEN = {"tell_number": 3, "tell_name": 2, "strays": 2, "asides": 2, "talked_into": 2}
+"""How many times as often as any other a window is drawn, by what is asked in it, or by its kind; and as often as any
+other of the asides, if the agent is talked into. Of the kinds, those may be missing; but of the asides it needs a tenth
+of all: with a twentieth it talked into noise (MODEL_CARD.md)."""
 
 BARE_SHARE = 0.7
 """Windows without a prompt, of those whose answer does not depend on it: it is two fifths of what is computed."""
@@ -328,13 +330,16 @@ def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET,
     moshi = Moshi(MoshiConfig.from_kwargs(sizes))
     draw(moshi, material.mimi, plan.seed)
 
-    def example(dialogue: Dialogue) -> Example:
-        made = example_of(dialogue, material.voice, material.tokenizer, labels)
+    def example(dialogue: Dialogue, random: np.random.Generator | None = None) -> Example:
+        late: tuple[int, ...] = ()
+        if random is not None:
+            dialogue, late = given_way_late(dialogue, clips, encode, random)
+        made = example_of(dialogue, material.voice, material.tokenizer, labels, late)
         known = told_so_far(dialogue.prompt, dialogue.events, domain)
         return replace(made, told=tuple((made.prompt + frame, told) for frame, told in known))
 
     def part(number: int, random: np.random.Generator) -> Example:
-        return example(cut(calls[number], cut_frame(calls[number], random)))
+        return example(cut(calls[number], cut_frame(calls[number], random)), random)
 
     def answered(random: np.random.Generator) -> Example:
         return example(retelling.draw(random))
@@ -350,14 +355,20 @@ def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET,
         return max((OFTEN.get(event.intent, 1) for event in dialogue.events), default=1)
 
     def aside(dialogue: Dialogue) -> Example:
-        return example(dialogue) if is_begun(dialogue) else excused(bare(example(dialogue)), dialogue)
+        made = example(dialogue, drawn)
+        return made if is_begun(dialogue) else excused(bare(made), dialogue)
 
-    domain = load_domain()
-    retelling = Retelling(domain, read_clips(work / "clips.npz"), cache(material.tokenizer.encode), windows, calls)
+    def aside_often(dialogue: Dialogue) -> int:
+        into = any(event.kind == "stop" or event.text in domain.mutters for event in dialogue.events)
+        return OFTEN["asides"] * (OFTEN["talked_into"] if into else 1)
+
+    domain, drawn = load_domain(), np.random.default_rng(plan.seed)
+    clips, encode = read_clips(work / "clips.npz"), cache(material.tokenizer.encode)
+    retelling = Retelling(domain, clips, encode, windows, calls)
     of_windows = [window(number, each) for number, each in enumerate(windows) for _ in range(often(each))]
     of_windows += [window(number, each) for number, each in enumerate(others.get("strays", []))] * OFTEN["strays"]
-    of_windows += [aside(each) for each in others.get("asides", [])] * OFTEN["asides"]
-    of_calls, of_held = ([example(each) for each in group] for group in (calls, held))
+    of_windows += [aside(each) for each in others.get("asides", []) for _ in range(aside_often(each))]
+    of_calls, of_held = [example(each, drawn) for each in calls], [example(each) for each in held]
     more = Retold(answered, recited) if retelling else None, neighbours(material.mimi), kinds(domain)
     return LmTask(moshi.to(use_device()), labels, of_windows, of_calls, part, of_held, plan, budget, *more)
 

@@ -14,6 +14,7 @@ from engine.pocket.recipe.corpus import (
     CLOSING,
     EDGE_FRAMES,
     IGNORED,
+    STOP_FRAMES,
     TEMPTING_FRAMES,
     TOLD_FRAMES,
     Buckets,
@@ -165,6 +166,20 @@ def test_a_bare_window_is_the_call_alone(example: Example) -> None:
     assert np.array_equal(alone.edges, example.edges[start:])
 
 
+def test_where_it_stops_is_asked_for_and_where_it_went_on_too_long_is_not(
+    dialogue: Dialogue, voice: Voice, tokenizer: Tokenizer, labels: Labels
+) -> None:
+    stopped = replace(dialogue, events=(*dialogue.events, Event("stop", 12, 7)))
+    made = example_of(stopped, voice, tokenizer, labels, unasked=(12, 13))
+    start = made.prompt
+    assert made.stopped == tuple(range(start + 14, start + 14 + STOP_FRAMES))
+    assert made.unasked == (start + 12, start + 13)
+    alone = bare(made)
+    assert alone.unasked == (12, 13) and alone.stopped == tuple(range(14, 14 + STOP_FRAMES))
+    late = replace(dialogue, events=(Event("stop", dialogue.frames - 1, 5),))
+    assert example_of(late, voice, tokenizer, labels).stopped == (start + dialogue.frames - 1,)
+
+
 def test_of_a_question_that_was_missed_nothing_is_asked(example: Example, dialogue: Dialogue) -> None:
     alone = bare(example)
     assert excused(alone, dialogue).prompt == alone.prompt
@@ -185,11 +200,17 @@ def test_of_a_window_without_a_prompt_only_what_is_told_in_it_is_known(example: 
 def test_what_the_caller_tells_is_asked_before_the_agent_says_it(example: Example) -> None:
     first, second = (0,) * 8, (0, 0, 0, 1, 0, 0, 0, 0)
     (end, intent, words), start = example.asked[0], example.prompt
-    told = replace(example, told=((start, first), (end + HEARD, second)), asked=((end, intent, words),))
+    told = replace(
+        example,
+        told=((start, first), (end + HEARD, second)),
+        asked=((end, intent, words),),
+        stopped=(end, len(example) - 1),
+        unasked=(end - 1, len(example) - 1),
+    )
     part = telling(told)
     assert part is not None and len(part) == len(part.edges) == len(part.opening) == end + HEARD + TOLD_FRAMES
     assert np.array_equal(part.frames, example.frames[: len(part)])
-    assert part.told == ((end + HEARD, second),)
+    assert part.told == ((end + HEARD, second),) and (part.stopped, part.unasked) == ((end,), (end - 1,))
     assert part.asked == told.asked and all(frame < len(part) for frame, _ in part.heard)
     assert telling(replace(example, told=((start, first),))) is None
 

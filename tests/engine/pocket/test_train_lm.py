@@ -24,6 +24,7 @@ from engine.model.moshi_config import ZERO, MoshiConfig
 from engine.model.text import EPAD, PAD
 from engine.pocket.recipe import batches as batches_module
 from engine.pocket.recipe import offline_lm
+from engine.pocket.recipe import stops as stops_module
 from engine.pocket.recipe import train_lm as train_lm_module
 from engine.pocket.recipe.batches import (
     EPAD_WEIGHT,
@@ -33,6 +34,7 @@ from engine.pocket.recipe.batches import (
     OPENING_WEIGHT,
     PAD_WEIGHT,
     START_WEIGHT,
+    STOP_WEIGHT,
     apart,
     assemble,
     neighbours,
@@ -41,7 +43,7 @@ from engine.pocket.recipe.batches import (
 from engine.pocket.recipe.corpus import IGNORED, Labels
 from engine.pocket.recipe.dialogues import GREETING
 from engine.pocket.recipe.domain import load_domain
-from engine.pocket.recipe.formats import shards
+from engine.pocket.recipe.formats import SILENCE, Event, read_dialogues, shards, write_dialogues
 from engine.pocket.recipe.init_lm import CODE_SIZE, centroids, draw
 from engine.pocket.recipe.told import told_by
 from engine.pocket.recipe.train_lm import OFTEN, LmTask, Material, Retold, lm_task, train_lm
@@ -218,6 +220,44 @@ def test_nothing_is_asked_of_prompt_and_padding(task: LmTask) -> None:
     assert start == pytest.approx(START_WEIGHT) and others == pytest.approx([EPAD_WEIGHT] * len(others))
     assert weight[batch.opening[0, : len(short)]].tolist() == [OPENING_WEIGHT]
     assert batch.asked[:, 0].tolist() == [0, 1]
+
+
+def test_stopping_weighs_as_much_as_going_on_and_of_what_is_unasked_nothing_counts(task: LmTask) -> None:
+    example = task.windows[0]
+    silent = [frame for frame in range(example.prompt, len(example)) if example.frames[frame, 0] == PAD]
+    speaking = next(frame for frame in range(len(example)) if example.frames[frame, 0] not in (PAD, EPAD))
+    unasked = int(np.flatnonzero(example.opening)[0])
+    changed = replace(example, stopped=(silent[0], speaking), unasked=(unasked, silent[1]))
+    plain, batch = (
+        assemble([each], task.moshi.config, task.labels, None, torch.device("cpu")) for each in (example, changed)
+    )
+    weight = plain.weight.clone()
+    weight[0, silent[0]], weight[0, [unasked, silent[1]]] = STOP_WEIGHT, 0
+    assert torch.equal(batch.weight, weight)
+    for name in ("opening", "live", "edges"):
+        before, after = getattr(plain, name)[0].clone(), getattr(batch, name)[0]
+        before[[unasked, silent[1]]] &= name == "opening"
+        assert torch.equal(after, before)
+
+
+def test_calls_go_on_beyond_some_of_their_stops(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("codec", "clips.npz", "tokenizer.model"):
+        (tmp_path / name).symlink_to(work / name)
+    (tmp_path / "coded").mkdir()
+    for path in (work / "coded").iterdir():
+        (tmp_path / "coded" / path.name).symlink_to(path)
+    (some,) = shards(work / "coded", "probe")
+    (first, *others) = read_dialogues(some)
+    end = int(np.flatnonzero(first.schedule[:, 0] != SILENCE)[0]) + 4
+    first.schedule[end:], first.text[end:] = SILENCE, PAD
+    talked_into = replace(first, events=(*first.events, Event("stop", end, end - 3)))
+    write_dialogues(tmp_path / "coded" / "asides-00000.npz", [talked_into, *others])
+    monkeypatch.setattr(stops_module, "LATE_SHARE", 1.0)
+    windows = lm_task(tmp_path, LM, PLAN, BUDGET).windows
+    asides = windows[-OFTEN["asides"] * (len(others) + OFTEN["talked_into"]) :]
+    late = [each.unasked for each in asides if each.unasked]
+    assert len(late) == OFTEN["asides"] * OFTEN["talked_into"]
+    assert {frames[0] for frames in late} == {end} and len(set(late)) > 1
 
 
 def test_the_agents_own_codes_are_spoilt_where_they_are_read_only(task: LmTask) -> None:
