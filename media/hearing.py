@@ -51,6 +51,11 @@ class HearingLeg(WebRtcLeg):
         """The oldest exchange, or None where its time is not over yet."""
         return self._incoming.take()
 
+    def skip_to_newest(self) -> None:
+        """Forget the exchanges that wait, but the last."""
+        while self._incoming.waiting > 1:
+            self._incoming.take()
+
     @property
     def stats(self) -> LegStats:
         """Counters so far, of all tracks together."""

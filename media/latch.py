@@ -52,9 +52,13 @@ class Latch:
         self._described = self.target = described
         self.locked, self._probation, self._heard = False, None, now
 
+    def holds(self, source: Address) -> bool:
+        """Whether that is where the far end has proved to be."""
+        return self.locked and source == self.target
+
     def admit(self, source: Address, ssrc: int, sequence: int, now: float) -> bool:
         """Whether a valid packet from `source` belongs to the call."""
-        if self.locked and source == self.target:
+        if self.holds(source):
             self._lock(source, ssrc, now)
             return True
         if not self.trusts(source[0]):

@@ -15,12 +15,14 @@ class PairLeg:
     """A Leg: we offer for `sending`, and answer for `hearing`, which may come later, or never in an empty room.
 
     The call's time is that of `sending`. Both are on one wheel, so that there is a frame of `hearing` for each of its
-    frames, at most one frame later.
+    frames, at most one frame later. What was heard before the call's time began is over: kept, it would make all that
+    follows late.
     """
 
     def __init__(self, sending: WebRtcLeg, hearing: HearingLeg) -> None:
         self._sending, self._hearing = sending, hearing
         self._concealed = 0
+        self._begun = False
 
     @property
     def held(self) -> bool:
@@ -71,6 +73,9 @@ class PairLeg:
     async def exchange(self) -> Exchange:
         """The next frame's time: silence is heard while there is nothing else."""
         exchange = await self._sending.exchange()
+        if not self._begun:
+            self._begun = True
+            self._hearing.skip_to_newest()
         heard = self._hearing.take()
         if heard is None:
             return exchange

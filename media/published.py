@@ -1,12 +1,16 @@
 """A publisher's audio in, and ours out to whoever listens: the two halves of a leg whose far end only sends (RFC 9725).
 
-What the agent says has its time by the publisher's leg, as on any other: that is what the recording is written from.
+What the agent says has its time by the publisher's leg, as on any other: that is what the recording is written from,
+and while nobody listens, it is silence.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import numpy as np
 
 from media.leg import Digit, Exchange, LegError, LegStats, NoPort, Pcm
 from media.webrtc import WebRtcLeg
@@ -93,7 +97,7 @@ class PublishedLeg:
             task = asyncio.create_task(listener.close(), name="close a lost listener")  # a dead relay takes its time
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
-        return exchange
+        return exchange if self.ready else replace(exchange, played=np.zeros_like(exchange.played))
 
     def play(self, pcm: Pcm) -> None:
         """Queue audio for all that listen."""

@@ -133,6 +133,8 @@ class Receiver:
         if not (stream.heard_as(kind) or kind in self._types or kind in stream.event_types):
             if kind != COMFORT_NOISE and kind not in stream.noise_types:
                 self.dropped["unknown payload type"] += 1
+                if self._latch.holds(source):  # it may be kept alive by just that (RFC 6263, section 4.6)
+                    self._silent_since = now
                 return []
         if not self._latch.admit(source, packet.ssrc, packet.sequence_number, now):
             self.dropped["foreign source"] += 1

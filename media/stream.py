@@ -69,6 +69,11 @@ class Stream:
         return not self.sends and not self.one_way
 
     @property
+    def is_fetched(self) -> bool:
+        """Whether what we say leaves by other legs than this one."""
+        return self.one_way and not self.sends
+
+    @property
     def is_hole(self) -> bool:
         """Whether the far end is nowhere: its address is 0.0.0.0, which must not be sent to."""
         return ip_address(self.remote[0]).is_unspecified

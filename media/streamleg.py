@@ -333,7 +333,8 @@ class StreamLeg(ABC):
             pressing, event, sent = False, None, self._toned(sent, *pressed, stream.codec.sample_rate)
         if pressing or not on_time or not self._may_send(now):
             self._send_rtp(self._sender.pause())
-            sent = replace(sent, played=self._silence)
+            if not stream.is_fetched:
+                sent = replace(sent, played=self._silence)
         else:
             self._send_rtp(self._sender.audio(sent.pcm))
         if event is not None:

@@ -172,9 +172,9 @@ class OutgoingSipCall(PlacedCall):
         self.end(CallEnded(why.by, why.reason, why.outcome))
 
     async def _try(self, target: Target, media: str | None, patience_s: float | None) -> Refusal | None:
-        """Call there; None once there is a sign of life, else why it came to nothing.
+        """Call there; None once it rings or is taken, else why it came to nothing.
 
-        Who says nothing for so long, and something later, is sent a CANCEL then.
+        Who says nothing at all for so long, not even a 100, and something later, is sent a CANCEL then.
         """
         try:
             flow = self._way.flow or await self._endpoint.flows.connect(target, HEAD_OCTETS + len(media or ""))
@@ -185,7 +185,7 @@ class OutgoingSipCall(PlacedCall):
         self._act(lambda agent, now: self._began(agent.client.invite(invitation, media, flow, now)))
         await asyncio.wait([self._sign], timeout=patience_s)
         placed = self._placed
-        if placed is not None and not self._sign.done():
+        if placed is not None and placed.is_unheard and not self._sign.done():
             why = Refusal(Outcome.UNREACHABLE, "network", f"no answer from {target} within {patience_s:g} s", 408)
             self._act(lambda agent, now: agent.client.give_up(placed, why, now))
         return await asyncio.shield(self._sign)

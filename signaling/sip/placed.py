@@ -169,6 +169,11 @@ class Placed:
     """Whether it is given up because another phone has the call."""
 
     @property
+    def is_unheard(self) -> bool:
+        """Whether nothing at all has come back yet: not even a 100, or a challenge."""
+        return self.state is State.CALLING and self.number == 1
+
+    @property
     def owes(self) -> bool:
         """Whether our own side owes an answer to the far end's offer."""
         return self.taken is not None and self.acks[self.taken.id[2]] is None

@@ -6,17 +6,19 @@ It is called by aiortc in tests/signaling/meetings.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 import pytest
 
 from media.answer import Legs
+from media.clock import TICK_S, Clock
 from media.hearing import HearingLeg
 from media.leg import LegError
 from media.pair import PairLeg
+from media.playout import Heard
 from media.sdp import parse
-from tests.media.line import FORMAT
+from tests.media.line import FORMAT, Timers
 
 FINGERPRINT = ":".join(["AB"] * 32)
 HEAD = ("v=0", "o=- 7 1 IN IP4 127.0.0.1", "s=-", "t=0 0", "a=group:BUNDLE 0 1 2 3")
@@ -35,6 +37,39 @@ def track(
 
 def offer(*tracks: list[str]) -> str:
     return "\r\n".join([*HEAD, *DATA, *(line for lines in tracks for line in lines), ""])
+
+
+def telling(timers: Timers) -> Callable[[float], Heard]:
+    """Sound that tells when it was heard, in seconds since now."""
+    began = timers.now
+    return lambda now: Heard(np.full(960, now - began, np.float32))
+
+
+@pytest.mark.parametrize("early_s", [0.0, 0.1, 0.5, 1.5])
+async def test_what_was_heard_before_the_call_began_does_not_make_the_rest_late(
+    early_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server offers what is to be heard as soon as we are in the room, and the model takes its time to begin."""
+    timers = Timers()
+    async with Legs(FORMAT, ports=(26_000, 26_999), clock=Clock(timers)) as legs:
+        pair, far = legs.open_pair_leg("127.0.0.1"), legs.open_web_leg("127.0.0.1", "in")
+        mine = await pair.offer()
+        await pair.answer(offer(track(1)))
+        began = timers.now
+        monkeypatch.setattr(pair._hearing._receiver, "tick", telling(timers))
+        timers.run(early_s)
+        await pair.accepted(await far.answer(mine))
+        for _ in range(8):
+            exchanging = asyncio.ensure_future(pair.exchange())
+            await asyncio.sleep(0)
+            async with asyncio.timeout(5):
+                while not exchanging.done():
+                    timers.run(TICK_S)
+                    await asyncio.sleep(0)
+            exchange = exchanging.result()
+        assert 0 <= timers.now - began - exchange.heard[-1] < FORMAT.frame_s + TICK_S
+        await pair.close()
+        await far.close()
 
 
 @pytest.fixture

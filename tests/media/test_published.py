@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+import numpy as np
 import pytest
 
 from media.leg import Exchange, NoPort
@@ -27,8 +28,8 @@ class Listener:
     def begin(self) -> None:
         self.begun = True
 
-    async def exchange(self) -> str:
-        return "a frame's time"
+    async def exchange(self) -> Exchange:
+        return Exchange(heard=np.ones(1920, np.float32), played=np.ones(1920, np.float32))
 
     async def close(self) -> None:
         self.asked.set()
@@ -58,7 +59,8 @@ async def test_a_lost_listener_who_is_long_in_leaving_holds_nobody_up() -> None:
     lost.is_lost = True
     publisher.may.set()
     async with asyncio.timeout(5):
-        assert await published.exchange() == cast(Exchange, "a frame's time")
+        exchange = await published.exchange()
+        assert exchange.heard.all() and not exchange.played.any()  # there is nobody left to hear it
         assert published.listeners == [] and not lost.closed
         await lost.asked.wait()
         closing = asyncio.create_task(published.close())

@@ -223,6 +223,25 @@ async def test_a_far_end_that_sends_no_silence_is_there_while_it_reports() -> No
         assert line.leg._lost.done()
 
 
+async def test_a_far_end_that_keeps_its_way_open_is_there() -> None:
+    """By packets of a type that nobody agreed to (RFC 6263, section 4.6); but not by those of strangers."""
+    async with Line() as line:
+        answer = await line.connect()
+        line.talk()
+        await line.frames(5)
+        stranger = Phone(host="127.0.0.2")
+        stranger.read(answer)
+        for phone, is_lost in ((line.phone, False), (stranger, True)):
+            line.hush()
+            for tick in range(round(2 * SILENT_S * 50)):
+                if tick % 50 == 0:
+                    phone.send(b"", kind=127, advance=False)
+                line.run(1)
+            assert line.leg._lost.done() == is_lost
+        assert line.leg.stats.dropped_by_reason["unknown payload type"] > 2 * SILENT_S
+        stranger.close()
+
+
 async def test_a_hold_of_minutes_is_no_loss_and_the_limit_starts_over_with_the_resume() -> None:
     async with Line() as line:
         await line.connect()

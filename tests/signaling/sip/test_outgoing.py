@@ -395,6 +395,28 @@ async def test_the_next_target_where_one_says_nothing(monkeypatch: pytest.Monkey
         assert "486" in (await ended(call)).reason
 
 
+@pytest.mark.parametrize("code", [100, 407])
+async def test_who_says_anything_is_waited_for(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 100 is followed by silence while the far end looks for the callee; a challenge, by an INVITE with an answer."""
+    monkeypatch.setattr("signaling.sip.outgoing.SILENT_S", 0.2)
+    trunk = Trunk("pbx", "pbx.test", user="ada", password="secret", outbound=("*",))
+    async with phone() as slow, phone() as other:
+        async with dialer(trunks=(trunk,), names=Names(slow.port, other.port)) as (dial, _, sip):
+            call = await dial.dial("1")
+            await call.invite(OFFER)
+            invite = await slow.hear("INVITE")
+            slow.say(invite, code, 'Proxy-Authenticate: Digest realm="pbx", nonce="1"')
+            if code == 407:
+                await slow.hear("ACK")
+                invite = await slow.hear("INVITE")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(other.asked.get(), 0.4)
+            slow.say(invite, 180)
+            await asyncio.wait_for(call.wait_ringing(), 5)
+            targets = await sip.resolver.resolve("sip:pbx.test")
+            assert [target.port for target in targets] == [slow.port, other.port]
+
+
 async def test_the_next_target_at_once_where_the_connection_is_lost_before_an_answer() -> None:
     heard: list[bytes] = []
 
