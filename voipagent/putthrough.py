@@ -16,21 +16,25 @@ class PutThrough:
     def __init__(self, call: Call, record: CallRecord, recording: Recording) -> None:
         self._call, self._record, self._recording = call, record, recording
         self._line: asyncio.Future[Line] = asyncio.get_running_loop().create_future()
-        self._over = False
+        self._over = self._reaching = False
 
     async def to(self, board: Switchboard, target: str, trunk: str = "") -> str:
         """Put the caller through: "transferred", the far end did it and leaves; "bridged", we stay in the middle.
 
-        Raises SignalingError where nobody is reached, or too late, or before the call is answered.
+        Raises SignalingError where nobody is reached, or too late, or before the call is answered, or meanwhile.
         """
         if not self._record.answered or self._line.done():
             raise SignalingError("the call is not answered yet, or put through already")
-        at = round(self._recording.seconds, 3)
+        if self._reaching:  # the far end would refuse a second REFER, and then it would be we who call
+            raise SignalingError("the caller is being put through already")
+        at, self._reaching = round(self._recording.seconds, 3), True
         try:
             line = await board.reach(self._call, target, trunk)
         except SignalingError as error:
             self._record.transfers.append({"at": at, "to": target, "how": "failed", "why": str(error)})
             raise
+        finally:
+            self._reaching = False
         how = "transferred" if line is None else "bridged"
         heard = {"consent": line.consent} if line is not None and line.consent else {}
         self._record.transfers.append({"at": at, "to": target, "how": how, "why": "", **heard})

@@ -44,8 +44,8 @@ class Calls:
         self._taking: dict[Dialog, Dialog] = {}  # the call whose place one takes
         self.wakes: dict[Alarm, Callable[[Dialog, float], None]] = {}
         """What else alarms mean, to those who set them."""
-        self.when_over: list[Callable[[Dialog, float], None]] = []
-        """Told of each call that ends."""
+        self.when_over: list[Callable[[Dialog, str, float], None]] = []
+        """Told of each call that ends, and by whom it does: "caller", "callee", "agent", "network"."""
 
     def __len__(self) -> int:
         """How many things are kept: dialogs, and requests in them that wait for our own side."""
@@ -297,7 +297,7 @@ class Calls:
         if dialog.over and not was_over:
             dialog.farewell = reason
             for tell in self.when_over:
-                tell(dialog, now)
+                tell(dialog, by, now)
             self.events.append(Ended(dialog, by, reason))
             self._offers.unchanged(dialog, 487, now)
             self._early.forget(dialog)

@@ -334,7 +334,7 @@ class Changes:
         else:
             self._step(change, Input.DUE, now)
 
-    def _over(self, dialog: Dialog, now: float) -> None:
+    def _over(self, dialog: Dialog, by: str, now: float) -> None:
         """The call has ended: nothing is wanted of it any more, but what was sent still gets its ACK."""
         queue = self._queues.pop(dialog, deque())
         if queue and queue[0].request is not None:

@@ -54,7 +54,8 @@ class Input(Enum):
     FAILED = "a NOTIFY of 300-699"
     SILENT = "no NOTIFY will come any more"
     LATE = "it is time"
-    LEFT = "the call has ended"
+    LEFT = "the peer has hung up"
+    LOST = "the call has ended in any other way"
 
 
 class Do(Enum):
@@ -81,6 +82,7 @@ REFERRAL: Table = {
     (State.ASKED, Input.FAILED): (State.OVER, (Do.FAIL,)),
     (State.ASKED, Input.SILENT): (State.OVER, (Do.FAIL,)),
     (State.ASKED, Input.LEFT): (State.OVER, (Do.FAIL,)),
+    (State.ASKED, Input.LOST): (State.OVER, (Do.FAIL,)),
     (State.TRYING, Input.REFUSED): (State.OVER, (Do.FAIL,)),
     (State.TRYING, Input.PROGRESS): (State.TRYING, (Do.WAIT,)),
     (State.TRYING, Input.REACHED): (State.DONE, (Do.TELL, Do.LEAVE)),
@@ -89,8 +91,10 @@ REFERRAL: Table = {
     (State.TRYING, Input.LATE): (State.OVER, (Do.FAIL,)),
     # many peers hang up as soon as they have agreed: they are where we sent them, as far as anybody can know
     (State.TRYING, Input.LEFT): (State.OVER, (Do.TELL,)),
+    (State.TRYING, Input.LOST): (State.OVER, (Do.FAIL,)),
     (State.DONE, Input.LATE): (State.OVER, (Do.HANG_UP,)),
     (State.DONE, Input.LEFT): (State.OVER, ()),
+    (State.DONE, Input.LOST): (State.OVER, ()),
 }
 
 
@@ -259,12 +263,13 @@ class Referrals:
                 referral.why = f"nothing final was told of it in time; last: {referral.why or 'nothing'}"
             self._step(referral, Input.LATE, now)
 
-    def _over(self, dialog: Dialog, now: float) -> None:
+    def _over(self, dialog: Dialog, by: str, now: float) -> None:
         self._theirs.pop(dialog, None)
         if (referral := self._ours.pop(dialog, None)) is not None:
-            if referral.state is State.ASKED:
+            what = Input.LEFT if by == dialog.peer else Input.LOST
+            if referral.state is State.ASKED or (referral.state is State.TRYING and what is Input.LOST):
                 referral.why = "the call is over"
-            self._step(referral, Input.LEFT, now)
+            self._step(referral, what, now)
 
     def _wake_at(self, dialog: Dialog, at: float | None) -> None:
         if at is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from signaling.call import SignalingError
+from signaling.call import Call, SignalingError
 from tests.fakes import FakeCall
 from tests.voipagent.test_transfer import Board, Keys, Refusing, soon
 from voipagent.putthrough import PutThrough
@@ -78,14 +78,26 @@ async def test_who_answers_too_late_is_hung_up_on(recorder: Recorder, tmp_path: 
     assert on.keys.closed and not on.asked.line().done()
 
 
-async def test_of_two_who_are_called_at_once_one_is_kept(recorder: Recorder, tmp_path: Path) -> None:
-    on = Asked(recorder, tmp_path, Refusing())
+class Slow(FakeCall):
+    """Takes its time to be transferred."""
+
+    async def transfer(self, target: str | Call) -> None:
+        await asyncio.sleep(0)
+        await super().transfer(target)
+
+
+@pytest.mark.parametrize(("call", "how"), [(Refusing, "bridged"), (Slow, "transferred")])
+async def test_whoever_asks_again_meanwhile_is_refused(
+    recorder: Recorder, tmp_path: Path, call: type[FakeCall], how: str
+) -> None:
+    on = Asked(recorder, tmp_path, call())
     on.board.other.taken.set()
-    outcomes = await asyncio.gather(on.to("+4930"), on.to("+4931"), return_exceptions=True)
-    assert outcomes.count("bridged") == 1
+    outcomes = await asyncio.gather(on.to("+4930"), on.to("+4930"), return_exceptions=True)
+    assert outcomes.count(how) == 1
     assert [str(each) for each in outcomes if isinstance(each, SignalingError)] == [
-        "the call is over, or put through already"
+        "the caller is being put through already"
     ]
+    assert len(on.board.dialled) == (how == "bridged") and on.noted() == [("+4930", how)]
     await on.asked.close()
 
 

@@ -59,8 +59,9 @@ def test_our_side_is_told_once() -> None:
 
 
 @pytest.mark.parametrize("state", [State.ASKED, State.TRYING, State.DONE])
-def test_a_call_that_ends_ends_its_transfer(state: State) -> None:
-    assert REFERRAL[state, Input.LEFT][0] is State.OVER
+@pytest.mark.parametrize("end", [Input.LEFT, Input.LOST])
+def test_a_call_that_ends_ends_its_transfer(state: State, end: Input) -> None:
+    assert REFERRAL[state, end][0] is State.OVER
 
 
 def test_every_wait_ends_by_itself() -> None:
@@ -211,6 +212,22 @@ def test_a_peer_that_hangs_up_meanwhile(agreed: bool, told: str) -> None:
     assert transfer.told() == [told, "ended by caller: hung up"]
     transfer.bench.wait(64)
     assert is_empty(transfer.bench)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_call_that_does_not_end_by_the_peer_was_not_transferred(lost: bool) -> None:
+    """Nobody knows whether the other was reached: only a peer that hangs up itself is taken to be there."""
+    transfer = Transfer()
+    transfer.peer.answer(transfer.refer(), 202)
+    transfer.notify("180 Ringing")
+    calls, now = transfer.bench.agent.calls, transfer.bench.now
+    if lost:
+        calls.lose(transfer.dialog, "nothing was heard", now)
+    else:
+        calls.hang_up(transfer.dialog, "the call lasted 60 s", now)
+    transfer.bench.collect()
+    end = "network: nothing was heard" if lost else "agent: the call lasted 60 s"
+    assert transfer.told() == ["settled: the call is over", f"ended by {end}"]
 
 
 def test_one_transfer_at_a_time_and_only_in_a_call() -> None:
