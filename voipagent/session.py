@@ -29,7 +29,7 @@ from voipagent.record import CallFolder, CallRecord, noted, utc_now
 from voipagent.recording import Recording
 from voipagent.renegotiation import renegotiate
 from voipagent.tasks import first_error, first_of, to_the_end
-from voipagent.transfer import Switchboard
+from voipagent.transfer import Line, Switchboard
 from voipagent.trim import Memory
 from voipagent.upkeep import Upkeep
 from voipagent.watchdog import WatchdogSettings
@@ -143,7 +143,7 @@ class Session:
             if line is not None:
                 if self.give_back is not None:
                     await self.give_back()
-                await self.call.hang_up(await line.talk(leg, lambda exchange: self._hear(leg, exchange, judged=False)))
+                await self.call.hang_up(await self._bridge(leg, line))
 
     async def _conversation(self, leg: Leg) -> None:
         """Caller and model, until one is gone or the caller is put through."""
@@ -151,6 +151,21 @@ class Session:
             group.create_task(self._converse(leg), name="converse")
             group.create_task(self._leg_digits(leg), name="leg digits")
             group.create_task(self._upkeep.run(), name="upkeep")
+
+    async def _bridge(self, leg: Leg, line: Line) -> str:
+        """Caller and somebody else, until one is gone, or for as long as a call and a hold may be; why it ended."""
+        over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def hear(exchange: Exchange) -> None:
+            started = self.recording.seconds
+            self._hear(leg, exchange, judged=False)
+            reason = self._hold(started, exchange.held)
+            if not reason and self._longest.passed(self.recording.seconds, saying=False, held=True):
+                reason = self._longest.reason  # without a goodbye: the agent is not in it any more
+            if reason and not over.done():
+                over.set_result(reason)
+
+        return await first_of(line.talk(leg, hear), over)
 
     # --- what others may have the session do -----------------------------------------------------------------------
 
@@ -243,11 +258,10 @@ class Session:
         exchange = await leg.exchange()
         started = self.recording.seconds
         self._hear(leg, exchange, judged=judged)
+        if reason := self._hold(started, exchange.held):
+            await self.call.hang_up(reason)
         if exchange.held:
-            await self._hold(started)
             await self._limit(held=True)
-        else:
-            self._held_s = 0.0
         return exchange
 
     async def _limit(self, *, held: bool = False) -> None:
@@ -279,15 +293,20 @@ class Session:
             begun = self._transcript.so_far[len(self._transcript.lines) :]
             self._minutes.note(leg.stats, begun, self._upkeep.trims)
 
-    async def _hold(self, started: float) -> None:
-        """The far end holds: nothing is heard, no context is spent, and there is a limit. The record has the time."""
+    def _hold(self, started: float, held: bool) -> str:
+        """While the far end holds, nothing is heard, no context is spent, and there is a limit: why it is over, or "".
+
+        The record has the time.
+        """
+        if not held:
+            self._held_s = 0.0
+            return ""
         if self._held_s == 0.0:
             noted(self.record.holds, {"at": round(started, 3), "duration_s": 0.0})
         self._held_s += FRAME_S
         self.record.holds[-1]["duration_s"] = round(self._held_s, 3)
         self.record.frames_held += 1
-        if self._held_s >= self._max_hold_s:
-            await self.call.hang_up(f"on hold for more than {self._max_hold_s:g} s")
+        return f"on hold for more than {self._max_hold_s:g} s" if self._held_s >= self._max_hold_s else ""
 
     def _yield_to(self, exchange: Exchange) -> None:
         """Stop the greeting if the caller speaks over it."""

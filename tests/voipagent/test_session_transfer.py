@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
@@ -14,6 +15,7 @@ from signaling.call import CallEnded, SignalingError
 from tests.fakes import FakeCall, FakeLeg, offer
 from tests.voipagent.test_session import SPEECH, stage
 from tests.voipagent.test_transfer import Board, Keys, Refusing
+from voipagent.longest import Longest
 from voipagent.recording import Recorder
 
 
@@ -111,6 +113,27 @@ async def test_digits_by_info_while_bridged(recorder: Recorder, tmp_path: Path) 
         on.call.end()
         await on.over()
     assert [digit["key"] for digit in on.record["digits"]] == ["1", "2"]
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_what_a_call_and_a_hold_may_last_holds_while_bridged(
+    recorder: Recorder, tmp_path: Path, held: bool
+) -> None:
+    """Each of them would go on, and cost money, for as long as nobody hangs up."""
+    board, longest = Board(), Longest(0.8, "Goodbye.")
+    board.other.taken.set()
+    settings: dict[str, Any] = {"max_hold_s": 0.4} if held else {"longest": longest}
+    async with stage(recorder, tmp_path, call=Refusing(), **settings) as on:
+        await on.call.accepted.wait()
+        await on.session.transfer(board.board, "+4930")
+        await board.leg.heard(0)
+        on.leg.hear(*[SPEECH] * 4)
+        on.leg.hear(*[SPEECH] * (5 if held else 6), held=held)
+        why = "on hold for more than 0.4 s" if held else longest.reason
+        assert await on.over() == CallEnded("agent", why)
+    assert on.record["frames_held"] == (5 if held else 0)
+    assert [hold["duration_s"] for hold in on.record["holds"]] == [0.4] * held
+    assert board.leg.closed and board.other.log[-1] == ("hang_up", "the other party hung up")
 
 
 async def test_the_caller_hangs_up_while_bridged(recorder: Recorder, tmp_path: Path) -> None:
