@@ -30,6 +30,10 @@ MAX_EXPIRES = 86_400
 """Longest time, in seconds, that a registrar may make us ask for (423)."""
 
 
+MAX_BEHIND = 4
+"""Places of ours that one REGISTER takes off, the latest of them."""
+
+
 class State(Enum):
     """Where a registration stands."""
 
@@ -154,6 +158,8 @@ class Registration:
         self._authenticator = Authenticator(account.login, token)
         self._call_id, self._tag, self._cseq = token(), token(), 0
         self._expires = account.expires
+        self._told: list[str] = []
+        """Contacts that the registrar may have of us; the last is the one that it was told last."""
         self._asked: Asked | None = None
         self._sent_at = 0.0
         self._due_at: float | None = None
@@ -196,6 +202,8 @@ class Registration:
         except DigestError as error:
             self._fail(response.code, str(error), now)
             return True
+        if what is Input.SUCCESS:
+            self._told = self._told[-1:]
         if what is Input.FAILURE:
             self._fail(response.code, _said(response), now, wait_of(response))
         elif what is Input.SUCCESS and self.state is State.ASKING:
@@ -280,6 +288,8 @@ class Registration:
     def _fail(self, code: int, why: str, now: float, asked_s: float = 0.0) -> None:
         """RFC 5626, section 4.5: the base doubles with each failure, and chance adds up to as much again."""
         self._asked = None
+        if 400 <= code < 500 and code != 408:  # perhaps it takes no more than one Contact
+            self._told = self._told[-1:]
         base = min(BACK_OFF_S * 2**self._failures, MAX_BACK_OFF_S)
         wait_s = max(base * (1 + self._chance()), asked_s)
         if self.state is State.ASKING:
@@ -301,10 +311,16 @@ class Registration:
         asked.transaction.outbox.clear()
 
     def _request(self, expires: int) -> Request:
-        """Section 10.2: Call-ID and From stay the same for good, CSeq rises."""
+        """Section 10.2: Call-ID and From stay the same for good, CSeq rises.
+
+        Where we were before is taken off, or calls would ring there, too, until that runs out (section 10.2.2).
+        """
         self._cseq += 1
         account = self._account
         sent_by = host_port(*self._flow.local)
+        here = self._contact
+        behind = [each for each in self._told if each != here][-MAX_BEHIND:]
+        self._told = [*behind, here]
         fields = (
             ("Via", f"SIP/2.0/{self._flow.protocol} {sent_by};rport;branch={COOKIE}{self._token()}"),
             ("Max-Forwards", "70"),
@@ -313,7 +329,8 @@ class Registration:
             ("To", f"<{account.address}>"),
             ("Call-ID", self._call_id),
             ("CSeq", f"{self._cseq} REGISTER"),
-            ("Contact", self._contact),
+            ("Contact", here),
+            *(("Contact", f"{each};expires=0") for each in behind),
             ("Expires", str(expires)),
             ("Supported", "path"),
             ("Allow", ALLOW),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -368,6 +369,61 @@ def test_another_flow_is_told_at_once() -> None:
     assert request.headers.get("Contact") == "<sip:1000@198.51.100.9:5062;transport=tcp>"
     bench.answer(request, 200)
     assert bench.told() == [Registered(600)]
+
+
+def place(number: int) -> Flow:
+    return Flow("TCP", TCP.remote, ("198.51.100.9", number), serial=number)
+
+
+def places(request: Request) -> list[str]:
+    """The ports in its Contacts, with a minus before those that are taken off."""
+    found = [re.search(r":(\d+);transport=tcp>(;expires=0)?$", each) for each in request.headers.getlist("Contact")]
+    return [("-" if each[2] else "") + each[1] for each in found if each]
+
+
+def test_the_place_that_was_left_is_taken_off_in_the_same_request() -> None:
+    """Calls would ring there as well, and be lost, until it ran out."""
+    bench = Bench(flow=place(1))
+    bench.register()
+    bench.ours.moved(place(2), bench.now)
+    request = bench.asked()
+    assert places(request) == ["2", "-1"] and expires(request) == 600
+    bench.answer(request, 503)  # whether it took note of either, nobody knows
+    bench.told()
+    bench.ours.moved(place(3), bench.now)
+    request = bench.asked()
+    assert places(request) == ["3", "-1", "-2"]
+    bench.answer(request, 200)
+    bench.told()
+    assert bench.ours.next_at is not None
+    bench.wait(bench.ours.next_at - bench.now)
+    assert places(request := bench.asked()) == ["3"]
+    bench.answer(request, 200)
+    bench.ours.moved(place(4), bench.now)
+    bench.stop()
+    assert places(request := bench.asked()) == ["4", "-3"]
+    bench.answer(request, 200)
+    assert places(last := bench.asked()) == ["4"] and expires(last) == 0
+
+
+def test_no_more_than_some_places_are_taken_off_at_once() -> None:
+    bench = Bench(flow=place(1))
+    bench.register()
+    for number in range(2, 9):
+        bench.ours.moved(place(number), bench.now)
+        bench.answer(request := bench.asked(), 503)
+    assert places(request) == ["8", "-4", "-5", "-6", "-7"]
+
+
+def test_who_takes_no_second_contact_is_told_one() -> None:
+    bench = Bench(flow=place(1))
+    bench.register()
+    bench.ours.moved(place(2), bench.now)
+    bench.answer(bench.asked(), 400)
+    (failed,) = bench.told()
+    assert isinstance(failed, Failed)
+    bench.wait(failed.retry_s)
+    assert places(bench.asked()) == ["2"]
 
 
 def test_another_flow_may_be_better_heard() -> None:
