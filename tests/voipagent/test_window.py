@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.pocket.recipe import scenes
 from voipagent.window import AGAIN_FRAMES, PAUSE_FRAMES, ContextWindow, Shares
 
 
@@ -106,3 +107,8 @@ def test_whoever_trims_when_he_must_never_outgrows_the_window(frames: int, talk:
                 window.priming()
                 window.primed(window.prompt_frames + window.keep_frames)
                 held = window.prompt_frames + window.keep_frames
+
+
+def test_the_embedded_model_is_judged_with_the_same_shares() -> None:
+    shares = Shares()
+    assert (scenes.DUE, scenes.HARD, scenes.KEEP, scenes.PAUSED) == (shares.due, shares.hard, shares.keep, PAUSE_FRAMES)

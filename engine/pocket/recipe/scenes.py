@@ -27,6 +27,10 @@ PATIENCE = 120
 BREATH = 3
 """Frames of silence within an answer, between two of its words; after more, it is said."""
 
+DUE, HARD, KEEP, PAUSED = 0.8, 0.95, 0.25, 12
+"""Of the window: where a row is told anew who it is, at a pause of so many frames, or without one, and how much of what
+it lived it keeps. As `voipagent/window.py` has it, which no call gets around: an older row would forget its prompt."""
+
 DONE_QUIET = 15
 """Frames of silence after an answer, at which a scene that needs no more ends."""
 
@@ -94,6 +98,17 @@ class _Call:
         self._playing: Iterator[Frame] = iter(())
         self._quiet, self._talked, self._waited, self._listened, self._answered = 0, 0, 0, 0, False
         self._echo = np.zeros(0, np.float32)
+        self.prompt = batch.layout.frames(batch.tokenizer, scene.prompt)
+        self._held = len(self.prompt) + scene.keep
+
+    def renew(self, batch: Batch, row: int, sampling: Sampling) -> None:
+        """Tell the row anew who it is, if its window is nearly full."""
+        window = batch.window_frames
+        if self._held >= (DUE if self._quiet >= PAUSED else HARD) * window:
+            keep = round(KEEP * window)
+            for _ in batch.renew(row, self.prompt, keep, sampling):
+                pass
+            self._held = len(self.prompt) + keep
 
     def hears(self) -> Frame:
         """The caller's next frame."""
@@ -136,6 +151,7 @@ class _Call:
         record.text.append(self._reader.read(token))
         record.frames.append(frame)
         record.tokens.append(tokens)
+        self._held += 1
         talking = _rms(frame) > TALK_RMS
         self._quiet = 0 if talking else self._quiet + 1
         self._talked = self._talked + 1 if talking or 0 < self._talked and self._quiet <= BREATH else 0
@@ -161,15 +177,18 @@ def play(batch: Batch, scenes: Sequence[Scene], sampling: Sampling) -> list[Reco
             if call.replied(stepped.frame, stepped.text, stepped.tokens):
                 records[number] = call.record
                 del calls[row]
+            else:
+                call.renew(batch, row, sampling)
     return [records[number] for number in range(len(scenes))]
 
 
 def _open(batch: Batch, row: int, scene: Scene, sampling: Sampling) -> _Call:
     """As `LocalEngine` opens and primes a slot."""
+    call = _Call(scene, batch)
     batch.open(row, np.zeros((0, batch.streams), np.uint16) if scene.log is None else scene.log)
-    for chunk in batch.plan(row, batch.layout.frames(batch.tokenizer, scene.prompt), scene.keep, sampling):
+    for chunk in batch.plan(row, call.prompt, scene.keep, sampling):
         batch.prefill(chunk)
-    return _Call(scene, batch)
+    return call
 
 
 def _rms(frame: Frame) -> float:

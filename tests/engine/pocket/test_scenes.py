@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from engine.batch import Batch, RowStep, Stepped
 from engine.model.prompt import PromptLayout
@@ -30,6 +31,8 @@ class Rows:
         self.heard: dict[int, list[Frame]] = {}
         self.opened: list[tuple[int, int]] = []
         self.kept: list[int] = []
+        self.renewed: list[tuple[int, int, int]] = []
+        self.window_frames = 100
 
     def open(self, row: int, log: Tokens) -> None:
         self.heard[row] = []
@@ -38,6 +41,10 @@ class Rows:
     def plan(self, row: int, frames: object, keep: int, sampling: Sampling) -> list[PrimeChunk]:
         self.kept.append(keep)
         return [PrimeChunk(row, np.zeros((2, 17), np.int64))]
+
+    def renew(self, row: int, frames: NDArray[np.int64], keep: int, sampling: Sampling) -> Iterator[bool]:
+        self.renewed.append((len(self.heard[row]), len(frames), keep))
+        yield True
 
     def prefill(self, chunk: PrimeChunk) -> None:
         assert self.heard[chunk.row] == []
@@ -128,3 +135,17 @@ def test_a_record_tells_its_log() -> None:
     record = Record(tokens=[np.arange(17, dtype=np.uint16)] * 3)
     assert record.log().shape == (3, 17)
     assert SimpleNamespace(log=record.log()).log.dtype == np.uint16
+
+
+@pytest.mark.parametrize(("talks", "most"), [(False, 80), (True, 95)])
+def test_a_long_call_goes_on_in_a_window_that_is_told_anew_who_it_is(talks: bool, most: int) -> None:
+    """At the next pause once it is nearly full, and without one when there is no more time for that."""
+    rows = Rows(1, lambda heard: talks)
+    prompt = len(rows.layout.frames(rows.tokenizer, "hello"))
+    (record,) = played(rows, Scene("hello", (), listen=180, patient=True))
+    assert len(record.frames) == 180
+    lived, next_one = most - prompt, most - prompt - 25
+    assert rows.renewed[:2] == [(lived, prompt, 25), (lived + next_one, prompt, 25)]
+    short = Rows(1, lambda heard: talks)
+    played(short, Scene("hello", (), listen=lived - 1, patient=True))
+    assert short.renewed == []
