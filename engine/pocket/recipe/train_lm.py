@@ -54,8 +54,8 @@ from engine.pocket.recipe.export_codec import read_codec
 from engine.pocket.recipe.formats import Dialogue, read_clips, shards
 from engine.pocket.recipe.heads import Heads, share
 from engine.pocket.recipe.init_lm import LM, draw
-from engine.pocket.recipe.late import begun_late, given_way_late
 from engine.pocket.recipe.retell import Retelling
+from engine.pocket.recipe.stops import given_way_late
 from engine.pocket.recipe.told import kinds, told_so_far
 from engine.pocket.recipe.training import Plan, fast_type, generator_of, load, slice_of, train_moshi, use_device
 
@@ -333,9 +333,7 @@ def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET,
     def example(dialogue: Dialogue, random: np.random.Generator | None = None) -> Example:
         late: tuple[int, ...] = ()
         if random is not None:
-            dialogue, begun = begun_late(dialogue, random)
-            dialogue, stopped = given_way_late(dialogue, clips, encode, random)
-            late = (*begun, *stopped)
+            dialogue, late = given_way_late(dialogue, clips, encode, random)
         made = example_of(dialogue, material.voice, material.tokenizer, labels, late)
         known = told_so_far(dialogue.prompt, dialogue.events, domain)
         return replace(made, told=tuple((made.prompt + frame, told) for frame, told in known))
@@ -351,8 +349,7 @@ def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET,
 
     def window(number: int, dialogue: Dialogue) -> Example:
         with_prompt = number % 100 >= 100 * BARE_SHARE or is_told(dialogue, domain)
-        made = example(dialogue, drawn)
-        return made if with_prompt else bare(made)
+        return example(dialogue) if with_prompt else bare(example(dialogue))
 
     def often(dialogue: Dialogue) -> int:
         return max((OFTEN.get(event.intent, 1) for event in dialogue.events), default=1)

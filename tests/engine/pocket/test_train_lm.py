@@ -23,8 +23,8 @@ from engine.model.moshi import Moshi, Step
 from engine.model.moshi_config import ZERO, MoshiConfig
 from engine.model.text import EPAD, PAD
 from engine.pocket.recipe import batches as batches_module
-from engine.pocket.recipe import late as late_module
 from engine.pocket.recipe import offline_lm
+from engine.pocket.recipe import stops as stops_module
 from engine.pocket.recipe import train_lm as train_lm_module
 from engine.pocket.recipe.batches import (
     EPAD_WEIGHT,
@@ -252,8 +252,7 @@ def test_calls_go_on_beyond_some_of_their_stops(work: Path, tmp_path: Path, monk
     first.schedule[end:], first.text[end:] = SILENCE, PAD
     talked_into = replace(first, events=(*first.events, Event("stop", end, end - 3)))
     write_dialogues(tmp_path / "coded" / "asides-00000.npz", [talked_into, *others])
-    monkeypatch.setattr(late_module, "LATE_SHARE", 1.0)
-    monkeypatch.setattr(late_module, "BEGUN_LATE_SHARE", 0.0)
+    monkeypatch.setattr(stops_module, "LATE_SHARE", 1.0)
     windows = lm_task(tmp_path, LM, PLAN, BUDGET).windows
     asides = windows[-OFTEN["asides"] * (len(others) + OFTEN["talked_into"]) :]
     late = [each.unasked for each in asides if each.unasked]
