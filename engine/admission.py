@@ -10,7 +10,7 @@ write down what callers say, is kept apart: where there is no time for them they
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 LIMIT_S = 0.064
 """Of the 80 ms of a frame: the rest is for packets and what no estimate knows."""
@@ -25,26 +25,40 @@ MOST_RISE = 2.0
 """A time counts as no more than so many times the estimate: one hiccup is not what a tick takes."""
 
 
+UNSEEN_FALL = 0.001
+"""How fast the estimate of a count falls that is not seen, as while it is refused: by half in a minute of ticks."""
+
+
 class Costs:
     """Seconds that so many of something take, from those counts that were seen."""
 
     def __init__(self, most: int) -> None:
         # By count, and as long from the start: read by another thread than the one that writes.
-        self._floor: list[float] = [0.0] * (most + 1)
+        self._measured: list[float | None] = [None] * (most + 1)
         self._seconds: list[float | None] = [None] * (most + 1)
+        self._floor = [0.0] * (most + 1)
 
     def measured(self, count: int, seconds: float) -> None:
         """What `count` takes at best."""
-        self._floor[count] = self._seconds[count] = seconds
+        self._measured[count] = self._seconds[count] = seconds
+        self._floor = _line(self._measured, len(self._measured) - 1)
 
     def saw(self, count: int, seconds: float) -> None:
-        """What `count` took this time."""
+        """What `count` took this time. Of a count that was never seen, the line between others was the estimate."""
         known = self._seconds[count]
         if known is None:
-            self._seconds[count] = max(seconds, self.of(count))
-            return
+            known = self.of(count) or seconds
         change = min(seconds, MOST_RISE * known) - known
-        self._seconds[count] = max(self._floor[count], known + (RISE if change > 0 else FALL) * change)
+        now = max(self._floor[count], known + (RISE if change > 0 else FALL) * change)
+        self._seconds[count] = now
+        if self._floor[count]:
+            self._fall(count, now / self._floor[count])
+
+    def _fall(self, count: int, slower: float) -> None:
+        """Larger counts fall to so many times what was measured: a burst is not to shut them out for good."""
+        for larger in range(count + 1, len(self._seconds)):
+            if (known := self._seconds[larger]) is not None:
+                self._seconds[larger] = known + UNSEEN_FALL * min(0.0, slower * self._floor[larger] - known)
 
     def known(self) -> list[int]:
         """The counts that were seen, ascending."""
@@ -57,20 +71,24 @@ class Costs:
     def up_to(self, most: int) -> list[float]:
         """What each count from 0 to `most` takes: between two that were seen, on a line; beyond the last, on as steep a
         one as its own from nothing; no less than any smaller count. 0 where nothing was seen, and of nothing."""
-        seen = [(count, seconds) for count, seconds in enumerate(list(self._seconds)) if count and seconds is not None]
-        out, least = [0.0] * (most + 1), 0.0
-        below, at_below = 0, seen[0][1] if seen else 0.0
-        for above, at_above in seen:
-            for count in range(below + 1, min(above, most + 1)):
-                share = (count - below) / (above - below)
-                out[count] = max(least, at_below + share * (at_above - at_below))
-            least = max(least, at_above)
-            if above <= most:
-                out[above] = least
-            below, at_below = above, at_above
-        for count in range(below + 1, most + 1) if seen else ():
-            out[count] = max(least, at_below * count / below)
-        return out
+        return _line(list(self._seconds), most)
+
+
+def _line(by_count: Sequence[float | None], most: int) -> list[float]:
+    seen = [(count, seconds) for count, seconds in enumerate(by_count) if count and seconds is not None]
+    out, least = [0.0] * (most + 1), 0.0
+    below, at_below = 0, seen[0][1] if seen else 0.0
+    for above, at_above in seen:
+        for count in range(below + 1, min(above, most + 1)):
+            share = (count - below) / (above - below)
+            out[count] = max(least, at_below + share * (at_above - at_below))
+        least = max(least, at_above)
+        if above <= most:
+            out[above] = least
+        below, at_below = above, at_above
+    for count in range(below + 1, most + 1) if seen else ():
+        out[count] = max(least, at_below * count / below)
+    return out
 
 
 class Admission:
@@ -80,7 +98,7 @@ class Admission:
     """
 
     def __init__(self, rows: int, limit_s: float | None) -> None:
-        self.limit_s = limit_s
+        self.rows, self.limit_s = rows, limit_s
         self.ticks, self.ears, self.chunks = Costs(rows), Costs(rows), Costs(1)
 
     def saw(self, rows: int, ears: int, seconds: float) -> None:
@@ -100,6 +118,10 @@ class Admission:
     def admits(self, rows: int, ears: int = 0) -> bool:
         """Whether so many rows, so many of them with an ear, would all be served in time."""
         return self.limit_s is None or self.wait_s(rows, ears) <= self.limit_s
+
+    def most(self) -> int:
+        """How many rows would all be served in time."""
+        return max(0, bisect_left(range(self.rows + 1), True, key=lambda rows: not self.admits(rows)) - 1)
 
     def most_ears(self, rows: int) -> int:
         """How many of so many rows may have an ear, all being served in time."""

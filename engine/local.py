@@ -179,8 +179,9 @@ class LocalEngine:
     @property
     def free(self) -> int:
         """Rows that `open` could give out now."""
-        there = self.state is EngineState.READY and self._rows.admission.admits(1 + self._taken)
-        return len(self._free_rows) if there else 0
+        if self.state is not EngineState.READY:
+            return 0
+        return max(0, self._rows.admission.most() - self._taken)
 
     @property
     def _taken(self) -> int:

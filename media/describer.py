@@ -24,8 +24,8 @@ FIRST: Mapping[Policy, str] = {
 }
 """The profile of a session's first offer, by our policy."""
 
-DYNAMIC = range(96, 128)
-"""Payload types that a description gives their meaning (RFC 3551, section 6)."""
+DYNAMIC = (*range(96, 128), *range(35, 64))
+"""Payload types that a description gives their meaning, the latter if need be (RFC 3551, section 6; RFC 5761, 4)."""
 
 
 class Describer:
@@ -44,6 +44,7 @@ class Describer:
         self._version = 0
         self._last: tuple[str, list[str]] | None = None
         self._shape: list[Media] = []  # the m= lines so far; their number never shrinks
+        self._meanings: dict[int, str] = {}  # what the far end has given the payload types of the audio
         self._stream: Stream | None = None
         self._offered: list[Crypto] = []
 
@@ -63,7 +64,7 @@ class Describer:
                     lines += ice.audio_lines(line.attribute("mid"), stream.sends)
             else:
                 lines += [_refusal(line), *(refused_lines(line) if ice else [])]
-        self._shape, self._stream = list(offer.media), stream
+        self._remember(offer, stream)
         return self._write(host, offer.times, [*(ice.session_lines(offer, stream.number) if ice else []), *lines])
 
     def _answered(self, stream: Stream) -> Crypto | None:
@@ -108,7 +109,8 @@ class Describer:
     def _numbered(self) -> tuple[dict[int, str], dict[int, str]]:
         """Every codec of ours, and digits at each of their clocks: number -> rtpmap, and number -> parameters.
 
-        A number keeps its meaning within a session (RFC 3264, section 8.3.2).
+        A number keeps its meaning within a session, also of what was offered to us and not taken (RFC 3264, section
+        8.3.2). What no number is left for is not offered.
         """
         stream, fixed = self._stream, {}
         if stream:
@@ -120,9 +122,13 @@ class Describer:
         wanted |= {f"telephone-event/{rate}": OUR_EVENT_TYPE + place for place, rate in enumerate(rates)}
         numbers: dict[int, str] = {}
         for rtpmap, kind in wanted.items():
+            known = [other for other, meaning in self._meanings.items() if meaning == rtpmap.upper()]
             taken = {*numbers, *(other for name, other in fixed.items() if name != rtpmap)}
-            free = (other for other in (fixed.get(rtpmap, kind), *DYNAMIC) if other not in taken)
-            numbers[next(free)] = rtpmap
+            taken |= self._meanings.keys() - set(known)
+            agreed = [fixed[rtpmap]] if rtpmap in fixed else []
+            free = (other for other in (*agreed, *known, kind, *DYNAMIC) if other not in taken)
+            if (number := next(free, None)) is not None:
+                numbers[number] = rtpmap
         parameters = {codec.rtpmap: codec.fmtp for codec in self._codecs}
         return numbers, {kind: parameters.get(rtpmap, "") for kind, rtpmap in numbers.items()}
 
@@ -145,7 +151,11 @@ class Describer:
         """Remember what became of our offer."""
         chosen = stream.crypto.tag if stream.crypto else None
         self.crypto = next((crypto for crypto in self._offered if crypto.tag == chosen), None)
-        self._shape, self._stream = list(answer.media), stream
+        self._remember(answer, stream)
+
+    def _remember(self, theirs: Description, stream: Stream) -> None:
+        self._shape, self._stream = list(theirs.media), stream
+        self._meanings |= self._shape[stream.number].codecs()
 
     def _write(self, host: str, times: str, lines: list[str]) -> str:
         if (host, lines) != self._last:

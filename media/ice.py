@@ -317,16 +317,19 @@ class _Connection(Connection):
         """Ours, for aioice's own: those of our ports, and what servers tell in time."""
         protocols = await self.house.open_ports(self)
         self._protocols += protocols
-        asked = [asyncio.create_task(work) for work in self._ask(protocols)]
-        if asked:
-            done, pending = await asyncio.wait(asked, timeout=GATHER_S)
-            for task in pending:
-                task.cancel()
-            if pending:
-                logger.warning("x ICE: %d of %d STUN and TURN servers did not answer", len(pending), len(asked))
-                await asyncio.wait(pending, timeout=GATHER_S)
-            for task in done:
-                self._take_candidate(task)
+        if asked := [asyncio.create_task(work) for work in self._ask(protocols)]:
+            try:
+                await asyncio.wait(asked, timeout=GATHER_S)
+            finally:  # also if nobody waits for them any more: what a relay has given is given back by `close`
+                late = [task for task in asked if not task.done()]
+                for task in late:
+                    task.cancel()
+                for task in asked:
+                    if task not in late:
+                        self._take_candidate(task)
+            if late:
+                logger.warning("x ICE: %d of %d STUN and TURN servers did not answer", len(late), len(asked))
+                await asyncio.wait(late, timeout=GATHER_S)
         return [protocol.local_candidate for protocol in protocols]
 
     def _ask(self, protocols: Sequence[_Protocol]) -> Iterator[Asked]:

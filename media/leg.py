@@ -119,10 +119,11 @@ class Leg(Protocol):
     def stats(self) -> LegStats:
         """Counters so far."""
 
-    async def offer(self, hold: bool = False) -> str:
+    async def offer(self, hold: bool | None = None) -> str:
         """Open the transport and describe it. Raises LegError; `NoPort` when none is free.
 
-        `hold`: once that is accepted, and until an offer without it is, we listen to nothing. What is played is sent.
+        `hold`: once that is accepted, and until an offer with False is, we listen to nothing. What is played is sent.
+        None: as it is now.
         """
 
     async def answer(self, offer: str) -> str:

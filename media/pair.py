@@ -56,7 +56,7 @@ class PairLeg:
             reports_received=sent.reports_received + heard.reports_received,
         )
 
-    async def offer(self, hold: bool = False) -> str:
+    async def offer(self, hold: bool | None = None) -> str:
         """What we speak; it is heard by the other. Raises LegError."""
         return await self._sending.offer(hold=True)
 

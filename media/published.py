@@ -73,7 +73,7 @@ class PublishedLeg:
         """The publisher's."""
         return self._publisher.stats
 
-    async def offer(self, hold: bool = False) -> str:
+    async def offer(self, hold: bool | None = None) -> str:
         """Raises LegError: a publisher is who offers."""
         raise LegError("a publisher cannot be offered anything")
 

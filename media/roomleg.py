@@ -93,7 +93,7 @@ class RoomLeg:
         stats.packets_dropped = self.keypad.dropped
         return stats
 
-    async def offer(self, hold: bool = False) -> str:
+    async def offer(self, hold: bool | None = None) -> str:
         """Nothing. Raises LegError for a hold: a room cannot be told to."""
         if hold:
             raise LegError("a room cannot be put on hold")

@@ -40,9 +40,10 @@ class RtpLeg(StreamLeg):
     def _way(self) -> Transport:
         return self._transport
 
-    async def offer(self, hold: bool = False) -> str:
+    async def offer(self, hold: bool | None = None) -> str:
         """Our offer: everything we speak. Raises LegError."""
         self._check_open()
+        hold = self._hold if hold is None else hold
         self._transport.settle(None)
         self._offered = self._describer.offer(self._transport.local, self._transport.port, hold)
         self._holding = hold

@@ -72,9 +72,9 @@ class Security:
 
     # --- packets
 
-    def rtp(self, data: bytes) -> bytes:
-        """A packet as it is to leave, once we are ready."""
-        return self._protectors[0].rtp(data)
+    def rtp(self, data: bytes) -> bytes | None:
+        """A packet as it is to leave; None while there is no key for it."""
+        return self._protectors[0].rtp(data) if self.ready else None
 
     def rtcp(self, data: bytes) -> bytes | None:
         """A report as it is to leave; None while there is no key for it."""

@@ -116,7 +116,7 @@ class StreamLeg(ABC):
         return self._stream is not None and self._may_send(self._clock.time())
 
     @abstractmethod
-    async def offer(self, hold: bool = False) -> str:
+    async def offer(self, hold: bool | None = None) -> str:
         """Our offer. Raises LegError."""
 
     @abstractmethod
@@ -366,7 +366,10 @@ class StreamLeg(ABC):
 
     def _send_rtp(self, packets: list[bytes]) -> None:
         for data in packets:
-            self._stats.packets_sent += self._send_to(self._security.rtp(data), self._receiver.target)
+            if (protected := self._security.rtp(data)) is None:
+                self._not_sent += 1
+            else:
+                self._stats.packets_sent += self._send_to(protected, self._receiver.target)
 
     def _send_to(self, data: bytes, target: Address, rtcp: bool = False) -> bool:
         left = self._way.send(data, target, rtcp)

@@ -88,9 +88,10 @@ class WebRtcLeg(StreamLeg):
         await self._go(ice, remote, stream)
         return text
 
-    async def offer(self, hold: bool = False) -> str:
+    async def offer(self, hold: bool | None = None) -> str:
         """Our offer: everything we speak. Raises LegError."""
         self._check_open()
+        hold = self._hold if hold is None else hold
         if self._ice is None:
             self._ice = await self._gathered(controlling=True)
         self._offered = self._describer.offer(*self._ice.default, hold, self._local(self._ice))

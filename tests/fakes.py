@@ -87,7 +87,7 @@ class FakeLeg:
         self._taken = asyncio.Condition()
         self._returned = 0
 
-    async def offer(self, hold: bool = False) -> str:
+    async def offer(self, hold: bool | None = None) -> str:
         return self._describe("our offer to hold" if hold else "our offer")
 
     async def answer(self, offer: str) -> str:

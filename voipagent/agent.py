@@ -92,8 +92,9 @@ class Agent:
         async for call in source.calls():
             group.create_task(self._serve(call), name=f"call {call.offer.id}")
 
-    async def place(self, dialer: Dialer, wanted: Wanted) -> OutgoingCall:
-        """Begin a call of ours; what becomes of it is the call's to tell, and its record's.
+    async def place(self, dialer: Dialer, wanted: Wanted, persona: Persona | None = None) -> OutgoingCall:
+        """Begin a call of ours; what becomes of it is the call's to tell, and its record's. `persona`: who is to speak,
+        whatever is named.
 
         Raises UnknownPersona, EngineError where no row is free or we take no calls, SignalingError where it may not be
         made or no way leads there.
@@ -101,7 +102,8 @@ class Agent:
         if not self.ready or self._group is None:
             raise EngineError(f"no calls are made now: the engine is {self._engine.state.value}")
         begun: asyncio.Future[OutgoingCall] = asyncio.get_running_loop().create_future()
-        task = self._group.create_task(self._place(dialer, wanted, begun), name="call of ours")
+        speaker = persona or self._personas_by_name(wanted.persona)
+        task = self._group.create_task(self._place(dialer, wanted, speaker, begun), name="call of ours")
         self._placed.add(task)
         task.add_done_callback(self._placed.discard)
         return await begun
@@ -111,10 +113,11 @@ class Agent:
         if self._placed:
             await asyncio.wait(self._placed)
 
-    async def _place(self, dialer: Dialer, wanted: Wanted, begun: asyncio.Future[OutgoingCall]) -> None:
+    async def _place(
+        self, dialer: Dialer, wanted: Wanted, persona: Persona, begun: asyncio.Future[OutgoingCall]
+    ) -> None:
         """One call of ours: a row first, then the way there; whoever wanted it may have gone meanwhile."""
         try:
-            persona = self._personas_by_name(wanted.persona)
             seed = secrets.randbelow(2**31) if self._seed is None else self._seed
             sampling = persona.draw(self._engine.sampling, seed)
             async with AsyncExitStack() as row:
@@ -129,7 +132,7 @@ class Agent:
                 finally:
                     await call.hang_up("the session failed")  # without effect once it is over
             await session.sum_up()
-        except (UnknownPersona, EngineError, SignalingError) as error:
+        except (EngineError, SignalingError) as error:
             if begun.done():
                 logger.error("x a call of ours failed: %s", error)
             else:
@@ -148,7 +151,7 @@ class Agent:
         """
         assert self.dialer is not None
         try:
-            call = await self.place(self.dialer, Wanted(target, offer.trunk, persona.name))
+            call = await self.place(self.dialer, Wanted(target, offer.trunk), persona)
         except EngineError as error:
             raise SignalingError(f"no call to {target}: {error}") from error
         await answered(call, target)
@@ -188,10 +191,11 @@ class Agent:
             await self._refuse(call, Rejection.OVERLOADED, f"the engine is {self._engine.state.value}")
             return
         seed = secrets.randbelow(2**31) if self._seed is None else self._seed
-        persona = self.personas.of(offer).filled(offer.caller, offer.callee, datetime.now().astimezone())
+        chosen = self.personas.of(offer)
+        persona = chosen.filled(offer.caller, offer.callee, datetime.now().astimezone())
         sampling = persona.draw(self._engine.sampling, seed)
         if self.dialer is not None:
-            call.referred = lambda target: self._referred(offer, persona, target)
+            call.referred = lambda target: self._referred(offer, chosen, target)
         try:
             async with AsyncExitStack() as row:
                 slot = await row.enter_async_context(self._engine.open(sampling))

@@ -82,7 +82,7 @@ class Participant:
         else:
             await self._answer(leg)
             dialog = self._ask(self._format.sample_rate)
-            await _while_pressed(self._press(leg, dialog), _play(leg, dialog))
+            await _while_pressed(self._press(leg, dialog), first_of(_play(leg, dialog), _lost(leg)))
             if not dialog.room:
                 raise Refused(Rejection.NOT_FOUND, WRONG_PIN)
             async with self._seated(dialog.room) as (meeting, name):
@@ -133,15 +133,14 @@ class Participant:
 
 async def _play(leg: Leg, dialog: PinDialog) -> None:
     """Say what the dialog has to say, until it is over. Raises LegError when the leg is closed."""
-    lost = asyncio.ensure_future(leg.lost())
-    try:
-        while not dialog.over:
-            if lost.done():
-                raise LegError(lost.result())
-            await leg.exchange()
-            leg.play(dialog.tick())
-    finally:
-        lost.cancel()
+    while not dialog.over:
+        await leg.exchange()
+        leg.play(dialog.tick())
+
+
+async def _lost(leg: Leg) -> None:
+    """Raises LegError once the far end is gone."""
+    raise LegError(await leg.lost())
 
 
 async def _while_pressed(pressing: Coroutine[Any, Any, object], work: Coroutine[Any, Any, T]) -> T:

@@ -27,6 +27,9 @@ FIRST_TICKS = 10 * BLOCKS_PER_S
 NEXT_TICKS = 4 * BLOCKS_PER_S
 """What was pressed so long ago is all: not everybody knows which key the hash key is."""
 
+MOST_TICKS = 120 * BLOCKS_PER_S
+"""Of all tries: whoever is asked takes one of few places from others."""
+
 PAUSE_TICKS = BLOCKS_PER_S // 2
 """Before the first word: a caller lifts the telephone to the ear."""
 
@@ -62,7 +65,7 @@ class PinDialog:
     """Three tries. `room` is what the PIN opens once it is right; `over` is said when all tries are used, and heard.
 
     `opens` says which room a PIN opens, "" for none. A PIN ends with #, with `longest` digits, or with a pause; *
-    begins it anew. Whoever presses a key is spoken to no longer.
+    begins it anew. Whoever presses a key is spoken to no longer, and who takes too long has tried for the last time.
     """
 
     def __init__(self, prompts: Prompts, opens: Callable[[str], str], longest: int) -> None:
@@ -70,7 +73,7 @@ class PinDialog:
         self._prompts, self._opens, self._longest = prompts, opens, longest
         self._block = prompts.sample_rate // BLOCKS_PER_S
         self._digits = ""
-        self._tries = self._still = 0
+        self._tries = self._still = self._ticks = 0
         self._said = np.concatenate([silence(PAUSE_TICKS * self._block), prompts.ask])
 
     @property
@@ -94,6 +97,10 @@ class PinDialog:
 
     def tick(self) -> Pcm:
         """The next 20 ms to be played."""
+        self._ticks += 1
+        if self._ticks == MOST_TICKS and self._tries < TRIES and not self.room:
+            self._digits, self._tries = "", TRIES - 1
+            self._try()
         block, self._said = self._said[: self._block], self._said[self._block :]
         if len(block):
             return np.concatenate([block, silence(self._block - len(block))])

@@ -35,6 +35,7 @@ FIXED: Mapping[str, tuple[object, ...]] = {
     "text_card_out": (None,),
     "conditioners": (None, {}),
     "lora": (False, None),
+    "existing_text_padding_id": (3,),
     "existing_text_end_padding_id": (0,),
     "depformer_layer_scale": (None,),
     "depformer_gating": ("silu",),
@@ -62,7 +63,6 @@ class MoshiConfig:
     dep_q: int = 8
     card: int = 2_048
     text_card: int = 32_000
-    existing_text_padding_id: int = 3
     delays: tuple[int, ...] = (0, *(0, 1, 1, 1, 1, 1, 1, 1), *(0, 1, 1, 1, 1, 1, 1, 1))
     depformer_dim: int = 1_024
     depformer_num_heads: int = 16

@@ -154,14 +154,7 @@ class LiveKitCall(MeetingCall):
         while time.monotonic() < until:
             try:
                 async with asyncio.timeout(RESUME_S):
-                    socket = await self._open({"reconnect": "1", "sid": self._join.participant.sid})
-                    message = await self._receive(socket)
-                    if message.WhichOneof("message") == "reconnect":
-                        logger.info("- %s is back in the meeting %s", self.offer.id, self.place)
-                        return socket
-                    await socket.close()
-                    await self._happen(socket, message)  # which says why, where it is a leave
-                    raise Over("network", f"{self.place.server} has forgotten us")
+                    return await self._return()
             except NotJoined as error:
                 raise Over("network", str(error)) from None
             except (WebSocketException, OSError, TimeoutError) as error:
@@ -169,6 +162,22 @@ class LiveKitCall(MeetingCall):
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 4.0)
         raise Over("network", f"{self.place.server} is gone: {why}")
+
+    async def _return(self) -> ClientConnection:
+        """Ask for our place once. Raises Over where it is gone, NotJoined, and the socket's errors."""
+        socket = await self._open({"reconnect": "1", "sid": self._join.participant.sid})
+        try:
+            message = await self._receive(socket)
+            if message.WhichOneof("message") == "reconnect":
+                logger.info("- %s is back in the meeting %s", self.offer.id, self.place)
+                return socket
+            await self._happen(socket, message)  # which says why, where it is a leave
+            raise Over("network", f"{self.place.server} has forgotten us")
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                await self._leave(socket)
+            await socket.close()
+            raise
 
     async def _leave(self, socket: ClientConnection) -> None:
         try:

@@ -42,15 +42,46 @@ def test_an_estimate_follows_what_it_sees_up_faster_than_down_and_not_below_what
     assert risen == pytest.approx(0.014, rel=0.01)
     costs.saw(2, 0.010)
     assert 0.0139 < costs.of(2) < risen
+    costs = Costs(4)
     costs.saw(3, 0.030)
-    assert costs.of(3) == 0.030  # never measured: what was seen first
+    assert costs.of(3) == 0.030  # nothing was ever measured: what was seen first
 
 
-def test_one_hiccup_is_not_what_a_tick_takes() -> None:
-    costs = Costs(1)
-    costs.measured(1, 0.010)
-    costs.saw(1, 3.0)
-    assert costs.of(1) == pytest.approx(0.011)
+@pytest.mark.parametrize("rows", [1, 3, 5, 8])
+def test_one_hiccup_is_not_what_a_tick_takes(rows: int) -> None:
+    """Also of counts that are not measured: the line between others is their estimate."""
+    costs = Costs(8)
+    for count in (1, 2, 4, 8):
+        costs.measured(count, 0.010 * count)
+    costs.saw(rows, 3.0)
+    assert costs.of(rows) == pytest.approx(0.011 * rows)
+    for _ in range(1_000):
+        costs.saw(rows, 0.001)
+    assert costs.of(rows) == pytest.approx(0.010 * rows)
+
+
+def test_a_slow_minute_does_not_shut_calls_out_for_good() -> None:
+    """Who is refused because so many were slow is never seen; that fewer are quick again tells."""
+    admission = measured({1: 0.004, 2: 0.006, 4: 0.010, 8: 0.018, 16: 0.030}, 16)
+    for _ in range(100):
+        admission.ticks.saw(16, 0.200)
+        admission.ticks.saw(13, 0.200)
+    assert not admission.admits(13)
+    for _ in range(200):
+        admission.ticks.saw(8, 0.018)
+    assert not admission.admits(16)
+    for _ in range(5_000):
+        admission.ticks.saw(8, 0.018)
+    assert admission.most() == 16
+
+
+def test_while_fewer_are_as_slow_larger_counts_stay_shut_out() -> None:
+    admission = measured({1: 0.004, 8: 0.018, 16: 0.030}, 16)
+    for _ in range(100):
+        admission.ticks.saw(16, 0.060)
+    for _ in range(5_000):
+        admission.ticks.saw(8, 0.036)
+    assert admission.ticks.of(16) == pytest.approx(0.060, rel=0.01) and not admission.admits(16)
 
 
 def test_most_of_what_is_seen_lies_below_the_estimate() -> None:
@@ -87,8 +118,9 @@ def test_ears_take_what_a_tick_takes_beyond_its_rows() -> None:
     admission = measured({1: 0.010, 4: 0.020})
     admission.saw(4, 4, 0.032)
     assert admission.ears.of(4) == pytest.approx(0.012) and admission.ticks.of(4) == pytest.approx(0.020)
+    before = admission.ticks.of(2)
     admission.saw(2, 0, 0.030)  # without ears it is the rows'
-    assert admission.ticks.of(2) == pytest.approx(0.030) and admission.ears.of(4) == pytest.approx(0.012)
+    assert admission.ticks.of(2) == pytest.approx(1.1 * before) and admission.ears.of(4) == pytest.approx(0.012)
     admission.saw(4, 4, 0.0)
     assert 0 < admission.ears.of(4) < 0.012
 

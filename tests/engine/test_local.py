@@ -330,6 +330,20 @@ async def test_one_more_than_there_are_rows_is_refused() -> None:
         assert engine.free == 3
 
 
+async def test_free_says_no_more_rows_than_are_admitted() -> None:
+    rows = FakeRows(rows=8)
+    rows.admission = Admission(8, 0.064)
+    rows.admission.ticks.measured(1, 0.016)
+    async with fake_engine(rows) as engine, AsyncExitStack() as stack:
+        for free in (4, 3, 2, 1):
+            assert engine.free == free
+            await stack.enter_async_context(engine.open(Sampling()))
+        assert engine.free == 0
+        with pytest.raises(EngineFull, match="one more would wait"):
+            async with engine.open(Sampling()):
+                pass
+
+
 async def test_two_hundred_calls_leave_no_thread_no_row_and_no_waiter_behind() -> None:
     threads = threading.active_count()
     rows = FakeRows(rows=2)

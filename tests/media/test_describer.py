@@ -132,6 +132,31 @@ def test_numbers_that_a_session_has_given_a_meaning_are_not_given_another() -> N
     ]
 
 
+def test_numbers_of_what_was_offered_and_not_taken_keep_their_meaning_too() -> None:
+    """Also where it was in an offer before the last; ours of the same codec takes the number that it has."""
+    describer = Describer(7)
+    answer(
+        sdp("m=audio 4000 RTP/AVP 0 96 111", "a=rtpmap:96 AMR-WB/16000", "a=rtpmap:111 opus/48000/2"),
+        describer=describer,
+    )
+    answer(sdp("m=audio 4000 RTP/AVP 0"), describer=describer)
+    found = parse(describer.offer(HERE, 16_384)).media[0].codecs()
+    assert 96 not in found and found[111] == "OPUS/48000/2"
+
+
+def test_what_no_number_is_left_for_is_not_offered() -> None:
+    others = [*range(96, 128), *range(35, 64)]
+    describer = Describer(7)
+    answer(
+        sdp(
+            "m=audio 4000 RTP/AVP 0 " + " ".join(map(str, others)),
+            *(f"a=rtpmap:{number} AMR/8000" for number in others),
+        ),
+        describer=describer,
+    )
+    assert list(parse(describer.offer(HERE, 16_384)).media[0].codecs()) == [9, 0, 8]
+
+
 def test_of_codecs_that_were_named_only_these_are_offered_in_that_order() -> None:
     offer = Describer(7, codecs=(PCMA, OPUS)).offer(HERE, 16_384)
     assert "m=audio 16384 RTP/AVP 8 96 101 102\r\n" in offer

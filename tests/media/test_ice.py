@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from aioice import stun
+from aioice import Candidate, stun
 
-from media.candidates import own_addresses, read_candidate
+from media.candidates import host_candidates, own_addresses, read_candidate
 from media.ice import GATHER_S, IceWay
 from media.icesdp import MAX_CANDIDATES, Remote
 from media.iceservers import IceServer
@@ -179,6 +179,44 @@ async def test_a_dead_server_costs_less_than_a_second(caplog: pytest.LogCaptureF
     await side.way.close()
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_relay_is_given_back_if_nobody_waits_for_it_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hung up while servers are asked: one has given an address, another has not answered."""
+    asked = [asyncio.Event(), asyncio.Event()]
+    stopped: list[str] = []
+
+    class Relay:
+        closed = False
+
+        async def close(self) -> None:
+            self.closed = True
+
+    relay = Relay()
+
+    async def allocate(**_: object) -> tuple[Candidate, Relay]:
+        asked[0].set()
+        return host_candidates([HERE], 9)[0], relay
+
+    async def nothing(*_: object) -> None:
+        asked[1].set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.append("asking")
+
+    monkeypatch.setattr("media.ice.relayed_candidate", allocate)
+    monkeypatch.setattr("media.ice.server_reflexive_candidate", nothing)
+    side = Side(all_ports(), servers=(IceServer.parse(f"turn:{HERE}:9", "u", "p"), IceServer.parse(f"stun:{HERE}:9")))
+    gathering = asyncio.create_task(side.way.gather())
+    for event in asked:
+        await asyncio.wait_for(event.wait(), 5)
+    gathering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gathering
+    assert relay.closed
+    await asyncio.sleep(0)
+    assert stopped == ["asking"]
 
 
 async def test_a_relay_that_has_died_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:

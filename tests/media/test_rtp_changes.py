@@ -411,7 +411,10 @@ async def test_we_hold_and_resume() -> None:
         assert loudness(line.phone.hear(line.phone.packets(20)[-4:])) > 0.2
         assert "a=sendonly" in await line.leg.answer(line.phone.sdp("a=sendrecv"))
         assert not (await line.frames(3))[-1].heard.any()
-        assert "a=sendrecv" in await line.leg.offer()
+        assert "a=sendonly" in await line.leg.offer()  # the far end wants an offer: it stays as it is
+        await line.leg.accepted(line.phone.sdp("a=sendrecv"))
+        assert not (await line.frames(3))[-1].heard.any()
+        assert "a=sendrecv" in await line.leg.offer(hold=False)
         await line.leg.accepted(line.phone.sdp())
         exchanges = await line.frames(5)
         assert loudness(exchanges[-1].heard) == pytest.approx(0.177, abs=0.01)

@@ -18,7 +18,7 @@ from media.receiver import UNCONFIRMED_S
 from media.sdp import parse
 from media.secure import MAX_FAILURES
 from media.srtp import Protector, Unprotector
-from tests.media.line import Line, Phone, drain, loudness
+from tests.media.line import FORMAT, Line, Phone, drain, loudness
 from tests.media.waiting import soon
 
 PROFILE = "UDP/TLS/RTP/SAVPF"
@@ -248,6 +248,29 @@ async def test_another_party_shakes_hands_anew() -> None:
         await line.frames(12, echo=True)
         assert loudness(other.hear(other.packets(8)[-8:])) == pytest.approx(0.177, abs=0.01)
         first.close()
+
+
+@pytest.mark.parametrize("ticks", [5, 6])
+async def test_nothing_of_before_leaves_in_plain_where_another_party_is_to_shake_hands(ticks: int) -> None:
+    """What waits for the rest of its packet leaves with the key of before, or not at all."""
+    first, other = DtlsPhone(), DtlsPhone()
+    async with Line(phone=first, srtp="demand") as line:
+        await line.connect("a=ptime:40")
+        pending = asyncio.ensure_future(line.leg.exchange())
+        await asyncio.sleep(0)
+        agree(line, first)
+        await pending
+        line.leg.play(np.full(FORMAT.frame_samples, 0.3, np.float32))
+        line.run(ticks)
+        drain(first.rtp)
+        await line.leg.answer(other.sdp("a=ptime:40"))
+        line.run(3)
+        left = drain(first.rtp) + drain(other.rtp, 1)
+        for data in left:
+            if not is_dtls(data):
+                first.unprotectors[False].rtp(data, 0.0)
+        assert any(map(is_dtls, left))
+        other.close()
 
 
 async def test_who_listens_only_after_our_answer_has_missed_nothing() -> None:

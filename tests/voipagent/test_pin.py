@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from media.leg import Pcm
-from voipagent.pin import FIRST_TICKS, MAX_WRONG, NEXT_TICKS, PAUSE_TICKS, WRONG_S, Guesses, PinDialog, Prompts
+from voipagent.pin import (
+    FIRST_TICKS,
+    MAX_WRONG,
+    MOST_TICKS,
+    NEXT_TICKS,
+    PAUSE_TICKS,
+    WRONG_S,
+    Guesses,
+    PinDialog,
+    Prompts,
+)
 from voipagent.pin import shipped_prompts as shipped
 
 RATE = 8_000
@@ -128,3 +138,17 @@ def test_too_many_wrong_ones_are_the_end_of_asking_for_a_while() -> None:
     assert guesses.too_many(100.0 + MAX_WRONG)
     assert guesses.too_many(100.0 + WRONG_S - 1)
     assert not guesses.too_many(100.0 + WRONG_S)
+
+
+def test_who_never_comes_to_an_end_is_asked_no_longer() -> None:
+    """To begin anew is no try, but others wait for the place."""
+    caller = dialog()
+    for tick in range(MOST_TICKS - 1):
+        if tick % 200 == 0:
+            press(caller, "12*")
+        caller.tick()
+    assert not caller.over
+    assert said(caller, PAUSE_TICKS + 10) == [0.3]
+    assert caller.over and not caller.room
+    press(caller, "1234#")
+    assert not caller.room

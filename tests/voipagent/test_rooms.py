@@ -433,6 +433,15 @@ async def test_a_leg_that_is_lost_while_asked_ends_it(recorder: Recorder, tmp_pa
         assert (await ada.ended()).reason == "the leg is closed"
 
 
+async def test_a_leg_that_only_says_that_it_is_lost_while_asked_ends_it_too(recorder: Recorder, tmp_path: Path) -> None:
+    """As after a tick of it has failed: no frame's time comes any more."""
+    async with meeting_house(recorder, tmp_path, {"standup": pinned("4711")}) as house:
+        ada = await house.call("+4930")
+        await ticks(house, 2)
+        ada.leg.broken.set_result("it failed")
+        assert (await ada.ended()).reason == "it failed"
+
+
 @pytest.mark.parametrize(
     ("room", "pin", "enters"),
     [("standup", "4711", True), ("standup", "", False), ("standup", "1", False), ("x", "", False)],

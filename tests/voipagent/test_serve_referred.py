@@ -34,10 +34,17 @@ def environ(tmp_path: Path, port: int, **more: str) -> dict[str, str]:
 
 
 async def test_a_trunk_that_may_has_somebody_called_and_hears_of_it(tmp_path: Path) -> None:
+    """By whoever answered, though another's section is called as this one is."""
+    personas = {
+        "VOIPAGENT_PERSONAS__ONE__NAME": "two",
+        "VOIPAGENT_PERSONAS__ONE__TRUNKS": "pbx",
+        "VOIPAGENT_PERSONAS__TWO__NAME": "one",
+        "VOIPAGENT_PERSONAS__TWO__NUMBERS": "4711",
+    }
     async with (
         asyncio.timeout(60),
         desk(leave) as bob,
-        serving_agent(environ(tmp_path, bob.port, OUTBOUND="bob")) as agent,
+        serving_agent(environ(tmp_path, bob.port, OUTBOUND="bob") | personas) as agent,
         udp_peer(agent.sip_port) as caller,
     ):
         await caller.call()
@@ -55,6 +62,7 @@ async def test_a_trunk_that_may_has_somebody_called_and_hears_of_it(tmp_path: Pa
         assert await agent.stop() == 0
     incoming, outgoing = sorted(records(tmp_path), key=lambda record: str(record["direction"]))
     assert (incoming["direction"], outgoing["direction"]) == ("in", "out")
+    assert (incoming["persona"], outgoing["persona"]) == ("two", "two")
     assert (outgoing["trunk"], outgoing["callee"], outgoing["reason"]) == ("pbx", "bob", "enough")
 
 

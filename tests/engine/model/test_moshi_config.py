@@ -109,6 +109,7 @@ def test_a_published_configuration_is_read() -> None:
         ({"depformer_dim_feedforward": [66, 66]}, "must be one size, or 8, one for each set of depth weights"),
         ({"depformer_dim_feedforward": "66"}, "depformer_dim_feedforward: '66' is not a size"),
         ({"depformer_low_rank_embeddings": 0.5}, "depformer_low_rank_embeddings: 0.5 is not a size"),
+        ({"existing_text_padding_id": 7}, "existing_text_padding_id: 7 is not supported; it must be 3"),
         ({"kv_repeat": 3}, "kv_repeat 3 must divide the"),
         ({"kv_repeat": 0}, "kv_repeat 0 must divide the"),
         ({"kv_repeat": 4}, "kv_repeat 4 must divide the 2 depformer_num_heads"),

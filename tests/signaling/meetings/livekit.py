@@ -48,7 +48,7 @@ class FakeLiveKit:
         self.queries: list[dict[str, list[str]]] = []
         self.grants: dict[str, Any] = {}
         self.cid = ""
-        self.knows_us = True
+        self.knows_us = self.greets_again = True
         self.left = asyncio.Event()
         self.socket: ServerConnection | None = None
         self._publishing = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -92,7 +92,8 @@ class FakeLiveKit:
             if not self.knows_us:
                 await self.leave(DisconnectReason.STATE_MISMATCH, LeaveRequest.Action.RECONNECT)
                 return
-            await self.say(reconnect=ReconnectResponse())
+            if self.greets_again:
+                await self.say(reconnect=ReconnectResponse())
         else:
             us = ParticipantInfo(sid="PA_1", identity=self.grants["sub"])
             await self.say(join=JoinResponse(participant=us, ping_interval=1, ping_timeout=3))

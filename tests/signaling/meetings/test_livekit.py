@@ -146,6 +146,22 @@ async def test_we_come_back_to_our_place_when_the_websocket_breaks() -> None:
         )
 
 
+async def test_who_hangs_up_while_it_comes_back_leaves() -> None:
+    async with meeting() as (server, us):
+        server.greets_again = False
+        assert server.socket is not None
+        first = server.socket
+        await first.close()
+        async with asyncio.timeout(10):
+            while server.socket is first:
+                await asyncio.sleep(0.02)
+        await (await server.socket.ping())  # it is open at our end, too
+        await us.call.hang_up("that was all")
+        await asyncio.wait_for(server.left.wait(), 5)
+        assert await ends(us.call) == CallEnded("agent", "that was all")
+        await asyncio.wait_for(server.socket.wait_closed(), 5)
+
+
 async def test_a_server_that_is_gone_is_tried_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(livekit, "RESUME_S", 0.7)
     async with fake_livekit() as server:
