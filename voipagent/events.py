@@ -75,11 +75,12 @@ class Trimmed:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Who is in a room, or who speaks there, is different. `people`: the names by the ids of their calls.
+    """Who is in a room, or who speaks there, is different, `at` seconds of its call.
 
-    `speaking` has names of theirs, and "" for the agent.
+    `people`: the names by the ids of their calls. `speaking` has names of theirs, and "" for the agent.
     """
 
+    at: float
     people: Mapping[str, str]
     speaking: frozenset[str]
 

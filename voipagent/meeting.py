@@ -129,7 +129,7 @@ class Meeting:
         """Who is there, and who speaks; at the end that is said by the end."""
         if not self.call.is_over:
             people = {entry["id"]: name for name, (entry, _) in self._present.items()}
-            self._observed(Gathered(people, self.room.speaking & {*self._present, AGENT}))
+            self._observed(Gathered(self._now, people, self.room.speaking & {*self._present, AGENT}))
 
     def _end(self, ended: CallEnded) -> None:
         """The room is closed, and its record is about to be: whoever is there leaves now."""

@@ -98,7 +98,9 @@ class Meetings:
         return ended
 
     def _of(self, place: Place) -> list[MeetingSettings]:
-        return [each for each in self._meetings.values() if Place.parse(each.url).server == place.server]
+        """Those on its server, first what is in the same room."""
+        there = [each for each in self._meetings.values() if Place.parse(each.url).server == place.server]
+        return sorted(there, key=lambda meeting: not meeting.is_at(place))
 
     def _named(self, name: str) -> MeetingSettings:
         meeting = self._meetings.get(name.lower())

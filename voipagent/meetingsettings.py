@@ -45,9 +45,15 @@ class MeetingSettings(Section):
         return self.open(Place.parse(self.url))
 
     def open(self, place: Place) -> Place:
-        """A place on the same server, with what opens the door there."""
-        pin = self.pin.get_secret_value() if str(place) == str(Place.parse(self.url)) else ""
-        return place.opened_by(pin, self.token.get_secret_value(), self.key, self.secret.get_secret_value())
+        """A place on the same server, with what opens the door there: a PIN is one room's, and a token of LiveKit's."""
+        here = self.is_at(place)
+        pin = self.pin.get_secret_value() if here else ""
+        token = self.token.get_secret_value() if here or place.protocol != "livekit" else ""
+        return place.opened_by(pin, token, self.key, self.secret.get_secret_value())
+
+    def is_at(self, place: Place) -> bool:
+        """Whether it is in that room."""
+        return str(place) == str(Place.parse(self.url))
 
 
 def check_meetings(meetings: Mapping[str, MeetingSettings], personas: Mapping[str, NamedPersona]) -> None:

@@ -121,10 +121,11 @@ async def kept(calls: CallsSettings) -> AsyncIterator[CallIndex]:
 
     What fails of it is told of in the log: calls are taken all the same.
     """
-    index, retention = CallIndex(calls.dir), Retention(calls.retention_days, calls.recordings_days)
+    index = CallIndex(calls.dir)
+    tidy = Tidying(index, Retention(calls.retention_days, calls.recordings_days))
     await _tried(lambda: _synced(index))
-    await _tried(lambda: _tidied(index, retention, utc_now()))
-    tidying = asyncio.create_task(_tidy(index, retention), name="retention")
+    await _tried(lambda: tidy(utc_now()))
+    tidying = asyncio.create_task(_keep(tidy), name="retention")
     try:
         yield index
     finally:
@@ -132,10 +133,10 @@ async def kept(calls: CallsSettings) -> AsyncIterator[CallIndex]:
         await asyncio.wait([tidying])
 
 
-async def _tidy(index: CallIndex, retention: Retention) -> None:
+async def _keep(tidy: Tidying) -> None:
     while True:
         await asyncio.sleep(TIDY_S)
-        await _tried(lambda: _tidied(index, retention, utc_now()))
+        await _tried(lambda: tidy(utc_now()))
 
 
 async def _tried(act: Callable[[], None]) -> None:
@@ -154,9 +155,20 @@ def _synced(index: CallIndex) -> None:
         logger.info("- index of calls: %d entered, %d forgotten", synced.entered, synced.forgotten)
 
 
-def _tidied(index: CallIndex, retention: Retention, now: datetime) -> None:
-    removed = remove_due(index.root, retention, now)
-    if removed.calls:
-        index.forget(removed.calls)
-    if removed != Removed():
-        logger.info("- retention: %d calls and %d recordings of others removed", len(removed.calls), removed.recordings)
+class Tidying:
+    """Removes what is due, and has the index forget it: at the next time where that failed. Raises what they do."""
+
+    def __init__(self, index: CallIndex, retention: Retention) -> None:
+        self._index, self._retention = index, retention
+        self._gone: set[str] = set()  # the index has them still
+
+    def __call__(self, now: datetime) -> None:
+        removed = remove_due(self._index.root, self._retention, now)
+        self._gone.update(removed.calls)
+        if removed != Removed():
+            logger.info(
+                "- retention: %d calls and %d recordings of others removed", len(removed.calls), removed.recordings
+            )
+        if self._gone:
+            self._index.forget(self._gone)
+            self._gone.clear()

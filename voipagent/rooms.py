@@ -123,7 +123,8 @@ class Rooms:
     def _called(self, offer: CallOffer) -> list[str]:
         """The rooms that a called number or name leads to."""
         called = bare_number(offer.callee)
-        return [name for name, room in self._rooms.items() if called and called in (name, bare_number(room.number))]
+        rooms = self._rooms.items()
+        return [name for name, room in rooms if called and called in map(bare_number, (name, room.number))]
 
     async def join(self, call: Call) -> None:
         """The whole of a participant's call, for which `wants` said yes."""

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE, EngineError, EngineFull, Reply, Slot
 from media.leg import AudioFormat, Exchange, Leg, LegError, NoPort
 from signaling.call import Call, CallEnded, CallOffer, Rejection, SignalingError
@@ -158,7 +160,7 @@ class Session:
 
         def hear(exchange: Exchange) -> None:
             started = self.recording.seconds
-            self._hear(leg, exchange, judged=False)
+            self._hear(leg, exchange if self.recording.of_caller else _unheard(exchange), judged=False)
             reason = self._hold(started, exchange.held)
             if not reason and self._longest.passed(self.recording.seconds, saying=False, held=True):
                 reason = self._longest.reason  # without a goodbye: the agent is not in it any more
@@ -361,3 +363,8 @@ class Session:
         self._tell(Ended(ended))
         await self._minutes.close(leg.stats, self._transcript.lines, self._upkeep.trims, ended)
         logger.info("- %s over after %.1f s: %s: %s", record.id, record.duration_s, ended.by, ended.reason)
+
+
+def _unheard(exchange: Exchange) -> Exchange:
+    """Without what the caller was played: while bridged that is somebody else's voice."""
+    return replace(exchange, played=np.zeros_like(exchange.played))

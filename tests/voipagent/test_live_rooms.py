@@ -9,7 +9,7 @@ from typing import Any
 from tests.voipagent.meetings import House, meeting_house, settle
 from tests.voipagent.test_live import OVER, Reader, listening, serving, spoke
 from voipagent.context import Line
-from voipagent.events import Answered, Began, Ended, Event, Gathered, Spoke
+from voipagent.events import Answered, Began, Ended, Event, Gathered, Spoke, Troubled
 from voipagent.recording import Recorder
 from voipagent.web.live import GONE, Live
 
@@ -17,8 +17,8 @@ BEGAN = Began("room", "in", "", "agent")
 ROOM = "room-standup-1"
 
 
-def gathered(*speaking: str, **people: str) -> Gathered:
-    return Gathered({call_id.replace("_", "-"): name for call_id, name in people.items()}, frozenset(speaking))
+def gathered(*speaking: str, at: float = 0.0, **people: str) -> Gathered:
+    return Gathered(at, {call_id.replace("_", "-"): name for call_id, name in people.items()}, frozenset(speaking))
 
 
 async def events(reader: Reader, count: int) -> list[tuple[str, dict[str, Any]]]:
@@ -40,10 +40,14 @@ async def test_a_participant_is_told_who_it_is_who_is_there_and_who_speaks() -> 
 
 
 async def test_who_comes_later_is_not_told_what_was_said_before() -> None:
+    """Nor what was begun before, though it ends, and is told of, only then."""
     live = Live()
     for event in (BEGAN, Answered(0.1), gathered(call_2="bob"), spoke("a secret", 1.0, final=True)):
         live(ROOM, event)
-    live(ROOM, gathered(call_1="ada", call_2="bob"))
+    live(ROOM, spoke("the safe", 1.5))
+    live(ROOM, gathered(at=2.0, call_1="ada", call_2="bob"))
+    live(ROOM, spoke("the safe code is", 1.5, final=True))
+    live(ROOM, Troubled(1.9, "before her time"))
     async with serving(live) as port, listening(port, "/live/secret") as page:
         assert [kind for kind, _ in await events(page, 3)] == ["you", "state", "people"]
         live(ROOM, spoke("Hello, Ada.", 3.0))

@@ -78,6 +78,23 @@ def test_a_meeting_is_found_by_its_name_and_opened_by_its_secrets() -> None:
     assert meetings.find("livekit://elsewhere.example.com/retro").secret == ""
 
 
+def test_a_token_opens_the_room_that_it_is_for_and_no_other() -> None:
+    """LiveKit's name their room, so that one of another room would lead there."""
+    known = settings(
+        MEETINGS__STANDUP__TOKEN="for standup",
+        MEETINGS__LOBBY__URL="livekit://meet.example.com/lobby",
+        MEETINGS__LOBBY__KEY="k",
+        MEETINGS__LOBBY__SECRET="hush",
+        MEETINGS__STAGE__URL="janus://meet.example.com/1",
+        MEETINGS__STAGE__TOKEN="for the server",
+    )
+    find = Meetings(known.meetings, Agent().place).find
+    for target in ("lobby", "livekit://meet.example.com/lobby", "livekit://meet.example.com/retro"):
+        assert (find(target).token, find(target).key, find(target).secret) == ("", "k", "hush")
+    assert find("standup").token == find("livekit://meet.example.com/standup").token == "for standup"
+    assert find("janus://meet.example.com/2").token == "for the server"
+
+
 def test_a_pin_is_for_its_own_room_alone() -> None:
     known = {"a": MeetingSettings(url="janus://192.0.2.7/1", pin=SecretStr("4711"))}
     meetings = Meetings(known, Agent().place)

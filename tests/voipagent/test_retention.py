@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import random
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,9 +15,9 @@ import pytest
 
 from voipagent import retention
 from voipagent.calls import CallsSettings
-from voipagent.index import Query
+from voipagent.index import CallIndex, Query
 from voipagent.record import ARTEFACTS, RECORD, TIME, CallRecord, lock
-from voipagent.retention import Removed, Retention, kept, remove_due
+from voipagent.retention import Removed, Retention, Tidying, kept, remove_due
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 WHOLE = (RECORD, *(name for name in ARTEFACTS if not name.endswith(".ogg") and name != "early.wav"))
@@ -180,6 +182,24 @@ async def test_a_round_that_fails_is_told_of_and_the_next_has_its_turn(caplog: p
 
     await retention._tried(fail)
     assert "OverflowError: days=inf" in caplog.text
+
+
+def test_a_call_that_is_gone_is_forgotten_at_the_next_time_if_the_index_was_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voipagent.index.BUSY_S", 0.05)
+    put(tmp_path, 31, "old")
+    index = CallIndex(tmp_path)
+    index.sync()
+    tidy = Tidying(index, Retention(30))
+    with closing(sqlite3.connect(index.path, isolation_level=None)) as busy:
+        busy.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            tidy(NOW)
+        busy.execute("ROLLBACK")
+    assert [entry.id for entry in index.find(Query())] == ["old"]
+    tidy(NOW)
+    assert index.find(Query()) == []
 
 
 async def test_an_index_that_fails_keeps_no_call_from_coming(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

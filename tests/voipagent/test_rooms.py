@@ -171,6 +171,14 @@ async def test_two_rooms_are_two(recorder: Recorder, tmp_path: Path) -> None:
         assert (house.present("a"), house.present("b")) == (("ada",), ("ada",))
 
 
+@pytest.mark.parametrize("name", ["standup", "team-7", "q3-2025", "v1.0", "0042"])
+async def test_every_name_that_a_room_may_have_can_be_called(recorder: Recorder, tmp_path: Path, name: str) -> None:
+    """Though digits are written in many ways, and numbers are compared without these."""
+    async with meeting_house(recorder, tmp_path, {name: RoomSettings()}) as house:
+        await house.call(name)
+        assert house.present(name) == ("ada",)
+
+
 async def test_other_calls_go_to_the_agent(recorder: Recorder, tmp_path: Path) -> None:
     async with meeting_house(recorder, tmp_path) as house:
         caller = await house.call("agent")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import wave
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 
+import numpy as np
 import pytest
 
-from media.leg import LegError
+from media.leg import Exchange, LegError
 from signaling.call import CallEnded, SignalingError
 from tests.fakes import FakeCall, FakeLeg, offer
 from tests.voipagent.test_session import SPEECH, stage
 from tests.voipagent.test_transfer import Board, Keys, Refusing
 from voipagent.longest import Longest
-from voipagent.recording import Recorder
+from voipagent.recording import Channels, Recorder
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -96,6 +99,37 @@ async def test_a_refused_transfer_becomes_a_bridge(recorder: Recorder, tmp_path:
     assert board.leg.closed and on.leg.closed
     assert on.record["transfers"][0]["how"] == "bridged"
     assert on.record["duration_s"] >= 0.24
+
+
+@pytest.mark.parametrize(("whom", "kept"), [("both", [True, True]), ("agent", [False, False])])
+async def test_where_callers_are_not_recorded_neither_is_whom_they_are_put_through_to(
+    recorder: Recorder, tmp_path: Path, whom: Channels, kept: list[bool]
+) -> None:
+    board, leg = Board(), Echoing()
+    board.other.taken.set()
+    async with stage(recorder, tmp_path, call=Refusing(), leg=leg, record_whom=whom) as on:
+        await on.call.accepted.wait()
+        await on.session.transfer(board.board, "+4930")
+        await board.leg.heard(0)
+        for _ in range(2):
+            said = len(leg.played)
+            board.leg.hear(SPEECH)
+            await until(lambda said=said: len(leg.played) > said)  # type: ignore[misc]
+            leg.hear(SPEECH)
+        await until(lambda: len(board.leg.played) >= 2)
+        board.other.end("callee", "hung up there")
+        await on.over()
+        with wave.open(str(on.folder.path / "recording.wav")) as file:
+            pcm = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
+    assert pcm.any(0).tolist() == kept
+
+
+class Echoing(FakeLeg):
+    """Says of each frame's time what really was played in it."""
+
+    async def exchange(self) -> Exchange:
+        exchange = await super().exchange()
+        return replace(exchange, played=self.played[-1]) if self.played else exchange
 
 
 async def test_digits_by_info_while_bridged(recorder: Recorder, tmp_path: Path) -> None:

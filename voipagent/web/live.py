@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,11 @@ class Change:
     number: int
     kind: str
     data: dict[str, Any]
+
+    @property
+    def began(self) -> float:
+        """Seconds of the call: when a line was begun to be said, or something was noted."""
+        return float(self.data["start"] if self.kind == "line" else self.data["at"])
 
     def __str__(self) -> str:
         return f"id: {self.number}\n{_event(self.kind, self.data)}"
@@ -95,7 +100,7 @@ class Feed:
             case Troubled(at, trouble):
                 self._trouble = trouble
                 self._note({"note": "troubled", "at": at, "why": trouble, "error": ""})
-            case Gathered(people, speaking):
+            case Gathered(_, people, speaking):
                 self._put(("people",), "people", {"names": list(people.values()), "speaking": sorted(speaking)})
             case Ended(ended):
                 self.is_over = True
@@ -153,16 +158,19 @@ class Feed:
 
 
 class View:
-    """What one call's page may see of a feed. In a room it is called `name`, and came after the change `since`."""
+    """What one call's page may see of a feed. In a room it is called `name`, and came when that was `came` s old.
 
-    def __init__(self, feed: Feed, name: str = "", since: int = 0) -> None:
-        self.feed, self.name, self.since = feed, name, since
+    A line is told as it grows, and last when it has ended: what began earlier stays untold.
+    """
+
+    def __init__(self, feed: Feed, name: str = "", came: float = 0.0) -> None:
+        self.feed, self.name, self.came = feed, name, came
         self.readers = 0
         self.is_gone = False
 
     def told(self, changes: list[Change]) -> str:
         """As they are sent, but those that are none of its business."""
-        return "".join(str(change) for change in changes if change.number > self.since or change.kind not in SPOKEN)
+        return "".join(str(change) for change in changes if change.kind not in SPOKEN or change.began >= self.came)
 
 
 class Live:
@@ -182,7 +190,7 @@ class Live:
             return
         feed.take(event)
         if isinstance(event, Gathered):
-            self._seat(feed, event.people)
+            self._seat(feed, event)
         if feed.is_over:
             asyncio.get_running_loop().call_later(KEPT_S, self._drop, call_id, feed)
 
@@ -194,15 +202,15 @@ class Live:
         """What the page of that call may see, if it runs, has just ended, or is in a room."""
         return self._views.get(call_id)
 
-    def _seat(self, feed: Feed, people: Mapping[str, str]) -> None:
+    def _seat(self, feed: Feed, gathered: Gathered) -> None:
         """Whoever is new in a room sees it from now on, and whoever has left does no longer."""
         for call_id, view in list(self._views.items()):
-            if view.feed is feed and view.name and call_id not in people:
+            if view.feed is feed and view.name and call_id not in gathered.people:
                 view.is_gone = True
                 del self._views[call_id]
-        for call_id, name in people.items():
+        for call_id, name in gathered.people.items():
             if call_id not in self._views:
-                self._views[call_id] = View(feed, name, feed.number)
+                self._views[call_id] = View(feed, name, gathered.at)
 
     def _drop(self, call_id: str, feed: Feed) -> None:
         if self._feeds.get(call_id) is feed:
