@@ -54,7 +54,7 @@ def show(
     if as_json:
         print(text, end="")
         return
-    console, record = Console(highlight=False), json.loads(text)
+    console, record = Console(highlight=False), _parsed(folder / RECORD, text)
     console.print(_plain(str(folder)))
     for name, value in record.items():
         if value not in ("", None, [], {}):
@@ -92,6 +92,16 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise FolderError(f"cannot read {str(path)!r}: {error.strerror}") from None
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise FolderError(f"{str(path)!r} is no record: {error}") from None
+    if not isinstance(record, dict):
+        raise FolderError(f"{str(path)!r} is no record")
+    return record
 
 
 def _value(value: Any) -> str:

@@ -175,4 +175,4 @@ def text_of(value: object) -> str:
         return ",".join(text_of(item) for item in value)
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from voipagent.kinds import Port, Section
+from voipagent.kinds import Bearer, Port, Section
 
 
 class HttpSettings(Section):
@@ -15,7 +15,7 @@ class HttpSettings(Section):
 
     host: str = Field(default="127.0.0.1", description="address to listen on for HTTP")
     port: Port = Field(default=8998, description="port for HTTP: the page at /, the API, /healthz and /readyz")
-    token: SecretStr = Field(
+    token: Bearer = Field(
         default=SecretStr(""),
         description="bearer token for calls over the API: to make, steer and read them; empty: nobody can",
     )

@@ -208,7 +208,8 @@ class CallIndex:
         try:
             database = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", timeout=BUSY_S, uri=True)
             try:
-                return [Entry(*row) for row in database.execute(sql, values)]
+                asked = [_text(value) if isinstance(value, str) else value for value in values]
+                return [Entry(*row) for row in database.execute(sql, asked)]
             finally:
                 database.close()
         except sqlite3.Error as error:

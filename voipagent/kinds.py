@@ -6,7 +6,7 @@ import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_serializer
 
 
 def _network(value: object) -> IPv4Network | IPv6Network:
@@ -17,6 +17,16 @@ def _network(value: object) -> IPv4Network | IPv6Network:
             f"{str(value)!r} is neither an address nor a network, such as 192.0.2.7 or 10.0.0.0/8"
         ) from None
 
+
+def _sendable(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("it is sent in a header: printable ASCII characters, in one line")
+    return secret
+
+
+Bearer: TypeAlias = Annotated[SecretStr, AfterValidator(_sendable)]
+"""What opens a door to who shows it in a header; "" is none."""
 
 Network: TypeAlias = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]

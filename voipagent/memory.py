@@ -8,9 +8,9 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from voipagent.kinds import Section
+from voipagent.kinds import Bearer, Section
 from voipagent.story import Telling
-from voipagent.summary import Endpoint, Extractive, check_address, check_key
+from voipagent.summary import Endpoint, Extractive, check_address
 from voipagent.trim import Memory
 from voipagent.window import Shares
 
@@ -48,19 +48,13 @@ class SummarySettings(Section):
         description="an OpenAI-compatible endpoint, such as http://127.0.0.1:8080/v1; empty: the facts found here",
     )
     model: str = Field(default="", description="the model that is asked there")
-    api_key: SecretStr = Field(default=SecretStr(""), description="its key, if it wants one")
+    api_key: Bearer = Field(default=SecretStr(""), description="its key, if it wants one")
     timeout: float = Field(default=20, gt=0, description="seconds after which the facts found here are used instead")
 
     @field_validator("url")
     @classmethod
     def _http(cls, url: str) -> str:
         return url and check_address(url)
-
-    @field_validator("api_key")
-    @classmethod
-    def _sendable(cls, key: SecretStr) -> SecretStr:
-        check_key(key.get_secret_value())
-        return key
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

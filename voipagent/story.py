@@ -32,7 +32,8 @@ _TOLD = {
     "name": re.compile(rf"(?:\b[Mm]y name is|\b[Cc]all me|\bI am|\bI'm|\b[Tt]his is|\b[Ii]t's),? {_WORD}"),
     "number": re.compile(rf"\b(?:number|code|it is|it's|is) ?{_RUN}", re.I),
 }
-_NO_NAMES = frozenset({"Goodbye", "Bye", "Sir", "Madam", "Yes", "No", "Okay", "Monday", "Tuesday", "Wednesday"})
+_DAYS = frozenset({"Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"})
+_NO_NAMES = _DAYS | {"Goodbye", "Bye", "Sir", "Madam", "Yes", "No", "Okay"}
 
 
 @dataclass(frozen=True, slots=True)

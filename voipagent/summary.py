@@ -32,19 +32,13 @@ def check_address(url: str) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = usable and not parts.query and not parts.fragment  # a path is put behind it
         httpx2.URL(url)
     except (ValueError, httpx2.InvalidURL):  # its port is none, say
         usable = False
     if not usable:
         raise ValueError(f"{url!r} is no address such as http://127.0.0.1:8080/v1")
     return url
-
-
-def check_key(key: str) -> str:
-    """The same, if it can be sent in a header. Raises ValueError, without the key in it."""
-    if not (key.isascii() and key.isprintable()):
-        raise ValueError("a key is of printable ASCII characters, in one line")
-    return key
 
 
 class SummaryError(Exception):
@@ -97,7 +91,7 @@ class Endpoint:
         return Story(carried(last, extract(lines[-LINES:])).facts, text)
 
     async def _ask(self, last: Story, lines: Sequence[Line]) -> bytes:
-        said = "\n".join(f"{line.role}: {line.text}" for line in lines[-LINES:])
+        said = "\n".join(f"{line.speaker or line.role}: {line.text}" for line in lines[-LINES:])
         messages = [
             {"role": "system", "content": INSTRUCTION},
             {"role": "user", "content": f"So far: {last.text or 'nothing'}\n\n{said}"},

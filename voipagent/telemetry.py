@@ -23,7 +23,7 @@ from signaling.call import CallEnded
 from signaling.sip.counts import Counts
 from signaling.sip.trunk import TrunkState
 from voipagent.events import Answered, Began, Ended, Event, Measured, Refused, Stepped, Trimmed, Troubled
-from voipagent.kinds import Section
+from voipagent.kinds import Bearer, Section
 
 STEP_S = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.064, 0.08, 0.12, 0.16, 0.32, 1.0)
 """Bounds of what a step takes; a frame is 80 ms."""
@@ -41,7 +41,7 @@ FRAMES = ("concealed", "skipped")
 class MetricsSettings(Section):
     """What whoever watches us may read at /metrics."""
 
-    token: SecretStr = Field(
+    token: Bearer = Field(
         default=SecretStr(""), description="bearer token for reading /metrics; empty: this machine alone may, without"
     )
 

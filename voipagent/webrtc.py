@@ -19,7 +19,7 @@ from signaling.front import Candidates
 from signaling.problem import RETRY_S, Access, Problem, is_loopback
 from signaling.whep import Listener
 from voipagent.http import HttpSettings
-from voipagent.kinds import Section
+from voipagent.kinds import Bearer, Section
 
 LINK_S = 3600
 """Seconds for which a far end is given a relay's password, where that is made for it."""
@@ -28,7 +28,7 @@ LINK_S = 3600
 class WebRtcSettings(Section):
     """Who may call from a browser, and how."""
 
-    token: SecretStr = Field(
+    token: Bearer = Field(
         default=SecretStr(""),
         description="bearer token for calls from browsers and WHIP clients; that of HTTP works too, but can do more",
     )

@@ -35,7 +35,7 @@ class Shares:
     def __post_init__(self) -> None:
         if not 0 < self.due <= self.hard <= 1:
             raise ValueError(f"due ({self.due:g}) must be above 0, and hard ({self.hard:g}) from there to 1")
-        if self.keep < 0 or self.prompt <= 0 or self.keep + self.prompt > 0.5:
+        if not (self.keep >= 0 and self.prompt > 0 and self.keep + self.prompt <= 0.5):  # nor may one be no number
             raise ValueError(f"keep ({self.keep:g}) and prompt ({self.prompt:g}) must be at most 0.5 together")
         if self.keep + self.prompt >= self.due:
             raise ValueError(

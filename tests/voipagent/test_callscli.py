@@ -79,6 +79,12 @@ async def test_rebuild_makes_the_index_anew(run: Callable[..., str], folders: li
 async def test_what_is_not_there_is_said(run: Callable[..., str], folders: list[Path], tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="no record of a call 'nobody'"):
         run("show", "nobody")
+    with pytest.raises(FolderError, match="no record of a call"):
+        run("show", "\udcff")  # what a shell makes of an octet that is no text
+    for torn in ("", '{"id": ', "[]"):
+        (folders[0] / "call.json").write_text(torn)
+        with pytest.raises(FolderError, match="call.json' is no record"):
+            run("show", "id-0")
     (folders[0] / "call.json").unlink()
     with pytest.raises(FolderError, match="cannot read"):
         run("show", "id-0")

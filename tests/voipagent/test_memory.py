@@ -61,13 +61,21 @@ async def test_an_endpoint_is_used_where_one_is_named() -> None:
     [
         ({"CONTEXT__DUE": "0.99"}, r"VOIPAGENT_CONTEXT: due \(0.99\) must be above 0, and hard \(0.95\)"),
         ({"CONTEXT__KEEP": "0.4"}, r"VOIPAGENT_CONTEXT: keep \(0.4\) and prompt \(0.2\)"),
+        ({"CONTEXT__KEEP": "nan"}, r"VOIPAGENT_CONTEXT: keep \(nan\) and prompt \(0.2\)"),
         ({"CONTEXT__POLICY": "pinned"}, "VOIPAGENT_CONTEXT__POLICY: Input should be 'reprime', 'pin' or 'off'"),
         ({"SUMMARY__URL": "http://127.0.0.1:9"}, "VOIPAGENT_SUMMARY: url and model belong together"),
         *(
             ({"SUMMARY__URL": url, "SUMMARY__MODEL": "m"}, f"VOIPAGENT_SUMMARY__URL: '{re.escape(url)}' is no address")
             for url in ("127.0.0.1:9", "http://127.0.0.1:99999/v1", "http://127.0.0.1:abc", "http://[::1", "http:///v1")
         ),
-        ({"SUMMARY__API_KEY": "schlüssel"}, "VOIPAGENT_SUMMARY__API_KEY: a key is of printable ASCII characters"),
+        *(
+            ({"SUMMARY__URL": url, "SUMMARY__MODEL": "m"}, f"VOIPAGENT_SUMMARY__URL: '{re.escape(url)}' is no address")
+            for url in ("https://example.com/v1?api-version=2024", "https://example.com/v1#a")  # a path follows
+        ),
+        *(
+            ({f"{name}": "schlüssel"}, f"VOIPAGENT_{name}: it is sent in a header: printable ASCII characters")
+            for name in ("SUMMARY__API_KEY", "HTTP__TOKEN", "WEBRTC__TOKEN", "METRICS__TOKEN")
+        ),
     ],
 )
 def test_what_cannot_be_meant_stops_the_start(environ: dict[str, str], complaint: str) -> None:

@@ -56,7 +56,8 @@ async def test_a_signal_hangs_up_closes_the_record_and_ends_with_0(number: signa
 
 
 async def test_what_a_call_leaves_is_private_and_begins_with_the_greeting(tmp_path: Path) -> None:
-    environ = in_folder(tmp_path, VOIPAGENT_PERSONA__GREETING=GREETING)
+    """Also for who has his agents log little: it is found all the same."""
+    environ = in_folder(tmp_path, VOIPAGENT_PERSONA__GREETING=GREETING, VOIPAGENT_LOG__LEVEL="warning")
     async with asyncio.timeout(60), serving_agent(environ) as agent:
         async with call(Target.parse(agent.target), PCMU) as phone:
             await phone.send([b"\xff" * 160] * 225)

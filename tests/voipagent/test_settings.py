@@ -177,7 +177,8 @@ def test_secrets_are_masked() -> None:
 
 
 def test_what_is_told_can_be_read_again() -> None:
-    settings = Settings.load({"VOIPAGENT_SIP__ALLOW": "10.0.0.0/8,::1", "VOIPAGENT_ENGINE__SEED": "7"})
+    environ = {"SIP__ALLOW": "10.0.0.0/8,::1", "ENGINE__SEED": "7", "OUTBOUND__MINUTES_A_DAY": "1234567.25"}
+    settings = Settings.load({f"VOIPAGENT_{name}": text for name, text in environ.items()})
     assert Settings.load(dict(effective(settings))) == settings
 
 

@@ -27,6 +27,9 @@ def talk(*said: tuple[Role, str]) -> list[Line]:
         ([("agent", "Hello, this is Emma at Blue Harbor. How can I help?")], {}),
         ([("agent", "We are open from nine to five."), ("caller", "thank you")], {}),
         ([("agent", "Thank you, Goodbye."), ("caller", "I am Tired of this")], {"name": "Tired"}),
+        ([("caller", "It's Monday"), ("agent", "Thanks, Wednesday.")], {}),
+        ([("caller", "It's Thursday"), ("agent", "Thank you, Friday.")], {}),
+        ([("caller", "This is Saturday"), ("agent", "Hello, Sunday.")], {}),
         ([], {}),
     ],
 )

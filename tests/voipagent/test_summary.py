@@ -86,6 +86,13 @@ async def test_the_endpoint_is_asked_as_openais_is_and_the_facts_are_our_own() -
     assert "caller: my name is Maria\nagent: Thank you, Maria" in sent["messages"][1]["content"]
 
 
+async def test_the_endpoint_is_told_who_of_several_spoke() -> None:
+    said = [Line("caller", "I will", 1.0, 2.0, speaker="ada"), Line("caller", "I will not", 3.0, 4.0, speaker="bob")]
+    async with endpoint(whole(completion("They differ."))) as (summarizer, asked):
+        await summarizer.summarize(Story(), said)
+    assert "ada: I will\nbob: I will not" in json.loads(asked[0][1])["messages"][1]["content"]
+
+
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [

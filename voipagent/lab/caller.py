@@ -21,6 +21,9 @@ PAUSE_S = 0.6
 PATIENCE_S = 8.0
 """Whoever hears nothing for so long says the next sentence in any case, or hangs up."""
 
+LONGEST_S = 60.0
+"""Whoever is talked to for so long without a pause does, too."""
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -52,6 +55,7 @@ class Caller:
                 self.first_sound_s = self._heard_s
             self._talked_s += seconds + (self._quiet_s if self._talked_s else 0.0)
             self._quiet_s, self._heard_any = 0.0, True
+            self._waited_s = 0.0
         else:
             self._quiet_s += seconds
             if self._quiet_s > PAUSE_S:
@@ -78,7 +82,7 @@ class Caller:
 
     def _due(self, seconds: float) -> bool:
         self._waited_s += seconds
-        patient = self._waited_s < PATIENCE_S
+        patient = self._waited_s < PATIENCE_S and self._talked_s < LONGEST_S
         if not self._turns:
             self.over = self.over or not patient or (self._heard_any and self._quiet_s > 2 * PAUSE_S)
             return False

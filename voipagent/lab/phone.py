@@ -25,6 +25,9 @@ from signaling.sip.wire import WireError, parse
 RING_S = 10.0
 """Seconds until a call that nobody answers is given up."""
 
+END_S = 2.0
+"""Seconds in which the far end may say that it has understood that the call is over."""
+
 RESEND_S = 0.5
 PACKET_S = 0.02
 
@@ -130,10 +133,12 @@ async def call(target: Target, codec: Codec, loss: float = 0.0, seed: int = 0) -
     sip, dialog = await loop.create_datagram_endpoint(lambda: _Dialog(target, host, phone), local_addr=(host, 0))
     try:
         answer = await dialog.invite(_offer(host, rtp.get_extra_info("sockname")[1], codec))
-        phone.connect(rtp, _media_address(answer))
-        yield phone
-        if not phone.ended.is_set():
-            await dialog.bye()
+        try:
+            phone.connect(rtp, _media_address(answer))
+            yield phone
+        finally:
+            if not phone.ended.is_set():
+                await dialog.bye()
     finally:
         rtp.close()
         sip.close()
@@ -148,7 +153,7 @@ class _Ear(asyncio.DatagramProtocol):
 
 
 class _Dialog(asyncio.DatagramProtocol):
-    """INVITE, ACK and BYE of one call."""
+    """INVITE, ACK, BYE and CANCEL of one call."""
 
     def __init__(self, target: Target, host: str, phone: Phone) -> None:
         self._target, self._host, self._phone = target, _bracket(host), phone
@@ -157,6 +162,7 @@ class _Dialog(asyncio.DatagramProtocol):
         self._to = f"<{target}>"
         self._remote_target = str(target)
         self._responses: asyncio.Queue[Response] = asyncio.Queue()
+        self._rings = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.DatagramTransport, transport)  # in Python 3.11 it is one, but not by its class
@@ -176,29 +182,50 @@ class _Dialog(asyncio.DatagramProtocol):
             self._phone.ended.set()
 
     async def invite(self, offer: str) -> str:
-        """The answer's SDP. Raises PhoneError."""
+        """The answer's SDP. Raises PhoneError; nothing rings any more then."""
         branch = self._branch()
-        response = await self._final(self._request("INVITE", 1, branch, offer), "INVITE")
-        self._to = response.headers.get("To")
-        if response.code >= 300:
-            self._send(self._request("ACK", 1, branch))
+        try:
+            response = await self._final(self._request("INVITE", 1, branch, offer), "INVITE", RING_S)
+        except BaseException:
+            if self._rings:
+                await self._cancel(branch)
+            raise
+        if not self._acknowledged(response, branch):
             raise PhoneError(f"{self._target} answered {response.code} {response.phrase}")
-        self._remote_target = response.contact or self._remote_target
-        self._send(self._request("ACK", 1, self._branch()))
         return response.body.decode(errors="replace")
 
     async def bye(self) -> None:
         """Hang up. A peer that says nothing to that is let go."""
         try:
-            await self._final(self._request("BYE", 2, self._branch()), "BYE")
+            await self._final(self._request("BYE", 2, self._branch()), "BYE", END_S)
         except PhoneError:
             return
 
-    async def _final(self, request: bytes, method: str) -> Response:
-        """The final response; the request is repeated until there is any."""
+    async def _cancel(self, branch: str) -> None:
+        """Have it ring no more (RFC 3261, section 9.1); who answers meanwhile is hung up on."""
+        self._send(self._request("CANCEL", 1, branch))
         try:
-            async with asyncio.timeout(RING_S):
-                heard = False
+            response = await self._final(b"", "INVITE", END_S)
+        except PhoneError:
+            return
+        if self._acknowledged(response, branch):
+            await self.bye()
+
+    def _acknowledged(self, response: Response, branch: str) -> bool:
+        """Acknowledge the final response to the INVITE; whether there is a call now."""
+        self._to = response.headers.get("To")
+        if response.code >= 300:
+            self._send(self._request("ACK", 1, branch))
+            return False
+        self._remote_target = response.contact or self._remote_target
+        self._send(self._request("ACK", 1, self._branch()))
+        return True
+
+    async def _final(self, request: bytes, method: str, seconds: float) -> Response:
+        """The final response; the request, if it is given, is repeated until there is any."""
+        try:
+            async with asyncio.timeout(seconds):
+                heard = not request
                 while True:
                     if not heard:
                         self._send(request)
@@ -207,6 +234,7 @@ class _Dialog(asyncio.DatagramProtocol):
                     except TimeoutError:
                         continue
                     heard = heard or response.cseq[1] == method
+                    self._rings = self._rings or response.code < 200
                     if response.cseq[1] == method and response.code >= 200:
                         return response
         except TimeoutError:

@@ -18,6 +18,9 @@ START_S = 120.0
 
 STOP_S = 10.0
 
+DEFAULTS = {"VOIPAGENT_SIP__HOST": "127.0.0.1", "VOIPAGENT_SIP__PORT": "0", "VOIPAGENT_HTTP__PORT": "0"}
+
+_LEVEL = "VOIPAGENT_LOG__LEVEL"
 _ANSWERING = re.compile(r"answering at sip:\S*?:(\d+), HTTP on port (\d+)")
 
 
@@ -54,10 +57,9 @@ class ServingAgent:
 @asynccontextmanager
 async def serving_agent(environ: Mapping[str, str]) -> AsyncIterator[ServingAgent]:
     """`voipagent serve` on free loopback ports, with `environ` over our own environment. Raises ServingError."""
-    defaults = {"VOIPAGENT_SIP__HOST": "127.0.0.1", "VOIPAGENT_SIP__PORT": "0", "VOIPAGENT_HTTP__PORT": "0"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "voipagent", "serve"),
-        env={**os.environ, **defaults, **environ},
+        env=_told({**os.environ, **DEFAULTS, **environ}),
         stderr=asyncio.subprocess.PIPE,
     )
     agent = ServingAgent(process)
@@ -70,6 +72,11 @@ async def serving_agent(environ: Mapping[str, str]) -> AsyncIterator[ServingAgen
         if process.returncode is None:
             await agent.stop()
         await listening
+
+
+def _told(environ: dict[str, str]) -> dict[str, str]:
+    """The same, with a log that tells where it answers, however quiet the user's is."""
+    return environ | ({_LEVEL: "info"} if environ.get(_LEVEL, "").lower() in ("warning", "error") else {})
 
 
 async def _listen(agent: ServingAgent, answering: asyncio.Event) -> None:

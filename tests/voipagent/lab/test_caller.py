@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from voipagent.lab.caller import PATIENCE_S, Caller, Pcm16, Turn
+from voipagent.lab.caller import LONGEST_S, PATIENCE_S, Caller, Pcm16, Turn
 
 RATE, PIECE = 8_000, 160
 LOUD: Pcm16 = np.full(PIECE, 5_000, np.int16)
@@ -75,6 +75,25 @@ def test_a_deaf_agent_is_asked_all_the_same_and_left_in_the_end() -> None:
     assert not caller.over
     assert run(caller, QUIET, PATIENCE_S + 0.5) == []
     assert caller.over and caller.first_sound_s is None
+
+
+def test_a_long_answer_is_heard_out() -> None:
+    caller = Caller([Turn(WORD, "quiet", 0.5), Turn(WORD, "quiet", 0.5)], RATE)
+    run(caller, LOUD, 0.5)
+    assert run(caller, QUIET, 1.0)
+    assert run(caller, LOUD, 3 * PATIENCE_S) == []
+    assert run(caller, QUIET, 1.0)
+    assert run(caller, LOUD, 3 * PATIENCE_S) == [] and not caller.over
+    run(caller, QUIET, 2.0)
+    assert caller.over
+
+
+def test_who_never_stops_is_interrupted_and_left() -> None:
+    caller = Caller([Turn(WORD, "quiet", 0.5)], RATE)
+    assert run(caller, LOUD, LONGEST_S - 1) == []
+    assert run(caller, LOUD, 2)
+    run(caller, LOUD, LONGEST_S + 1)
+    assert caller.over
 
 
 def test_it_is_over_when_the_last_answer_was_heard_out() -> None:
