@@ -156,7 +156,7 @@ class Handshake:
             if due:
                 self._connection.DTLSv1_handle_timeout()  # which gives up at the 13th, after eight minutes
             if self.done:
-                self._connection.recv(1)  # the last flight again, for who has missed ours
+                self._read_out()
             else:
                 self._connection.do_handshake()
                 self._export()
@@ -165,6 +165,11 @@ class Handshake:
         except SSL.Error as error:
             raise DtlsError(f"the DTLS handshake failed: {_reason(error)}") from None
         return self._datagrams()
+
+    def _read_out(self) -> None:
+        """The last flight again, for who has missed ours. Data is for nobody; unread, it would be kept."""
+        while True:
+            self._connection.recv(1 << 16)
 
     def _export(self) -> None:
         """Take the keys, if that is the far end of the session description (RFC 5764, section 4.2)."""

@@ -105,6 +105,7 @@ class Playout:
         self._ready = silence(0)  # decoded, not yet played; its first sample is at the head
         self._misses = 0  # ticks in a row for which all packets came too late
         self._deliberate = True  # no packets, no loss
+        self._invented = 0  # samples in the place of lost ones, yet to be told of
 
     # Packets in
 
@@ -193,7 +194,6 @@ class Playout:
     def tick(self, now: float) -> Heard:
         """The next 20 ms."""
         self._last_tick = now
-        self._invented = 0
         if self._head is None:
             self._start(now)
         if self._head is None:
@@ -201,7 +201,7 @@ class Playout:
         if self._starved and self._packets:
             self._resume(now)
         if self._head is None:
-            return Heard(self._invent(self._codec.block_samples), self._invented)
+            return self._heard(self._invent(self._codec.block_samples))
         self._adapt(now)
         return self._block()
 
@@ -270,8 +270,14 @@ class Playout:
         if missing:
             self._starved += missing // self._samples_a_unit
             pcm = np.concatenate([pcm, self._invent(missing)])
-        self.concealed += self._invented > 0
-        return Heard(pcm, self._invented)
+        return self._heard(pcm)
+
+    def _heard(self, pcm: Pcm) -> Heard:
+        """A block, and how much of it was invented: a long packet may have been for several."""
+        concealed = min(self._invented, len(pcm))
+        self._invented -= concealed
+        self.concealed += concealed > 0
+        return Heard(pcm, concealed)
 
     def _extend(self, count: int) -> None:
         """Append to what is ready: the next packet, or up to `count` samples in the place of lost ones."""

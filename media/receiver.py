@@ -36,6 +36,9 @@ SILENT_S = 15.0
 FORGERIES = 50
 """Packets in a row that do not authenticate, a second's worth: a wrong key, which is to be told of once."""
 
+MOST_CHANGES = 3
+"""Times that audio may change its source in a second: each costs what a new stream does. Then what is heard stays."""
+
 UNCONFIRMED_S = 10.0
 """Media goes to a described address for so long; then only once something came from there. Anybody could be named."""
 
@@ -72,6 +75,7 @@ class Receiver:
         self._confirmed = False  # something came from where we send
         self._described_at = self._silent_since = 0.0
         self._worried = False  # and said so
+        self._changes, self._changes_since = 0, 0.0
 
     # What was agreed
 
@@ -115,21 +119,29 @@ class Receiver:
 
     def receive_rtp(self, data: bytes, source: Address, now: float) -> list[Digit]:
         """Take a datagram; the digits that it ends."""
-        stream = self._stream
-        if stream is None:
+        packet = self._opened(data, source, now)
+        return [] if packet is None else self._receive(packet, source, now)
+
+    def _opened(self, data: bytes, source: Address, now: float) -> RtpPacket | None:
+        """The packet in it, if it is the far end's."""
+        if self._stream is None:
             self.dropped["before the answer"] += 1
-            return []
+            return None
         try:
             packet = RtpPacket.parse(self._security.open_rtp(data, now))
         except SrtpError as error:
             self._drop_forged(str(error), source)
-            return []
+            return None
         except (ValueError, struct.error):
             self.dropped["not RTP"] += 1
-            return []
+            return None
         if self._forged < FORGERIES:  # once told of, it is not again until something else is agreed
             self._forged = 0
-        kind = packet.payload_type
+        return packet
+
+    def _receive(self, packet: RtpPacket, source: Address, now: float) -> list[Digit]:
+        stream, kind = self._stream, packet.payload_type
+        assert stream is not None
         if not (stream.heard_as(kind) or kind in self._types or kind in stream.event_types):
             if kind != COMFORT_NOISE and kind not in stream.noise_types:
                 self.dropped["unknown payload type"] += 1
@@ -139,13 +151,25 @@ class Receiver:
         if not self._latch.admit(source, packet.ssrc, packet.sequence_number, now):
             self.dropped["foreign source"] += 1
             return []
-        self.packets += 1
         self._silent_since, self._confirmed = now, True
         if kind in stream.event_types:
+            self.packets += 1
             return self._take_event(stream, packet, now)
+        if not self._may_be_heard(packet.ssrc, now):
+            self.dropped["too many sources"] += 1
+            return []
+        self.packets += 1
         self._count(packet, packet.timestamp, now)
         self._take_audio(stream, packet, now)
         return []
+
+    def _may_be_heard(self, ssrc: int, now: float) -> bool:
+        if self._reports.source in (None, ssrc):
+            return True
+        if now - self._changes_since >= 1.0:
+            self._changes, self._changes_since = 0, now
+        self._changes += 1
+        return self._changes <= MOST_CHANGES
 
     def _drop_forged(self, reason: str, source: Address) -> None:
         """Before the latch: who has not the key has no say in where the far end is."""

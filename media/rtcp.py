@@ -1,16 +1,15 @@
 """What RTCP says about a stream (RFC 3550, section 6.4 and appendix A): statistics, reports, round trip. Pure.
 
-Packets are aiortc's classes. A goodbye is read and ignored: anybody can forge one, only signalling ends calls.
+Reports are aiortc's classes. A goodbye is passed over: anybody can forge one, only signalling ends calls.
 """
 
 from __future__ import annotations
 
 import secrets
-import struct
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from aiortc.rtp import (
-    AnyRtcpPacket,
     RtcpPacket,
     RtcpReceiverInfo,
     RtcpRrPacket,
@@ -20,6 +19,11 @@ from aiortc.rtp import (
     RtcpSrPacket,
     clamp_packets_lost,
 )
+
+Report: TypeAlias = RtcpSrPacket | RtcpRrPacket
+
+_SIZES = {200: 28, 201: 8}
+"""Octets of a sender's report, and of a receiver's, without their blocks (sections 6.4.1 and 6.4.2)."""
 
 INTERVAL_S = 5.0
 """Between two reports, give or take half of it (section 6.2)."""
@@ -196,9 +200,8 @@ class Reports:
         for packet in packets:
             if isinstance(packet, RtcpSrPacket) and self._reception and packet.ssrc == self._reception.ssrc:
                 self._reception.heard_report(packet.sender_info.ntp_timestamp, now)
-            if isinstance(packet, (RtcpSrPacket, RtcpRrPacket)):
-                for block in packet.reports:
-                    self._measure(block, now)
+            for block in packet.reports:
+                self._measure(block, now)
 
     def _measure(self, block: RtcpReceiverInfo, now: float) -> None:
         if block.ssrc != self._ssrc:
@@ -217,15 +220,38 @@ def _interval_s() -> float:
     return INTERVAL_S * (0.5 + secrets.randbelow(1024) / 1024)
 
 
-def parse(data: bytes) -> list[AnyRtcpPacket]:
-    """Read a compound packet. Raises ValueError."""
-    try:
-        packets = RtcpPacket.parse(data)
-    except struct.error as error:
-        raise ValueError(f"RTCP packet is truncated: {error}") from None
-    if not packets:
-        raise ValueError("RTCP packet holds nothing we know")
-    return packets
+def parse(data: bytes) -> list[Report]:
+    """The reports in a compound packet, without extensions of theirs; what else is in it is passed over.
+
+    Raises ValueError. (aiortc, which reads a report here, takes neither extensions nor every SDES that is right.)
+    """
+    reports: list[Report] = []
+    if not data:
+        raise ValueError("RTCP packet is empty")
+    while data:
+        if len(data) < 4 or data[0] >> 6 != 2 or not 192 <= data[1] <= 223:
+            raise ValueError("not an RTCP packet")
+        packet, data = _parted(data)
+        size = _SIZES.get(packet[1])
+        if size is not None:
+            size += 24 * (packet[0] & 0x1F)
+            if len(packet) < size:
+                raise ValueError("RTCP report is shorter than the blocks that it says it has")
+            header = bytes([packet[0] & 0xDF, packet[1]]) + (size // 4 - 1).to_bytes(2, "big")
+            reports += [
+                report
+                for report in RtcpPacket.parse(header + packet[4:size])
+                if isinstance(report, RtcpSrPacket | RtcpRrPacket)
+            ]
+    return reports
+
+
+def _parted(data: bytes) -> tuple[bytes, bytes]:
+    """The first packet, and what follows it."""
+    length = 4 + 4 * int.from_bytes(data[2:4], "big")
+    if len(data) < length:
+        raise ValueError("RTCP packet is truncated")
+    return data[:length], data[length:]
 
 
 def compound(ssrc: int, name: bytes, sent: RtcpSenderInfo | None, blocks: list[RtcpReceiverInfo]) -> bytes:

@@ -75,11 +75,6 @@ class RtpLeg(StreamLeg):
         self._hold = hold
         self._adopt(stream)
 
-    @property
-    def _is_client(self) -> bool:
-        """Our part in DTLS stays what it is through all changes; at first we begin, which opens address translation."""
-        return self._stream is None or self._stream.dtls is None or self._stream.dtls.client
-
     async def _leave(self) -> None:
         self._transport.close()
 

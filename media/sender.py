@@ -72,11 +72,15 @@ class Sender:
         assert self._stream is not None and self._stream.event_type is not None
         return self._packet(self._stream.event_type, event.payload, event.timestamp, event.marker)
 
-    def keep_alive(self) -> bytes:
-        """A packet of a type that was not agreed: it is counted there and not played (RFC 6263, section 4.6)."""
+    def keep_alive(self) -> list[bytes]:
+        """A packet of a type that was not agreed: it is counted there and not played (RFC 6263, section 4.6).
+
+        None where all were.
+        """
         assert self._stream is not None
         agreed = self._stream.payload_types | self._stream.event_types | self._stream.noise_types
-        return self._packet(next(kind for kind in range(127, 95, -1) if kind not in agreed), b"", self.timestamp)
+        kind = next((kind for kind in range(127, 95, -1) if kind not in agreed), None)
+        return [] if kind is None else [self._packet(kind, b"", self.timestamp)]
 
     def _audio_packet(self, samples: int, marker: bool) -> bytes:
         assert self._stream is not None

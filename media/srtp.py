@@ -25,6 +25,10 @@ _PROFILES = {
 }
 
 
+MOST_SOURCES = 64
+"""More than a meeting has that is mixed for us."""
+
+
 class SrtpError(Exception):
     """A packet that is not the far end's, or not for the first time. The message is a reason to count it under."""
 
@@ -63,11 +67,15 @@ class Protector:
 
 
 class Unprotector:
-    """What the far end sends. After a change its key of before still counts for a while, so that nothing is lost."""
+    """What the far end sends. After a change its key of before still counts for a while, so that nothing is lost.
+
+    Of sources the MOST_SOURCES that were heard last are known: libsrtp forgets none by itself, and looks through all.
+    """
 
     def __init__(self) -> None:
         self._crypto: Crypto | None = None
         self._session: Session | None = None
+        self._sources: dict[int, None] = {}  # of the session, in the order in which they were heard
         self._before: Session | None = None
         self._until = 0.0  # the key of before counts
         self._waiting = False
@@ -76,6 +84,7 @@ class Unprotector:
         """A key is to come; nothing else is the far end's from now on, but what comes under the key of before."""
         self._before, self._until = self._session, now + OVERLAP_S
         self._crypto = self._session = None
+        self._sources.clear()
         self._waiting = True
 
     def adopt(self, crypto: Crypto | None, now: float) -> None:
@@ -84,17 +93,18 @@ class Unprotector:
         if not _same(crypto, self._crypto):
             self._before, self._until = self._session, now + OVERLAP_S
             self._session = session(crypto, Policy.SSRC_ANY_INBOUND) if crypto else None
+            self._sources.clear()
         self._crypto = crypto
 
     def rtp(self, data: bytes, now: float) -> bytes:
         """The packet within. Raises SrtpError."""
-        return self._open(data, now, Session.unprotect)
+        return self._open(data, now, Session.unprotect, data[8:12])
 
     def rtcp(self, data: bytes, now: float) -> bytes:
         """The report within. Raises SrtpError."""
-        return self._open(data, now, Session.unprotect_rtcp)
+        return self._open(data, now, Session.unprotect_rtcp, data[4:8])
 
-    def _open(self, data: bytes, now: float, unprotect: Callable[[Session, bytes], bytes]) -> bytes:
+    def _open(self, data: bytes, now: float, unprotect: Callable[[Session, bytes], bytes], source: bytes) -> bytes:
         if now >= self._until:
             self._before = None
         if self._session is None:
@@ -109,7 +119,16 @@ class Unprotector:
                 return plain
             raise SrtpError(_reason(error)) from None
         self._until = min(self._until, now + TAIL_S)
+        self._know(self._session, int.from_bytes(source, "big"))
         return plain
+
+    def _know(self, session: Session, ssrc: int) -> None:
+        self._sources.pop(ssrc, None)
+        self._sources[ssrc] = None
+        if len(self._sources) > MOST_SOURCES:
+            oldest = next(iter(self._sources))
+            del self._sources[oldest]
+            session.remove_stream(oldest)
 
     def _open_before(self, data: bytes, unprotect: Callable[[Session, bytes], bytes]) -> bytes:
         """The packet within, if it came under the key of before; else nothing."""

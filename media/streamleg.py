@@ -127,6 +127,11 @@ class StreamLeg(ABC):
     async def accepted(self, answer: str) -> None:
         """Take an answer to our offer. Raises LegError."""
 
+    @property
+    def _is_client(self) -> bool:
+        """Our part in DTLS stays what it is through all changes; at first we begin, which opens address translation."""
+        return self._stream is None or self._stream.dtls is None or self._stream.dtls.client
+
     def _check_open(self) -> None:
         if self._closed:
             raise LegError("the leg is closed")
@@ -352,7 +357,7 @@ class StreamLeg(ABC):
         if now >= self._next_keep_alive and self._security.ready:
             self._next_keep_alive = now + KEEP_ALIVE_S
             if not stream.is_hole:  # "neither RTP nor RTCP" (RFC 3264, section 8.4)
-                self._send_rtp([self._sender.keep_alive()])
+                self._send_rtp(self._sender.keep_alive())
 
     def _report(self, stream: Stream, now: float) -> None:
         if self._reports.is_due(now):

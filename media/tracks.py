@@ -92,19 +92,31 @@ class Tracks(Receiver):
 
     def receive_rtp(self, data: bytes, source: Address, now: float) -> list[Digit]:
         """Take a datagram. A track begins with its first packet that is authentic."""
-        if len(data) < 12 or self._stream is None:
-            return super().receive_rtp(data, source, now)  # which counts what is wrong with it
-        ssrc = int.from_bytes(data[8:12], "big")
-        track = self._tracks.get(ssrc) or self._new(self._stream, now)
+        packet = self._opened(data, source, now)
+        if packet is None or not self._has_room(packet.ssrc, now):
+            return []
+        assert self._stream is not None
+        track = self._tracks.get(packet.ssrc) or self._new(self._stream, now)
         before = track.receiver.packets
-        digits = track.receiver.receive_rtp(data, source, now)
+        digits = track.receiver._receive(packet, source, now)
         if track.receiver.packets > before:
             self.packets += 1
             track.heard_at = now
-            self._keep(ssrc, track, now)
-        elif ssrc not in self._tracks:
+            self._tracks[packet.ssrc] = track
+        elif packet.ssrc not in self._tracks:
             self.dropped += track.receiver.dropped
         return digits
+
+    def _has_room(self, ssrc: int, now: float) -> bool:
+        """Whether it has a track, or one can be made for it."""
+        if ssrc in self._tracks or len(self._tracks) < MAX_TRACKS:
+            return True
+        oldest = min(self._tracks, key=lambda known: self._tracks[known].heard_at)
+        if now - self._tracks[oldest].heard_at < IDLE_S:
+            self.dropped["one track too many"] += 1
+            return False
+        self._forget(oldest)
+        return True
 
     def _new(self, stream: Stream, now: float) -> _Track:
         reports = Reports(0, 0.0)  # which the leg's own speak for
@@ -113,17 +125,6 @@ class Tracks(Receiver):
         if self._begun:
             receiver.begin(now)
         return _Track(receiver, reports, now)
-
-    def _keep(self, ssrc: int, track: _Track, now: float) -> None:
-        if ssrc in self._tracks:
-            return
-        if len(self._tracks) >= MAX_TRACKS:
-            oldest = min(self._tracks, key=lambda known: self._tracks[known].heard_at)
-            if now - self._tracks[oldest].heard_at < IDLE_S:
-                self.dropped["one track too many"] += 1
-                return
-            self._forget(oldest)
-        self._tracks[ssrc] = track
 
     def _forget(self, ssrc: int) -> None:
         gone = self._tracks.pop(ssrc)

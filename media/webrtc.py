@@ -80,8 +80,10 @@ class WebRtcLeg(StreamLeg):
         self._check_open()
         description = at(parse(offer), self._host)
         _check_profile(description)
-        stream = self._read(choose(description, self._host, "demand", self._codecs, self._hold))
+        stream = self._read(choose(description, self._host, "demand", self._codecs, self._hold, self._is_client))
         remote = Remote.read(offer, description.media[stream.number])
+        if self._is_another(remote, stream):
+            stream = self._read(choose(description, self._host, "demand", self._codecs, self._hold))
         ice = self._ice if self._ice and _goes_on(self._remote, remote) else await self._gathered(controlling=False)
         self._offered = ""
         text = self._describer.answer(description, stream, *ice.default, self._local(ice))
@@ -146,11 +148,15 @@ class WebRtcLeg(StreamLeg):
     def _local(self, ice: IceWay) -> Local:
         return Local(ice.ufrag, ice.password, ice.candidates, self._sender.ssrc, self._reports.name)
 
+    def _is_another(self, remote: Remote, stream: Stream) -> bool:
+        """Whether somebody else is to shake hands."""
+        return not _goes_on(self._remote, remote) and not _same_peer(self._remote, self._stream, remote, stream)
+
     async def _go(self, ice: IceWay, remote: Remote, stream: Stream) -> None:
         """By that way from now on."""
-        before, way, peer = self._stream, self._ice, self._remote
-        another = peer is None or not _goes_on(peer, remote)
-        if another and not _same_peer(peer, before, remote, stream):
+        way, peer = self._ice, self._remote
+        another = not _goes_on(peer, remote)
+        if self._is_another(remote, stream):
             self._security.renew()
         self._ice, self._remote = ice, remote
         self._adopt(stream)

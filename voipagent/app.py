@@ -163,10 +163,10 @@ def _not_now() -> None:
 async def _serve(settings: Settings, environ: Mapping[str, str]) -> None:
     async with _house(settings) as house:
         agent, dialer, sip = house.agent, house.dialer, house.sip
-        api = create_api(
-            lambda: agent.ready, lambda: [asdict(state) | {"calls": calls} for state, calls in sip.trunks.states]
-        )
         token = settings.http.token.get_secret_value()
+        api = create_api(
+            lambda: agent.ready, lambda: [asdict(state) | {"calls": calls} for state, calls in sip.trunks.states], token
+        )
         serve_calls(api, lambda wanted: agent.place(dialer, wanted), token)
         serve_control(api, agent.sessions, house.board, token)
         serve_rooms(api, house.rooms, token)

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,26 @@ def test_pip_keeps_to_the_constraints_and_leaves_no_cache() -> None:
 def test_no_shell_trap() -> None:
     for rest in arguments("RUN"):
         assert not re.search(r"\bsudo\b|\bcd\b|;|\|", rest), rest
+
+
+@pytest.mark.parametrize(("host", "asked"), [("", "127.0.0.1"), ("127.0.0.2", "127.0.0.2"), ("0.0.0.0", "127.0.0.1")])
+def test_the_health_check_asks_where_the_agent_listens(host: str, asked: str) -> None:
+    class Ready(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/readyz" else 404)
+            self.end_headers()
+
+    (check,) = arguments("HEALTHCHECK")
+    with ThreadingHTTPServer((asked, 0), Ready) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environ = os.environ | {"VOIPAGENT_HTTP__HOST": host, "VOIPAGENT_HTTP__PORT": str(server.server_port)}
+        environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
+        command = ["sh", "-c", check.split("CMD ", 1)[1]]
+        try:
+            subprocess.run(command, env=environ, check=True, timeout=30, capture_output=True)
+        finally:
+            server.shutdown()
+    assert subprocess.run(command, env=environ, timeout=30, capture_output=True).returncode != 0
 
 
 @pytest.mark.acceptance

@@ -162,3 +162,15 @@ def test_fingerprints_of_several_hashes_are_all_read_and_weak_ones_passed_over()
 def test_what_is_missing_is_said(fingerprints: list[str], setup: str, said: str) -> None:
     with pytest.raises(LegError, match=said):
         Dtls.parse(fingerprints, setup, True)
+
+
+def test_data_is_read_out_and_thrown_away() -> None:
+    """It is for nobody; and whatever is left unread, OpenSSL keeps for as long as the call lasts."""
+    client, server = pair()
+    shake(client, server)
+    for _ in range(50):
+        client._connection.send(b"x" * 1000)
+        for data in client._datagrams():
+            assert server.receive(data) == []
+    with pytest.raises(SSL.WantReadError):
+        server._connection.recv(1)

@@ -159,6 +159,17 @@ def test_a_late_packet_is_dropped_and_its_place_concealed_once() -> None:
     assert stream.playout.delay_s == pytest.approx(before, abs=0.005)
 
 
+def test_a_long_packet_that_cannot_be_decoded_is_told_of_with_its_blocks() -> None:
+    playout, heard = Playout(STUB), []
+    for number in range(15):
+        if number % 3 == 0:
+            data = b"\xff" * 480 if number == 6 else payload(number, 480)
+            playout.receive(number * 160, data, number * TICK_S)
+        heard.append(playout.tick(number * TICK_S))
+    assert [each.concealed for each in heard if each.concealed] == [160] * 3
+    assert playout.concealed == 3 and playout.dropped == {"undecodable": 1}
+
+
 def test_concealment_ends_after_120_ms_and_silence_is_not_counted() -> None:
     stream = settled()
     stream.run(1.0, [])

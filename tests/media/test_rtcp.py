@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from aiortc.rtp import RtcpByePacket, RtcpReceiverInfo, RtcpRrPacket, RtcpSdesPacket, RtcpSenderInfo, RtcpSrPacket
+from aiortc.rtp import (
+    RtcpByePacket,
+    RtcpPacket,
+    RtcpReceiverInfo,
+    RtcpRrPacket,
+    RtcpSdesPacket,
+    RtcpSenderInfo,
+    RtcpSrPacket,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,12 +102,13 @@ def test_the_round_trip_is_what_is_left_of_the_time_since_our_report() -> None:
 def test_a_compound_packet_reads_back() -> None:
     sent = RtcpSenderInfo(1 << 63, 160, 1, 160)
     block = reception(1, 2, 4).block(1.0)
-    report, names = rtcp.parse(compound(9, b"name", sent, [block]))
+    told = compound(9, b"name", sent, [block])
+    (report,) = rtcp.parse(told)
+    names = RtcpPacket.parse(told)[1]
     assert isinstance(report, RtcpSrPacket) and isinstance(names, RtcpSdesPacket)
     assert (report.ssrc, report.sender_info, report.reports) == (9, sent, [block])
     assert names.chunks[0].items == [(rtcp.CNAME, b"name")]
-    first, _ = rtcp.parse(compound(9, b"name", None, []))
-    assert first == RtcpRrPacket(9, [])
+    assert rtcp.parse(compound(9, b"name", None, [])) == [RtcpRrPacket(9, [])]
 
 
 def test_two_parties_tell_each_other_what_they_heard() -> None:
@@ -139,8 +148,32 @@ def test_the_time_of_day_is_in_a_senders_report() -> None:
     assert report.sender_info.ntp_timestamp == (1_000_005 + 2_208_988_800 << 32) + (1 << 30)
 
 
-def test_a_goodbye_can_be_read() -> None:
-    assert rtcp.parse(bytes(RtcpByePacket([1]))) == [RtcpByePacket([1])]
+def test_a_goodbye_is_passed_over() -> None:
+    assert rtcp.parse(bytes(RtcpByePacket([1]))) == []
+
+
+@pytest.mark.parametrize("kind", ["sender", "receiver"])
+def test_what_a_profile_adds_to_a_report_is_passed_over(kind: str) -> None:
+    """Section 6.4.3: before it are as many blocks as are said; padding may follow."""
+    sent = RtcpSenderInfo(1 << 63, 160, 1, 160) if kind == "sender" else None
+    block = reception(1, 2, 4).block(1.0)
+    plain = compound(9, b"name", sent, [block])
+    size = (28 if sent else 8) + 24
+    longer = plain[:2] + (size // 4 - 1 + 3).to_bytes(2, "big") + plain[4:size] + b"\x07" * 12 + plain[size:]
+    assert rtcp.parse(longer) == rtcp.parse(plain)
+    padded = bytes([plain[0] | 0x20]) + longer[1:size] + b"\0\0\0\x0c".rjust(12, b"\0")
+    assert rtcp.parse(padded) == rtcp.parse(plain)
+
+
+@pytest.mark.parametrize("length", range(1, 9))
+def test_a_mixers_names_do_not_matter_to_its_report(length: int) -> None:
+    """It has several chunks, each filled up to 32 bits (section 6.5)."""
+    chunk = bytes([0, 0, 0, 9, rtcp.CNAME, length]) + b"x" * length
+    chunk += b"\0" * (4 - len(chunk) % 4)
+    names = bytes([0x82, 202]) + (2 * len(chunk) // 4).to_bytes(2, "big") + 2 * chunk
+    report = bytes(RtcpRrPacket(9, [reception(1, 2, 4).block(1.0)]))
+    assert rtcp.parse(report + names) == rtcp.parse(report)
+    assert rtcp.parse(names + report) == rtcp.parse(report)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\x80\xc8\x00\x00", b"\x81\xc9\x00\x01\x00\x00\x00\x01", b"\x00" * 8])

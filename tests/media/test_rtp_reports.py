@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from aiortc.rtp import (
     RtcpByePacket,
+    RtcpPacket,
     RtcpReceiverInfo,
     RtcpRrPacket,
     RtcpSdesPacket,
@@ -38,7 +39,7 @@ async def test_reports_leave_at_irregular_times_and_say_what_was_sent_and_heard(
         gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
         assert len(gaps) >= 5 and all(2.4 <= gap <= 7.6 for gap in gaps)
         assert max(gaps) - min(gaps) > 0.05
-        report, names = rtcp.parse(reports[-1])
+        report, names = RtcpPacket.parse(reports[-1])
         assert isinstance(report, RtcpSrPacket) and isinstance(names, RtcpSdesPacket)
         assert report.ssrc == packets[0].ssrc
         sent = [packet for packet in packets if (report.sender_info.rtp_timestamp - packet.timestamp) & 0x80000000 == 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from media.codec import OPUS, PCMU, Codec
+from media.receiver import MOST_CHANGES
 from media.transport import MAX_READS
 from tests.media.line import FORMAT, Line, Phone, loudness
 from tests.media.waiting import until
@@ -169,3 +171,23 @@ async def test_comfort_noise_is_silence_and_nothing_is_concealed(codec: Codec, k
         assert loudness(exchanges[-1].heard) == pytest.approx(0.177, abs=0.01)
         stats = line.leg.stats
         assert (stats.packets_lost, stats.frames_concealed, stats.packets_dropped) == (0, 0, 0)
+
+
+async def test_a_source_a_packet_is_no_new_stream_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    """A few are believed, for that is what a transfer looks like; what is heard then stays."""
+    caplog.set_level(logging.INFO)
+    async with Line() as line:
+        await line.connect()
+        line.talk()
+        await line.frames(5)
+        line.hush()
+        sequence = 0
+        for ssrc in range(1, 200):
+            line.phone.raw(RtpPacket(0, 0, (sequence := sequence + 1), 0, ssrc, b"\xff" * 160).serialize())
+        line.run(10)
+        assert line.leg.stats.dropped_by_reason == {"too many sources": 199 - MOST_CHANGES}
+        assert sum("has a new source" in record.message for record in caplog.records) == MOST_CHANGES
+        line.talk()
+        line.run(60)
+        exchanges = await line.frames(10)
+        assert loudness(exchanges[-1].heard) == pytest.approx(0.177, abs=0.01)

@@ -93,10 +93,16 @@ def test_the_same_description_again_leaves_the_encoder_alone() -> None:
 @pytest.mark.parametrize("marker", [True, False])
 def test_keys_and_keep_alives_are_numbered_with_the_audio(marker: bool) -> None:
     one = sender()
-    data = [*one.audio(BLOCK), one.event(EventPacket(b"\x01\x0a\x00\xa0", 77, marker)), one.keep_alive()]
+    data = [*one.audio(BLOCK), one.event(EventPacket(b"\x01\x0a\x00\xa0", 77, marker)), *one.keep_alive()]
     audio, event, kept = (RtpPacket.parse(packet) for packet in data)
     assert (event.payload_type, event.timestamp, event.marker, event.payload) == (127, 77, marker, b"\x01\x0a\x00\xa0")
     assert (kept.payload_type, kept.payload, kept.timestamp) == (126, b"", one.timestamp)
     first = audio.sequence_number
     assert [event.sequence_number, kept.sequence_number] == [(first + 1) & 0xFFFF, (first + 2) & 0xFFFF]
     assert {audio.ssrc, event.ssrc, kept.ssrc} == {one.ssrc}
+
+
+def test_where_every_type_was_agreed_nothing_keeps_the_way_open() -> None:
+    one = sender()
+    one.adopt(replace(agreed(), event_types=frozenset(range(96, 128))))
+    assert one.keep_alive() == [] and one.packets == 0

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pylibsrtp import Policy
 
 from media.crypto import SUITES, Crypto
-from media.srtp import OVERLAP_S, TAIL_S, Protector, SrtpError, Unprotector, session
+from media.srtp import MOST_SOURCES, OVERLAP_S, TAIL_S, Protector, SrtpError, Unprotector, session
 
 CM_80 = "AES_CM_128_HMAC_SHA1_80"
 
@@ -245,3 +245,20 @@ def test_each_source_has_its_own_count_of_rollovers() -> None:
     for sequence in (65_535, 65_536, 65_537):
         assert unprotector.rtp(far.protect(rtp(sequence)), 0.0) == rtp(sequence)
     assert unprotector.rtp(protect(crypto, rtp(5, ssrc=2), 0), 0.0) == rtp(5, ssrc=2)
+
+
+@pytest.mark.parametrize("suite", ["AEAD_AES_128_GCM", CM_80])
+def test_of_sources_without_number_only_the_latest_are_known(suite: str) -> None:
+    """Each has the key; libsrtp would look through all of them for every packet."""
+    far, unprotector = Protector(), Unprotector()
+    crypto = Crypto.generate(1, suite)
+    far.adopt(crypto)
+    unprotector.adopt(crypto, 0.0)
+    for ssrc in range(1, 5 * MOST_SOURCES):
+        assert unprotector.rtp(protect(crypto, rtp(ssrc, ssrc=ssrc), 0), 0.0) == rtp(ssrc, ssrc=ssrc)
+        assert unprotector.rtp(protect(crypto, rtp(ssrc), 0), 0.0) == rtp(ssrc)  # who goes on is not forgotten
+    assert len(unprotector._sources) == MOST_SOURCES
+    with pytest.raises(SrtpError, match="SRTP replayed"):
+        unprotector.rtp(protect(crypto, rtp(ssrc), 0), 0.0)
+    unprotector.adopt(Crypto.generate(1, suite), 0.0)
+    assert not unprotector._sources

@@ -141,8 +141,17 @@ def test_the_server_is_told_how_each_of_them_is_received() -> None:
     listen(made, Speaker(5), Speaker(7, 880.0), ticks=20)
     sent = RtcpSenderInfo(0x0123_4567_89AB_CDEF, 0, 20, 3_200)
     made.receive_rtcp(compound(7, b"x", sent, []), SOURCE, 0.5)
-    report, _ = parse_rtcp(ours.say(0, 0, 0, 1.0, made.blocks(1.0)))
+    (report,) = parse_rtcp(ours.say(0, 0, 0, 1.0, made.blocks(1.0)))
     assert isinstance(report, RtcpRrPacket)
     assert [(block.ssrc, block.packets_lost) for block in report.reports] == [(5, 0), (7, 0)]
     assert [block.highest_sequence for block in report.reports] == [19, 19]
     assert [block.lsr for block in report.reports] == [0, 0x4567_89AB]
+
+
+def test_what_is_not_authentic_makes_no_track_and_is_counted() -> None:
+    made = Tracks(THERE, Reports(1, 0.0), (security := Security()))
+    made.adopt(choose(parse(sdp("m=audio 4000 RTP/AVP 0")), THERE), 0.0)
+    security._unprotectors[0].wait(0.0)
+    for number in range(1, 30):
+        made.receive_rtp(Speaker(number).packet(), SOURCE, 0.0)
+    assert made.receivers == [] and made.dropped == {"SRTP before its key": 29}

@@ -321,6 +321,28 @@ async def test_halves_of_a_call_are_only_for_those_who_want_them(monkeypatch: py
             await leg.close()
 
 
+async def test_our_part_in_the_handshake_stays_though_it_is_left_to_us_again() -> None:
+    """A description of later says actpass (RFC 8842, section 5.5); who is asked anew to begin would begin alone."""
+    prints = Identity().fingerprint
+
+    def described(setup: str, version: int, session: int = 1, ufrag: str = "abcd") -> str:
+        lines = [f"o=- {session} {version} IN IP4 {HERE}", "s=-", "t=0 0", "m=audio 9 UDP/TLS/RTP/SAVPF 96"]
+        lines += [f"c=IN IP4 {HERE}", "a=rtpmap:96 opus/48000/2", "a=rtcp-mux", f"a=ice-ufrag:{ufrag}"]
+        return "\r\n".join(["v=0", *lines, "a=ice-pwd:" + "p" * 24, f"a=fingerprint:{prints}", f"a=setup:{setup}", ""])
+
+    async with Legs(FORMAT, ports=(34_000, 34_019)) as legs:
+        leg = legs.open_web_leg(HERE)
+        assert isinstance(leg, WebRtcLeg)
+        await leg.offer()
+        await leg.accepted(described("active", 1))
+        handshake = leg._security._handshakes[False]
+        assert "a=setup:passive" in await leg.answer(described("actpass", 2))
+        assert leg._security._handshakes[False] is handshake
+        assert "a=setup:active" in await leg.answer(described("actpass", 1, session=2, ufrag="efgh"))  # somebody else
+        assert leg._security._handshakes[False] is not handshake
+        await leg.close()
+
+
 async def test_we_call_a_browser() -> None:
     """Our offer, its answer: as a meeting elsewhere has it."""
     async with asyncio.timeout(30), Legs(FORMAT, ports=(34_100, 34_199)) as legs, Browser(600.0) as browser:

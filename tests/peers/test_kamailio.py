@@ -36,7 +36,7 @@ def environ(tmp_path: Path, **more: str) -> dict[str, str]:
 async def trunks(agent: ServingAgent) -> dict[str, dict[str, Any]]:
     """What the API says of them, by name."""
     reader, writer = await asyncio.open_connection("127.0.0.1", agent.http_port)
-    writer.write(b"GET /api/v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    writer.write(b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     _, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     await writer.wait_closed()

@@ -11,10 +11,11 @@ import pytest
 from voipagent.web.api import HttpError, create_api, serve_http
 
 
-async def get(port: int, path: str) -> tuple[int, object]:
+async def get(port: int, path: str, *headers: str, host: str = "localhost") -> tuple[int, object]:
     async with asyncio.timeout(5):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        head_lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers, "", ""]
+        writer.write("\r\n".join(head_lines).encode())
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         writer.close()
         await writer.wait_closed()
@@ -37,6 +38,17 @@ async def test_health_says_how_each_trunk_fares() -> None:
         assert await get(port, "/readyz") == (200, {"status": "ready"}), "others may still call"
     async with serve_http(create_api(lambda: False), "127.0.0.1", 0) as port:
         assert await get(port, "/api/v1/health") == (200, {"status": "unavailable", "trunks": []})
+
+
+async def test_of_trunks_only_this_machine_hears_and_who_has_the_token() -> None:
+    """Where they are, and that one is down, is none of everybody's business; whether calls are taken is."""
+    async with serve_http(create_api(lambda: True, lambda: [{"name": "acme"}], "hush"), "127.0.0.1", 0) as port:
+        whole = {"status": "ready", "trunks": [{"name": "acme"}]}
+        assert await get(port, "/api/v1/health") == (200, whole)
+        for headers in ((), ("Authorization: Bearer nope",), ("Authorization: Basic hush",)):
+            assert await get(port, "/api/v1/health", *headers, host="example.com") == (200, {"status": "ready"})
+        shown = await get(port, "/api/v1/health", "Authorization: bearer hush", host="example.com")
+        assert shown == (200, whole)
 
 
 async def test_a_port_that_is_taken_is_named() -> None:

@@ -14,6 +14,8 @@ import uvicorn
 from fastapi import FastAPI, Request, Response, status
 from fastapi.exceptions import RequestValidationError
 
+from signaling.problem import is_local
+from voipagent.web.bearer import shows
 from voipagent.web.limits import BodyLimit, Connection, Listener
 
 
@@ -21,10 +23,13 @@ class HttpError(Exception):
     """The HTTP server cannot start; the message names the address and says why."""
 
 
-def create_api(ready: Callable[[], bool], trunks: Callable[[], Sequence[Mapping[str, Any]]] = lambda: ()) -> FastAPI:
+def create_api(
+    ready: Callable[[], bool], trunks: Callable[[], Sequence[Mapping[str, Any]]] = lambda: (), token: str = ""
+) -> FastAPI:
     """`/healthz`: the process lives. `/readyz`: a new call would be taken; 503 while loading, failed or draining.
 
-    `/api/v1/health`: both, and how each of `trunks` fares. A trunk that is down is no reason to take us out of service.
+    `/api/v1/health`: both, and, for who has the `token` or asks from this machine, how each of `trunks` fares. A trunk
+    that is down is no reason to take us out of service.
     """
     api = FastAPI(title="voipagent", docs_url=None, redoc_url=None)
     api.add_middleware(BodyLimit)
@@ -40,8 +45,9 @@ def create_api(ready: Callable[[], bool], trunks: Callable[[], Sequence[Mapping[
         return {"status": "ready" if ready() else "unavailable"}
 
     @api.get("/api/v1/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ready" if ready() else "unavailable", "trunks": list(trunks())}
+    async def health(request: Request) -> dict[str, Any]:
+        may_see = is_local(request) or shows(request.headers.get("authorization", ""), token)
+        return {"status": "ready" if ready() else "unavailable"} | ({"trunks": list(trunks())} if may_see else {})
 
     return api
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from media.dtmf import check_digits
 from media.leg import LegError
 from signaling.call import NotAllowed, OutgoingCall, SignalingError
 from voipagent.outbound import UnknownPersona, Wanted, explained
+from voipagent.web.bearer import shows
 
 NO_TOKEN = "calls are for whoever has the token, and there is none; VOIPAGENT_HTTP__TOKEN sets it"
 
@@ -73,8 +73,7 @@ def check_token(authorization: str, token: str) -> None:
     """Whether that is the token. A call costs money, and its record is private: without a token nobody gets either."""
     if not token:
         raise HTTPException(status.HTTP_403_FORBIDDEN, NO_TOKEN)
-    scheme, _, told = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(told.strip().encode(), token.encode()):
+    if not shows(authorization, token):
         raise HTTPException(
             status.HTTP_401_UNAUTHORIZED,
             "Authorization: Bearer, and the token in VOIPAGENT_HTTP__TOKEN, is wanted",

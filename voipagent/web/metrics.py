@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
 
 from fastapi import FastAPI, HTTPException, Request, Response, status
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from signaling.problem import is_local
+from voipagent.web.bearer import shows
 
 CLOSED = "metrics are for this machine alone; VOIPAGENT_METRICS__TOKEN is what others could show"
 
@@ -27,8 +27,7 @@ def _check(request: Request, token: str) -> None:
         if not is_local(request):
             raise HTTPException(status.HTTP_403_FORBIDDEN, CLOSED)
         return
-    scheme, _, told = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(told.strip().encode(), token.encode()):
+    if not shows(request.headers.get("authorization", ""), token):
         raise HTTPException(
             status.HTTP_401_UNAUTHORIZED,
             "Authorization: Bearer, and the token in VOIPAGENT_METRICS__TOKEN, is wanted",
