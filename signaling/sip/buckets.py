@@ -29,7 +29,7 @@ class Buckets:
     def take(self, source: Hashable, now: float) -> bool:
         """Whether there is a token left for it."""
         level, at = self._levels.pop(source, (self._burst, now))
-        level = min(self._burst, level + (now - at) * self._rate)
+        level = min(self._burst, level + max(0.0, now - at) * self._rate)
         taken = level >= 1
         self._levels[source] = (level - taken, now)
         if len(self._levels) > MAX_SOURCES:

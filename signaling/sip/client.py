@@ -34,6 +34,9 @@ MAX_FORKS = 16
 PAUSE_S = 2.1, 4.0
 """How long to wait after a 491, from and to: we own the Call-ID (section 14.1)."""
 
+MAX_RAISED = 3
+"""Times that a 422 is followed: who always wants more is not to be asked for ever."""
+
 MAX_SE = 86_400
 """Longest session interval, in seconds, that a 422 may make us ask for."""
 
@@ -56,7 +59,7 @@ class Client:
             Do.TAKE: self._take,
             Do.ACK: self._ack_again,
             Do.RELEASE: self._release,
-            Do.RETRY: lambda placed, _, now: self._send(placed, now),
+            Do.RETRY: self._retry,
             Do.PAUSE: self._pause,
             Do.CANCEL: self._cancel,
         }
@@ -150,8 +153,8 @@ class Client:
         if response.code in (401, 407):
             return Input.FAILURE, "and we have none for it"
         wanted = least(response) or 0
-        if response.code == 422 and placed.min_se < wanted <= MAX_SE:
-            placed.min_se = wanted
+        if response.code == 422 and placed.min_se < wanted <= MAX_SE and placed.raised < MAX_RAISED:
+            placed.min_se, placed.raised = wanted, placed.raised + 1
             return Input.AGAIN, ""
         if response.code == 491 and not placed.paused:
             placed.paused = True
@@ -179,6 +182,13 @@ class Client:
         placed.alarms.pop(Alarm.RING, None)
         self._drop_forks(placed, now)
         self._calls.events.append(Failed(placed, why))
+
+    def _retry(self, placed: Placed, response: Response | None, now: float) -> None:
+        """Anew: what the last attempt began ended with its final response (section 13.2.2.3)."""
+        self._drop_forks(placed, now)
+        placed.answers.clear()
+        placed.reliable.clear()
+        self._send(placed, now)
 
     def _pause(self, placed: Placed, response: Response | None, now: float) -> None:
         self._drop_forks(placed, now)

@@ -215,6 +215,7 @@ class Dialog:
             peer="callee",
             authenticator=authenticator,
             allowed=response.headers.values("Allow"),
+            secure=invite.uri.lower().startswith("sips:"),  # section 12.1.2
         )
 
     def handle(self, what: Input) -> tuple[Do, ...] | None:

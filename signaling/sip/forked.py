@@ -94,7 +94,7 @@ class ForkedCall:
 
     def _asking(self, branch: OutgoingSipCall) -> Renegotiate:
         async def renegotiate(offer: str | None) -> str | Rejection:
-            if not self._has(branch) or self.renegotiate is None:
+            if not branch.is_taken or not self._has(branch) or self.renegotiate is None:
                 return Rejection.NOT_ACCEPTABLE
             return await self.renegotiate(offer)
 

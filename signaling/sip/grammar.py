@@ -143,6 +143,15 @@ def parse_uri(uri: str) -> URI:
     return replace(parsed, host=place[1], port=port)
 
 
+def part_fields(uri: str) -> tuple[str, str]:
+    """A URI without its header fields, and these; a ? may stand in its user part, too (RFC 3261, section 19.1.1)."""
+    user, at, rest = uri.partition("@")
+    if not at:
+        user, rest = "", uri
+    bare, _, fields = rest.partition("?")
+    return f"{user}{at}{bare}", fields
+
+
 def is_via(value: str) -> bool:
     """Whether it begins like a Via, whatever its parameters are."""
     return bool(_VIA.match(re.sub(" +", " ", value)))

@@ -13,7 +13,7 @@ from signaling.call import CallEnded, CallOffer, Outcome, Rejection, SignalingEr
 from signaling.sip.dialog import CHANGE_S
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.events import Failed, Progressed, Taken
-from signaling.sip.grammar import clean, parse_uri
+from signaling.sip.grammar import clean, parse_uri, part_fields
 from signaling.sip.outcome import Refusal
 from signaling.sip.placed import Invitation, Placed
 from signaling.sip.registrar import Binding
@@ -55,7 +55,7 @@ class Way:
         """To where a phone of our own has registered, by the way that its REGISTER came."""
         flow = binding.flow
         target = Target(flow.protocol, *flow.remote, flow.remote[0])
-        return cls(binding.uri.partition("?")[0], None, (target,), (), ring_s, user, flow)
+        return cls(part_fields(binding.uri)[0], None, (target,), (), ring_s, user, flow)
 
     def invitation(self, flow: Flow) -> Invitation:
         """What is sent by that flow."""
@@ -157,6 +157,13 @@ class OutgoingSipCall(PlacedCall):
     # --- one target after the other ---
 
     async def _place(self, media: str | None) -> None:
+        try:
+            await self._place_somewhere(media)
+        except Exception:  # the fault of one call is not everybody's
+            logger.exception("x %s cannot be placed", self.offer.id)
+            self.end(CallEnded("agent", "the call cannot be placed", Outcome.FAILED))
+
+    async def _place_somewhere(self, media: str | None) -> None:
         why: Refusal | None = None
         for target in self._way.targets:
             patience_s = None if target is self._way.targets[-1] else SILENT_S

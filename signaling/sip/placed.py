@@ -164,6 +164,8 @@ class Placed:
     alarms: dict[Alarm, float] = field(default_factory=dict)
     min_se: int = MIN_SE
     """The session interval, in seconds, that a 422 made us ask for at least."""
+    raised: int = 0
+    """How often a 422 has."""
     paused: bool = False
     elsewhere: bool = False
     """Whether it is given up because another phone has the call."""

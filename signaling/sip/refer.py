@@ -16,7 +16,7 @@ from signaling.sip.calls import Calls
 from signaling.sip.dialog import Alarm, Dialog
 from signaling.sip.digest import DigestError
 from signaling.sip.events import Referred, Settled
-from signaling.sip.grammar import clean, parse_uri, split_address
+from signaling.sip.grammar import clean, parse_uri, part_fields, split_address
 from signaling.sip.message import PHRASES, Request, Response
 from signaling.sip.replaces import Replaces, escaped
 from signaling.sip.sipfrag import SIPFRAG, status_line, status_of
@@ -121,7 +121,7 @@ class Referral:
         """Whom the peer is to call."""
         if self.taking is None:
             return f"<{target_uri(self.target, self.dialog)}>"
-        uri = self.taking.target.partition("?")[0]
+        uri, _ = part_fields(self.taking.target)
         return f"<{uri}?Replaces={escaped(Replaces.of(self.taking))}>"
 
 
@@ -328,7 +328,7 @@ class Referrals:
 def target_uri(target: str, dialog: Dialog) -> str:
     """A URI, or a number at the peer's own domain. Raises ValueError for anything else."""
     if not target.lower().startswith(("sip:", "sips:", "tel:")):
-        target = f"sip:{target}@{split_address(dialog.remote)[1].rpartition('@')[2].partition(';')[0]}"
+        target = f"sip:{target}@{_domain(dialog)}"
     if "?" in target:
         raise ValueError(f"transfer target {clean(target)!r} has header fields in it")
     try:
@@ -338,11 +338,21 @@ def target_uri(target: str, dialog: Dialog) -> str:
     return target
 
 
+def _domain(dialog: Dialog) -> str:
+    """Where the peer's numbers are: what it calls itself has that, unless it hides (RFC 3323, section 4.1.1.3)."""
+    for uri in (split_address(dialog.remote)[1], dialog.target):
+        scheme, _, rest = part_fields(uri)[0].partition(":")
+        domain = rest.rpartition("@")[2].partition(";")[0]
+        if scheme.lower() in ("sip", "sips") and not domain.partition(":")[0].lower().endswith(".invalid"):
+            return domain
+    raise ValueError("the peer's address has no domain in which a number could be called")
+
+
 def _target(request: Request) -> tuple[str, str] | None:
     """URI and header fields of the one Refer-To; None where there is no such that we could call."""
     try:
         (value,) = request.headers.values("Refer-To")
-        bare, _, fields = split_address(value)[1].partition("?")
+        bare, fields = part_fields(split_address(value)[1])
         if parse_uri(bare).scheme not in ("sip", "sips", "tel"):
             return None
     except ValueError:

@@ -166,6 +166,9 @@ class UserAgent:
         elif question := self._question(request, dialog, flow, now):
             # section 26.3.2.4: once and without state, since whoever it is may have forged where it comes from
             self._transactions.outgoing.append((bytes(respond(request, 401, *question, to_tag="asked")), flow))
+        elif request.method == "CANCEL" and self._transactions.invite_of(request) is None:
+            # section 9.2; it was not asked who it is, so nothing is kept for it
+            self._transactions.outgoing.append((bytes(respond(request, 481, to_tag="gone")), flow))
         elif self._transactions.full:
             self._shed(request, flow, "too many transactions")
         else:
@@ -282,9 +285,7 @@ class UserAgent:
     def _cancel(self, served: Served, now: float) -> None:
         """RFC 3261, section 9.2."""
         invite = self._transactions.invite_of(served.request)
-        if invite is None:
-            self._transactions.answer(served, 481, now)
-            return
+        assert invite is not None  # or it would not be served
         served.tag = invite.tag
         self._transactions.answer(served, 200, now)
         self.calls.cancelled(invite, served.request, now)

@@ -27,6 +27,7 @@ from tests.signaling.sip.peer import OFFER, Peer
 
 UDP = Flow("UDP", ("192.0.2.7", 5070), ("198.51.100.1", 5060))
 TCP = Flow("TCP", ("192.0.2.7", 40000), ("198.51.100.1", 5060), serial=1)
+TLS = Flow("TLS", ("192.0.2.7", 40000), ("198.51.100.1", 5061), serial=2)
 
 
 class BenchPeer(Peer):

@@ -13,6 +13,13 @@ def test_a_burst_and_then_a_rate() -> None:
     assert [buckets.take("a", 60.0) for _ in range(4)] == [True, True, True, False]
 
 
+def test_a_clock_that_is_set_back_costs_nothing() -> None:
+    buckets = Buckets(1.0, 2)
+    assert buckets.take("a", 3_600.0)
+    assert buckets.take("a", 0.0)
+    assert [buckets.take("a", 0.0), buckets.take("a", 1.0)] == [False, True]
+
+
 def test_sources_are_forgotten_when_there_are_too_many() -> None:
     buckets = Buckets(1.0, 1)
     for number in range(MAX_SOURCES + 1):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from signaling.sip.changes import Change
+from signaling.sip.client import MAX_RAISED
 from signaling.sip.digest import parse_credentials
 from signaling.sip.events import Failed
 from signaling.sip.message import Request
 from signaling.sip.placed import PLACING, Do, Input, Invitation, State
 from signaling.sip.transaction import Flow
-from tests.signaling.sip.bench import TCP, UDP, Bench, is_empty
+from tests.signaling.sip.bench import TCP, TLS, UDP, Bench, is_empty
 from tests.signaling.sip.far import LOGIN, THEM, US, Far
 
 CHALLENGE = 'Digest realm="r", nonce="n{}", qop="auth", algorithm={}'
@@ -453,6 +454,37 @@ def test_a_longer_session_interval(bench: Bench) -> None:
     assert far.invite.headers.get("Min-SE") == "3600"
     far.say(422, "Min-SE: 3600")
     assert [told.partition(":")[0] for told in bench.told()] == ["failed by network, failed"]
+
+
+def test_a_far_end_that_always_wants_a_longer_one(bench: Bench) -> None:
+    far = Far(bench)
+    for seconds in range(1_000, 1_010):
+        far.say(422, f"Min-SE: {seconds}")
+    assert len(sent(bench, "INVITE")) == 1 + MAX_RAISED
+    assert [told.partition(":")[0] for told in bench.told()] == ["failed by network, failed"]
+
+
+def test_what_rang_before_a_challenge_is_gone(bench: Bench) -> None:
+    """With its final response ended what it had begun, be it that the next attempt's tags are the same."""
+    far = Far(bench, login=LOGIN)
+    far.say(183, RELIABLE, "RSeq: 7", tag="e", body="early")
+    far.say(401, "WWW-Authenticate: " + CHALLENGE.format(1, "MD5"), tag="e")
+    assert far.placed.dialogs == {}
+    far.say(183, RELIABLE, "RSeq: 1", tag="e", body="early")
+    assert far.asked("PRACK").headers.get("RAck") == "1 2 INVITE"
+    far.say(200, tag="e")
+    bench.hang_up(far.taken())
+    assert far.asked("BYE").cseq[0] > far.invite.cseq[0]
+
+
+def test_a_call_by_sips_stays_one(bench: Bench) -> None:
+    """RFC 3261, section 12.1.2: each Contact of ours in it is a SIPS URI."""
+    far = Far(bench, flow=TLS, uri="sips:bob@example.com")
+    far.say(200, body="answer")
+    bench.agent.changes.want(Change(far.taken(), "our new offer"), bench.now)
+    bench.collect()
+    contacts = [request.headers.get("Contact") for request in sent(bench, "INVITE")]
+    assert len(contacts) == 2 and all(contact.startswith("<sips:") for contact in contacts)
 
 
 @pytest.mark.parametrize("least", ["", "x", "10", "100000000", "90"])

@@ -286,3 +286,58 @@ async def test_caps_hold_for_phones_too() -> None:
             await house.dialer.dial("alice")
         say(one, invite, 486)
         assert (await soon(call)).outcome is Outcome.BUSY
+
+
+async def test_a_phone_that_only_rings_has_nothing_of_the_call_yet() -> None:
+    """What it offers before it is answered (RFC 3311) is nobody's, and the others ring on."""
+    async with office() as house, udp_peer(house.agent.port, "127.0.0.2") as one, udp_peer(house.agent.port) as two:
+        await house.register(one, "one")
+        await house.register(two, "two")
+        call, (first, second) = await house.ring(one, two)
+
+        async def renegotiate(offer: str | None) -> str | Rejection:
+            return f"answer to {offer}"
+
+        call.renegotiate = renegotiate
+        media = listen(call)
+        say(two, second, 180)
+        copied = [f"{name}: {first.headers.get(name)}" for name in ("Via", "From", "Call-ID", "CSeq")]
+        copied += [f"To: {first.headers.get('To')};tag={one.from_tag}", "Contact: <sip:one@192.0.2.9:5060>"]
+        copied += ["Require: 100rel", "RSeq: 1", "Content-Type: application/sdp", f"Content-Length: {len(ANSWER)}"]
+        one.send("\r\n".join(["SIP/2.0 183 Progress", *copied, "", ANSWER]).encode())
+        say(one, await one.request("PRACK"), 200)
+        one.ask("UPDATE", body="v=0 another offer", **in_dialog(first, one))
+        assert (await one.response(488)).cseq[1] == "UPDATE"
+        say(two, second, 200, ANSWER)
+        await answered(call)
+        assert media == [ANSWER]
+        await two.request("ACK")
+        await one.request("CANCEL")
+        await call.hang_up("done")
+        say(two, await two.request("BYE"), 200)
+        await soon(call)
+
+
+@pytest.mark.parametrize("name", ["?x", "a?b"])
+async def test_a_phone_whose_name_has_a_question_mark_in_it(name: str) -> None:
+    """It may (RFC 3261, section 25.1), and is no beginning of header fields."""
+    async with office() as house, udp_peer(house.agent.port) as phone:
+        await house.register(phone, name)
+        call, (invite,) = await house.ring(phone)
+        assert invite.uri == f"sip:{name}@192.0.2.9:5060"
+        await call.hang_up("enough")
+
+
+async def test_a_call_that_cannot_be_placed_takes_nobody_down(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with office() as house, udp_peer(house.agent.port) as phone:
+        await house.register(phone)
+        with monkeypatch.context() as broken:
+            broken.setattr("signaling.sip.outgoing.Way.invitation", lambda way, flow: 1 / 0)
+            call = await house.dialer.dial("alice")
+            await call.invite(OFFER)
+            assert (await soon(call)).outcome is Outcome.FAILED
+        assert "cannot be placed" in caplog.text
+        again, _ = await house.ring(phone)
+        await again.hang_up("enough")

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from signaling.sip.grammar import clean, host_port, parse_address, parse_uri, readable, seconds_of, split, split_address
+from signaling.sip.grammar import (
+    clean,
+    host_port,
+    parse_address,
+    parse_uri,
+    part_fields,
+    readable,
+    seconds_of,
+    split,
+    split_address,
+)
 
 
 @pytest.mark.parametrize(
@@ -76,3 +86,18 @@ def test_text_of_a_peer_can_be_shown() -> None:
 )
 def test_seconds_at_the_beginning_of_a_field(text: str, seconds: int | None) -> None:
     assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts"),
+    [
+        ("sip:a@b", ("sip:a@b", "")),
+        ("sip:a@b;x=y?Replaces=c%40d", ("sip:a@b;x=y", "Replaces=c%40d")),
+        ("sip:a@b?Replaces=c@d", ("sip:a@b", "Replaces=c@d")),
+        ("sip:b?X=y", ("sip:b", "X=y")),
+        ("sip:?x@b", ("sip:?x@b", "")),
+        ("sip:a?b@c?d", ("sip:a?b@c", "d")),
+    ],
+)
+def test_fields_are_parted_from_a_uri_and_not_from_its_user(uri: str, parts: tuple[str, str]) -> None:
+    assert part_fields(uri) == parts

@@ -261,3 +261,12 @@ async def test_where_nobody_could_show_who_they_are_all_are_strangers(users: dic
     async with desk(allow=ELSEWHERE, challenge=LOOPBACK, users=users) as agent, udp_peer(agent.port) as peer:
         peer.ask("REGISTER")
         await peer.silence()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_cancel_of_nothing_is_answered_and_nothing_is_kept_of_it(trusted: bool) -> None:
+    """It is never asked who it is (RFC 3261, section 22.1); of others there must be room for what calls need."""
+    bench = office(trusted)
+    peer = bench.peer()
+    peer.ask("CANCEL", body="")
+    assert bench.last().code == 481 and is_empty(bench)

@@ -283,6 +283,16 @@ def test_targets(target: str, uri: str) -> None:
     assert target_uri(target, Transfer().dialog) == uri
 
 
+@pytest.mark.parametrize(
+    "remote", ['"Anonymous" <sip:anonymous@anonymous.invalid>;tag=1', "<tel:+4930123>;tag=1", "<sip:a@x.INVALID:5060>"]
+)
+def test_a_number_of_who_hides_is_called_where_it_is(remote: str) -> None:
+    """RFC 3323, section 4.1.1.3: what it calls itself is nowhere."""
+    dialog = Transfer().dialog
+    dialog.remote, dialog.target = remote, "sip:+4930123@192.0.2.7:5070;transport=tcp?X=y"
+    assert target_uri("100", dialog) == "sip:100@192.0.2.7:5070"
+
+
 @pytest.mark.parametrize("target", ["", "sip:", "bob smith", "sip:a@b>\r\nX: y", "sip:a@b?Replaces=x", "sip:a@b:0"])
 def test_targets_that_are_none(target: str) -> None:
     with pytest.raises(ValueError, match="transfer target"):

@@ -254,6 +254,14 @@ def test_refused_fields(extra: list[str], status: int) -> None:
     assert outcome(invite(*extra)) == status
 
 
+def test_a_registrar_may_tell_of_any_number_of_phones() -> None:
+    """RFC 3261, section 10.3: its 200 has all that have registered."""
+    head = b"SIP/2.0 200 OK\r\n" + invite(CSeq="1 REGISTER", Contact="-").partition(b"\r\n")[2]
+    contacts = b"".join(b"Contact: <sip:a%d@b>\r\n" % number for number in range(40))
+    message = parse(head.replace(b"\r\n\r\n", b"\r\n" + contacts + b"\r\n"))
+    assert len(message.headers.values("Contact")) == 40
+
+
 def test_the_refusal_says_why_and_to_whom() -> None:
     with pytest.raises(WireError, match="bad CSeq number") as caught:
         parse(invite(CSeq="x INVITE"))
