@@ -51,7 +51,7 @@ from engine.pocket.recipe.corpus import (
 from engine.pocket.recipe.domain import load_domain
 from engine.pocket.recipe.encode import Voice, read_voice
 from engine.pocket.recipe.export_codec import read_codec
-from engine.pocket.recipe.formats import Dialogue, read_clips, shards
+from engine.pocket.recipe.formats import Dialogue, Event, read_clips, shards
 from engine.pocket.recipe.heads import Heads, share
 from engine.pocket.recipe.init_lm import LM, draw
 from engine.pocket.recipe.retell import Retelling
@@ -71,10 +71,14 @@ TELLING_SHARE = 0.5
 WINDOWS = 0.8
 """Of the other steps, those that see windows; the rest see calls."""
 
-OFTEN = {"tell_number": 3, "tell_name": 2, "strays": 2, "asides": 2, "talked_into": 2}
+OFTEN = {"tell_name": 2, "strays": 2, "asides": 2, "talked_into": 2}
 """How many times as often as any other a window is drawn, by what is asked in it, or by its kind; and as often as any
 other of the asides, if the agent is talked into. Of the kinds, those may be missing; but of the asides it needs a tenth
 of all: with a twentieth it talked into noise (MODEL_CARD.md)."""
+
+NUMBERS_OFTEN = {2: 7, 3: 3, 4: 5}
+"""The same of windows in which a number is told, by its digits. As often as they are told, most have three, and the
+others were read back with three as well."""
 
 BARE_SHARE = 0.7
 """Windows without a prompt, of those whose answer does not depend on it: it is two fifths of what is computed."""
@@ -352,7 +356,7 @@ def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET,
         return example(dialogue) if with_prompt else bare(example(dialogue))
 
     def often(dialogue: Dialogue) -> int:
-        return max((OFTEN.get(event.intent, 1) for event in dialogue.events), default=1)
+        return max(map(how_often, dialogue.events), default=1)
 
     def aside(dialogue: Dialogue) -> Example:
         made = example(dialogue, drawn)
@@ -371,6 +375,13 @@ def lm_task(work: Path, sizes: dict[str, Any], plan: Plan, budget: int = BUDGET,
     of_calls, of_held = [example(each, drawn) for each in calls], [example(each) for each in held]
     more = Retold(answered, recited) if retelling else None, neighbours(material.mimi), kinds(domain)
     return LmTask(moshi.to(use_device()), labels, of_windows, of_calls, part, of_held, plan, budget, *more)
+
+
+def how_often(event: Event) -> int:
+    """The times that a window with it is drawn."""
+    if event.intent == "tell_number":
+        return NUMBERS_OFTEN.get(len(event.slot.split()), 1)
+    return OFTEN.get(event.intent, 1)
 
 
 def _begun_with(work: Path) -> Labels | None:

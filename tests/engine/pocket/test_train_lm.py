@@ -42,11 +42,11 @@ from engine.pocket.recipe.batches import (
 )
 from engine.pocket.recipe.corpus import IGNORED, Labels
 from engine.pocket.recipe.dialogues import GREETING
-from engine.pocket.recipe.domain import load_domain
+from engine.pocket.recipe.domain import DIGITS, load_domain
 from engine.pocket.recipe.formats import SILENCE, Event, read_dialogues, shards, write_dialogues
 from engine.pocket.recipe.init_lm import CODE_SIZE, centroids, draw
 from engine.pocket.recipe.told import told_by
-from engine.pocket.recipe.train_lm import OFTEN, LmTask, Material, Retold, lm_task, train_lm
+from engine.pocket.recipe.train_lm import NUMBERS_OFTEN, OFTEN, LmTask, Material, Retold, how_often, lm_task, train_lm
 from engine.pocket.recipe.training import Plan, load, train
 from engine.slot import FRAME_SAMPLES, Sampling
 from tests.engine.pocket.work import LM, PROMPT
@@ -200,6 +200,18 @@ def test_windows_in_which_nobody_asks_come_without_a_prompt_and_those_of_strange
     windows = lm_task(tmp_path, LM, PLAN, BUDGET).windows
     assert len(windows) == plain + (OFTEN["strays"] + OFTEN["asides"]) * 4
     assert {example.prompt for example in windows[-4 * OFTEN["asides"] :]} == {GREETING}
+
+
+def test_numbers_of_every_length_are_drawn_at_least_a_third_as_often_as_of_any_other() -> None:
+    """Of those that are told, seven have three digits where one has two (`domain.DIGITS`)."""
+    drawn = {
+        digits: share * how_often(Event("question", 9, intent="tell_number", slot=" ".join(["one"] * digits)))
+        for digits, share in DIGITS
+    }
+    assert drawn.keys() == NUMBERS_OFTEN.keys()
+    assert max(drawn.values()) / min(drawn.values()) < 3.01
+    assert how_often(Event("question", 9, intent="tell_name", slot="Maria")) == OFTEN["tell_name"]
+    assert how_often(Event("question", 9, intent="hours")) == how_often(Event("noise", 9)) == 1
 
 
 def test_nothing_is_asked_of_prompt_and_padding(task: LmTask) -> None:
