@@ -134,8 +134,10 @@ class OutgoingSipCall(PlacedCall):
         """Whether somebody took it, be their answer one that can be used or not."""
         return self._placed is not None and self._placed.taken is not None
 
-    def stop(self, reason: str, elsewhere: bool = False) -> None:
-        """As `hang_up`; `elsewhere`: another phone has the call, and this one has missed none."""
+    def stop(self, reason: str, elsewhere: bool = False, outcome: Outcome = Outcome.CANCELLED) -> None:
+        """As `hang_up`; `elsewhere`: another phone has the call, and this one has missed none. `outcome`: if it was not
+        answered.
+        """
         placed = self._placed
         if self._ended.done():
             return
@@ -148,11 +150,11 @@ class OutgoingSipCall(PlacedCall):
         if self._placing is not None:
             self._placing.cancel()  # no other target is tried
         if placed is not None and not (self._sign.done() and self._sign.result()):
-            why = Refusal(Outcome.CANCELLED, "agent", reason)
+            why = Refusal(outcome, "agent", reason)
             placed.elsewhere = elsewhere
             self._act(lambda agent, now: agent.client.give_up(placed, why, now))
         else:
-            self.end(CallEnded("agent", reason, Outcome.CANCELLED))
+            self.end(CallEnded("agent", reason, outcome))
 
     # --- one target after the other ---
 
@@ -161,7 +163,7 @@ class OutgoingSipCall(PlacedCall):
             await self._place_somewhere(media)
         except Exception:  # the fault of one call is not everybody's
             logger.exception("x %s cannot be placed", self.offer.id)
-            self.end(CallEnded("agent", "the call cannot be placed", Outcome.FAILED))
+            self.stop("the call cannot be placed", outcome=Outcome.FAILED)
 
     async def _place_somewhere(self, media: str | None) -> None:
         why: Refusal | None = None

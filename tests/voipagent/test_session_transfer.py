@@ -28,6 +28,11 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
+async def played(leg: FakeLeg, count: int) -> None:
+    """Wait until it was given as many pieces to play."""
+    await until(lambda: len(leg.played) >= count)
+
+
 async def test_hold_and_resume(recorder: Recorder, tmp_path: Path) -> None:
     async with stage(recorder, tmp_path) as on:
         await on.call.accepted.wait()
@@ -114,9 +119,9 @@ async def test_where_callers_are_not_recorded_neither_is_whom_they_are_put_throu
         for _ in range(2):
             said = len(leg.played)
             board.leg.hear(SPEECH)
-            await until(lambda said=said: len(leg.played) > said)  # type: ignore[misc]
+            await played(leg, said + 1)
             leg.hear(SPEECH)
-        await until(lambda: len(board.leg.played) >= 2)
+        await played(board.leg, 2)
         board.other.end("callee", "hung up there")
         await on.over()
         with wave.open(str(on.folder.path / "recording.wav")) as file:

@@ -341,3 +341,20 @@ async def test_a_call_that_cannot_be_placed_takes_nobody_down(
         assert "cannot be placed" in caplog.text
         again, _ = await house.ring(phone)
         await again.hang_up("enough")
+
+
+async def test_a_call_whose_placing_fails_later_does_not_ring_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with office() as house, udp_peer(house.agent.port) as phone:
+        await house.register(phone)
+        call, (invite,) = await house.ring(phone)
+        monkeypatch.setattr(house.agent.sip.resolver, "worked", broken)
+        say(phone, invite, 180)
+        await phone.request("CANCEL")
+        say(phone, invite, 487)
+        assert (await soon(call)).outcome is Outcome.FAILED
+        assert "cannot be placed" in caplog.text
