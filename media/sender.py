@@ -75,7 +75,7 @@ class Sender:
     def keep_alive(self) -> list[bytes]:
         """A packet of a type that was not agreed: it is counted there and not played (RFC 6263, section 4.6).
 
-        None where all were.
+        Nothing where all were.
         """
         assert self._stream is not None
         agreed = self._stream.payload_types | self._stream.event_types | self._stream.noise_types
