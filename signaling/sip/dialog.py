@@ -102,6 +102,7 @@ class Negotiation(Enum):
 GLARE: Mapping[tuple[Negotiation, str], int] = {
     (Negotiation.OFFERED, "INVITE"): 500,  # RFC 3261, section 14.2
     (Negotiation.OFFERED, "UPDATE"): 500,  # RFC 3311, section 5.2
+    (Negotiation.OFFERED, "PRACK"): 500,  # RFC 3262, section 5: only what brought an answer lets it bring an offer
     (Negotiation.ANSWERED, "INVITE"): 500,
     (Negotiation.ANSWERED, "UPDATE"): 500,
     (Negotiation.OFFERING, "INVITE"): 500,
@@ -110,6 +111,9 @@ GLARE: Mapping[tuple[Negotiation, str], int] = {
     (Negotiation.ASKING, "UPDATE"): 491,
 }
 """What refuses a new offer, by what is open and the method that brings it; what is not here is let in."""
+
+UNFINISHED: Mapping[State, int] = {State.EARLY: 500, State.PLACED: 491}
+"""What refuses another INVITE while the first has no final response, be nothing else open (RFC 3261, section 14.2)."""
 
 
 class Alarm(Enum):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from signaling.sip.buckets import Buckets
-from signaling.sip.dialog import CHANGE_S, GLARE, Alarm, Dialog, Negotiation
+from signaling.sip.dialog import CHANGE_S, GLARE, UNFINISHED, Alarm, Dialog, Negotiation
 from signaling.sip.events import Changed
 from signaling.sip.message import SDP, Request
 from signaling.sip.sessiontimer import MIN_SE, IntervalTooSmall, asked_for
@@ -40,7 +40,7 @@ class Offers:
         request = served.request
         if dialog.over:
             self._transactions.answer(served, 481, now)
-        elif glare := GLARE.get((dialog.negotiation, request.method)):
+        elif glare := _glare(dialog, request):
             self._transactions.answer(served, glare, now, retry_soon())
         elif not self.acceptable(served, now):
             return
@@ -96,6 +96,12 @@ class Offers:
         dialog.alarms.pop(Alarm.CHANGE, None)
         _, served = self._pending.pop(dialog, (None, None))
         return served
+
+
+def _glare(dialog: Dialog, request: Request) -> int | None:
+    """The status that refuses it, if it collides with something that is open."""
+    unfinished = UNFINISHED.get(dialog.state) if request.method == "INVITE" else None
+    return GLARE.get((dialog.negotiation, request.method), unfinished)
 
 
 def retry_soon() -> tuple[str, str]:

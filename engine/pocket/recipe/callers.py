@@ -44,7 +44,13 @@ ESPEAK_ACCENTS = ("en-us", "en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-02
 
 
 CHORUS = 100
-"""Mixtures of Kokoro's voices. They come last: what those before them draw stays the same."""
+"""Mixtures of Kokoro's voices. They come behind those before: what these draw stays the same."""
+
+ALIGNED = {"rhvoice": ("bdl", "clb", "slt"), "pico": ("en-US", "en-GB"), "festival": ("ked",)}
+"""Other people's voices; RHVoice's alan is left out, which may be who is held out as awb."""
+
+RELATIVES = 20
+"""Of each of them."""
 
 
 def callers(seed: int = 0) -> tuple[Caller, ...]:
@@ -111,13 +117,21 @@ def callers(seed: int = 0) -> tuple[Caller, ...]:
         Caller(f"chorus-{n}", "chorus", str(n), "train", between(0.8, 1.25), 1.0, between(0.88, 1.12))
         for n in range(CHORUS)
     ]
+    made += [
+        Caller(
+            f"{base}-{engine}-{n}", engine, base, "train", between(0.8, 1.25), between(0.75, 1.35), between(0.88, 1.15)
+        )
+        for engine, bases in ALIGNED.items()
+        for base in bases
+        for n in range(RELATIVES)
+    ]
     return tuple(made)
 
 
 def varied(caller: Caller, random: np.random.Generator) -> Caller:
     """Of its pace, pitch, head and accent somebody else: two hundred callers are soon known by heart."""
     base, stretch, pitch, size = caller.base, random.uniform(0.78, 1.32), caller.pitch, caller.size
-    if caller.engine == "flite":
+    if caller.engine == "flite" or caller.engine in ALIGNED:
         pitch, size = random.uniform(0.65, 1.45), random.uniform(0.84, 1.18)
     elif caller.engine == "chorus":
         base, size = str(int(random.integers(1 << 31))), random.uniform(0.86, 1.15)

@@ -1,9 +1,10 @@
-"""Who speaks in the training data: four synthesisers, each saying where its words and phones are.
+"""Who speaks in the training data: seven synthesisers, and where the words and phones are.
 
     flite (Debian `flite`, BSD-like)         rms, slt, kal, kal16; awb is held out
     espeak-ng (Debian, used at build time)   its voice variants; six are held out
     hibari "heart" (PyPI, Apache-2.0)        the agent's voice, and, warped, many callers
     Kokoro (PyPI, Apache-2.0)                mixtures of its voices: the nearest to people that there is here
+    RHVoice, Pico, Festival (Debian)         six people, whose words are found by reading along (`aligned`)
 
 A `Caller` is one pseudo-speaker; `say` makes an `Utterance` of it.
 """
@@ -17,6 +18,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.pocket.recipe.aligned import festival, pico, rhvoice
 from engine.pocket.recipe.callers import Caller
 from engine.pocket.recipe.chorus import chorus
 from engine.pocket.recipe.espeak import espeak
@@ -33,7 +35,10 @@ LEVEL = 0.08
 EDGE_S = (0.04, 0.06)
 """What is kept before the first phone and after the last."""
 
-SYNTHESISERS: dict[str, Synthesiser] = {"flite": flite, "espeak": espeak, "heart": heart, "chorus": chorus}
+SYNTHESISERS: dict[str, Synthesiser] = {
+    **{"flite": flite, "espeak": espeak, "heart": heart, "chorus": chorus},
+    **{"rhvoice": rhvoice, "pico": pico, "festival": festival},
+}
 
 
 def say(caller: Caller, text: str, synthesiser: Synthesiser | None = None) -> Utterance:

@@ -624,6 +624,19 @@ def test_a_change_before_the_answer_is_agreed_to(bench: Bench) -> None:
     assert far.asked("ACK").media is None
 
 
+def test_an_invite_of_theirs_before_the_answer_to_ours(bench: Bench) -> None:
+    """RFC 3261, section 14.2; early media has settled what ours offered."""
+    far = Far(bench)
+    far.say(183, RELIABLE, "RSeq: 1", body="early")
+    bench.told()
+    far.ask("INVITE", body="their offer")
+    refusal = bench.last()
+    assert (refusal.cseq[1], refusal.code) == ("INVITE", 491)
+    assert bench.told() == []
+    far.say(200, body="early")
+    assert "taken: early" in bench.told()
+
+
 def test_a_bye_before_the_answer_changes_nothing(bench: Bench) -> None:
     far = Far(bench)
     far.say(180)

@@ -186,9 +186,21 @@ def test_an_offer_that_comes_too_early() -> None:
     ringing = Ringing(REQUIRED)
     response = ringing.ring()
     ringing.peer.ask("UPDATE", body="another offer")
-    assert ringing.bench.last().code == 500
-    ringing.peer.ask("PRACK", f"RAck: 1 {response.cseq[0]} INVITE", body="another offer")
-    assert ringing.bench.last().code == 500
+    assert (ringing.bench.last().cseq[1], ringing.bench.last().code) == ("UPDATE", 500)
+    assert ringing.prack(response, body="another offer") == 500
+    assert ringing.bench.told() == []
+
+
+def test_another_invite_before_the_first_is_answered() -> None:
+    """RFC 3261, section 14.2; early media has settled what the first one offered."""
+    ringing = Ringing(SUPPORTED)
+    ringing.prack(ringing.ring("early answer"))
+    assert ringing.dialog.negotiation is Negotiation.STABLE
+    ringing.peer.ask("INVITE", body="another offer")
+    refusal = ringing.bench.last()
+    assert (refusal.cseq[1], refusal.code) == ("INVITE", 500) and refusal.headers.get("Retry-After")
+    ringing.bench.accept(ringing.dialog, "answer")
+    assert (ringing.bench.last().cseq, ringing.bench.last().code) == ((ringing.invite_cseq, "INVITE"), 200)
 
 
 @pytest.mark.parametrize("ours", [True, False])
