@@ -155,8 +155,9 @@ class Resolver:
             self._check(protocol)
             yield Target(protocol, asked.host, asked.port or PORTS[protocol], asked.host)
             return
+        failure: LookUpFailed | None = None
         if asked.port is None:
-            served, failure = False, None
+            served = False
             async for protocol, name in self._services(asked):
                 try:
                     async for target in self._serving(protocol, name, asked.host):
@@ -166,11 +167,12 @@ class Resolver:
                     failure = error
             if served:
                 return
-            if failure is not None:
-                raise failure
         protocol = asked.protocol or ("TLS" if asked.secure else "UDP")
         self._check(protocol)
-        for host in await self._addresses(asked.host):
+        hosts = await self._addresses(asked.host)
+        if not hosts and failure is not None:
+            raise failure
+        for host in hosts:  # also where nobody answers what is asked for SRV: some relays of home networks never do
             yield Target(protocol, host, asked.port or PORTS[protocol], asked.host)
 
     def _check(self, protocol: str) -> None:

@@ -168,6 +168,15 @@ async def test_without_srv_the_name_itself_is_the_host(names: FakeNames) -> None
     assert await shown(names, "sips:example.com", versions=(4,)) == ["example.com (192.0.2.1:5061 over TLS)"]
 
 
+async def test_srv_that_is_never_answered_leaves_the_name_itself(names: FakeNames) -> None:
+    names.failing |= {(name, "SRV") for name in (UDP, TCP, TLS)}
+    names.add("example.com", "A", "192.0.2.1")
+    assert await shown(names, "sip:example.com") == ["example.com (192.0.2.1:5060 over UDP)"]
+    names.add("example.com", "A")
+    with pytest.raises(Unresolved, match=r"sip:example\.com cannot be looked up: no SRV of _sip"):
+        await resolver(names).resolve("sip:example.com")
+
+
 async def test_a_naptr_that_is_never_answered_is_none(names: FakeNames) -> None:
     names.add("example.com", "A", "192.0.2.1").failing.add(("example.com", "NAPTR"))
     assert await shown(names, "sip:example.com", versions=(4,)) == ["example.com (192.0.2.1:5060 over UDP)"]
