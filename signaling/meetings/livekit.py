@@ -103,6 +103,8 @@ class LiveKitCall(MeetingCall):
             return socket
         except BaseException as error:
             if socket is not None:
+                if isinstance(error, asyncio.CancelledError | TimeoutError):
+                    await self._leave(socket)
                 await socket.close()
             if isinstance(error, TimeoutError):
                 why = f"{self.place.server} did not let us in within {JOIN_S:g} s"

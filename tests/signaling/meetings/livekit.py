@@ -48,7 +48,7 @@ class FakeLiveKit:
         self.queries: list[dict[str, list[str]]] = []
         self.grants: dict[str, Any] = {}
         self.cid = ""
-        self.knows_us = self.greets_again = True
+        self.knows_us = self.greets_again = self.answers = True
         self.left = asyncio.Event()
         self.socket: ServerConnection | None = None
         self._publishing = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -110,7 +110,7 @@ class FakeLiveKit:
         if kind == "add_track":
             self.cid = message.add_track.cid
             await self.say(track_published=TrackPublishedResponse(cid=self.cid, track=TrackInfo(sid="TR_1")))
-        elif kind == "offer":
+        elif kind == "offer" and self.answers:
             peer = self._publishing
             await peer.setRemoteDescription(RTCSessionDescription(message.offer.sdp, "offer"))
             await peer.setLocalDescription(await peer.createAnswer())

@@ -162,6 +162,22 @@ async def test_who_hangs_up_while_it_comes_back_leaves() -> None:
         await asyncio.wait_for(server.socket.wait_closed(), 5)
 
 
+@pytest.mark.parametrize("ours", [True, False])
+async def test_who_does_not_get_in_leaves(ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(livekit, "JOIN_S", 30.0 if ours else 1.0)
+    async with fake_livekit() as server:
+        server.answers = False
+        async with guest(server.url) as us:
+            async with asyncio.timeout(10):
+                while "offer" not in server.messages:
+                    await asyncio.sleep(0.02)
+            if ours:
+                await us.call.hang_up("that was all")
+            await asyncio.wait_for(server.left.wait(), 5)
+            ended = await ends(us.call)
+            assert ended.outcome is (Outcome.CANCELLED if ours else Outcome.NO_ANSWER), ended
+
+
 async def test_a_server_that_is_gone_is_tried_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(livekit, "RESUME_S", 0.7)
     async with fake_livekit() as server:
