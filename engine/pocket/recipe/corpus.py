@@ -39,6 +39,9 @@ EDGE_FRAMES = 4
 STOP_FRAMES = 4
 """From the first in which the agent is silent because it was interrupted."""
 
+LISTENING_FRAMES = 38
+"""From the first sound of an "mm-hm": no other is to begin in these 3 s, and the caller has not asked anything yet."""
+
 CLOSING = 2
 """Frames: a name is written in one or two pieces."""
 
@@ -71,7 +74,7 @@ class Example:
     first piece of what is said, and of each further clip: where it is decided which.
     `asked`: (last frame of a question, its intent's label, its words' labels). `heard`: (frame in which a word ended,
     its label). `told`: (from which frame on, what is known then), by `told_so_far`. `stopped`: frames in which it is to
-    fall silent because it was interrupted. `unasked`: frames that are read, but not asked for.
+    fall silent because it was interrupted, or to listen on. `unasked`: frames that are read, but not asked for.
     """
 
     frames: NDArray[np.int64]
@@ -145,13 +148,13 @@ def example_of(
 
 
 def _stopped(dialogue: Dialogue, late: Sequence[int]) -> Iterator[int]:
-    """STOP_FRAMES in which it is silent behind each stop, and those in which it came too late for that."""
+    """STOP_FRAMES in which it is silent behind each stop, and those in which it came too late for that; and
+    LISTENING_FRAMES of each "mm-hm"."""
     for event in dialogue.events:
-        if event.kind == "stop":
-            first = event.frame
-            while first in late:
-                first += 1
-            yield from range(first, min(first + STOP_FRAMES, dialogue.frames))
+        first, count = event.frame, {"stop": STOP_FRAMES, "backchannel": LISTENING_FRAMES}.get(event.kind, 0)
+        while event.kind == "stop" and first in late:
+            first += 1
+        yield from range(first, min(first + count, dialogue.frames))
 
 
 def _known(words: Sequence[str], index: dict[str, int]) -> tuple[int, ...]:
@@ -251,17 +254,26 @@ def is_told(dialogue: Dialogue, domain: Domain) -> bool:
 
 
 def cut_frame(dialogue: Dialogue, random: np.random.Generator) -> int:
-    """Where a call may go on in a fresh row: not within a question, nor so late that nothing follows. 0: nowhere."""
+    """Where a call may go on in a fresh row: while nobody says anything, nor so late that nothing follows. 0: nowhere,
+    for what begins before the greeting has nothing to go on from.
+    """
     first = int(random.integers(0, max(1, dialogue.frames - LEAST_FRAMES)))
     asked = [event for event in dialogue.events if event.kind == "question"]
     if not is_begun(dialogue):  # what its prompt knows already is not taken apart here
         first = min([first, *(event.start for event in asked if event.intent in TELLING)])
-    inside = [event.start for event in asked if event.start < first <= event.frame + PAUSE_FRAMES]
-    return max(0, min([first, *inside]))
+    silent = (dialogue.schedule[:, 0] == SILENCE) & np.isin(dialogue.text, list(SILENT))
+    for event in asked:
+        silent[event.start + 1 : event.frame + PAUSE_FRAMES + 1] = False
+    free = np.flatnonzero(silent[GREETING + 1 : first + 1])
+    return GREETING + 1 + int(free[-1]) if free.size else 0
 
 
 def cut(dialogue: Dialogue, first: int) -> Dialogue:
-    """The call from frame `first` on, as it goes on in a fresh row: the prompt says what the caller has told so far."""
+    """The call from frame `first` on, as it goes on in a fresh row: the prompt says what the caller has told so far. 0:
+    the whole call.
+    """
+    if not first:
+        return dialogue
     assert dialogue.codes is not None
     before = [event for event in dialogue.events if event.kind == "question" and event.start < first]
     known = {TELLING[event.intent]: event.slot for event in before if event.intent in TELLING}

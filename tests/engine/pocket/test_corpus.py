@@ -14,6 +14,7 @@ from engine.pocket.recipe.corpus import (
     CLOSING,
     EDGE_FRAMES,
     IGNORED,
+    LISTENING_FRAMES,
     STOP_FRAMES,
     TEMPTING_FRAMES,
     TOLD_FRAMES,
@@ -180,6 +181,14 @@ def test_where_it_stops_is_asked_for_and_where_it_went_on_too_long_is_not(
     assert example_of(late, voice, tokenizer, labels).stopped == (start + dialogue.frames - 1,)
 
 
+def test_behind_a_backchannel_it_is_to_listen_on(
+    dialogue: Dialogue, voice: Voice, tokenizer: Tokenizer, labels: Labels
+) -> None:
+    listening = replace(lasting(dialogue, 80), codes=np.zeros((80, 8), np.uint16), events=(Event("backchannel", 20, 0),))
+    made = example_of(listening, voice, tokenizer, labels, unasked=(20,))
+    assert made.stopped == tuple(range(made.prompt + 20, made.prompt + 20 + LISTENING_FRAMES))
+
+
 def test_of_a_question_that_was_missed_nothing_is_asked(example: Example, dialogue: Dialogue) -> None:
     alone = bare(example)
     assert excused(alone, dialogue).prompt == alone.prompt
@@ -224,19 +233,40 @@ def test_some_answers_depend_on_the_prompt(dialogue: Dialogue) -> None:
     assert asking == {"ask_name": True, "ask_number": True, "tell_name": False, "hours": False, "unknown": False}
 
 
+def lasting(call: Dialogue, frames: int) -> Dialogue:
+    """So long, the agent silent throughout."""
+    return replace(call, schedule=np.full((frames, 2), SILENCE, np.int16), text=np.full(frames, PAD, np.int16))
+
+
+def cuts(call: Dialogue) -> set[int]:
+    return {cut_frame(call, np.random.default_rng(seed)) for seed in range(400)}
+
+
 def test_what_a_prompt_knows_already_is_kept(call: Dialogue) -> None:
     going_on = replace(call, events=call.events[1:])
     assert cut(going_on, 3).prompt == going_on.prompt
-    longer = replace(going_on, text=np.zeros(400, np.int16))
-    assert all(cut_frame(longer, np.random.default_rng(seed)) <= 9 for seed in range(50))
+    assert max(cuts(lasting(going_on, 400))) == 9
 
 
 def test_a_call_is_not_cut_within_a_question(call: Dialogue) -> None:
-    longer = replace(call, text=np.zeros(160, np.int16))
-    frames = {cut_frame(longer, np.random.default_rng(seed)) for seed in range(300)}
+    frames = cuts(lasting(call, 160))
     assert not frames & {*range(10, 19), *range(27, 37)}
     assert {9, 26, 50} <= frames and max(frames) < 60
     assert cut_frame(call, np.random.default_rng(0)) == 0  # too short
+
+
+def test_nor_while_the_agent_says_something_or_is_about_to(call: Dialogue) -> None:
+    talking = lasting(call, 160)
+    talking.schedule[40:50] = (0, 1)
+    talking.text[38:41] = 500
+    frames = cuts(talking)
+    assert not frames & {*range(38, 50)} and {37, 50} <= frames
+
+
+def test_a_call_that_would_begin_before_its_greeting_is_left_whole(call: Dialogue) -> None:
+    whole = lasting(call, 160)
+    assert not cuts(whole) & {*range(1, GREETING + 1)}
+    assert cut(whole, 0) is whole
 
 
 def test_the_ear_writes_behind_the_sound(tokenizer: Tokenizer) -> None:
