@@ -10,7 +10,18 @@ from engine.pocket.prompt import render
 from engine.pocket.recipe import human, judges
 from engine.pocket.recipe.channel import g711
 from engine.pocket.recipe.domain import TELLING, UNKNOWN, Domain, Facts, Wording
-from engine.pocket.recipe.exam import FRAME_MS, PERSONA, START, Exam, answered, onset, plain, tell, unless_silence
+from engine.pocket.recipe.exam import (
+    FRAME_MS,
+    PERSONA,
+    START,
+    Exam,
+    answered,
+    but_for_mm_hm,
+    onset,
+    plain,
+    tell,
+    unless_silence,
+)
 from engine.pocket.recipe.formats import Audio
 from engine.pocket.recipe.measures import (
     EXACT_TRAINED,
@@ -87,7 +98,7 @@ def _sentences(domain: Domain) -> list[str]:
 
 def unrelated(exam: Exam) -> list[Result]:
     """Sentences in wordings of their own, each text once. Who is not answered at all got no false answer, but is told
-    of; the silence question is none.
+    of; neither the silence question nor an "mm-hm" is one.
     """
     said = {each.text: each for each in exam.material.asked(10**6, "held-out", lambda intent: intent == UNKNOWN)}
     chosen = list(said.values())[: 2 * exam.most]
@@ -102,8 +113,9 @@ def unrelated(exam: Exam) -> list[Result]:
 
 
 def _spoken(exam: Exam, record: Record) -> str:
-    """What it said to the last turn, but for the silence question."""
-    return plain(unless_silence(answered(record), exam.material.domain.silence))
+    """What it answered to the last turn."""
+    domain = exam.material.domain
+    return but_for_mm_hm(plain(unless_silence(answered(record), domain.silence)), domain)
 
 
 def humans(exam: Exam) -> list[Result]:
@@ -112,12 +124,12 @@ def humans(exam: Exam) -> list[Result]:
         return [measure.result(why=why) for measure in (HUMAN_DIGITS, HUMAN_FALLBACK)]
     random = np.random.default_rng(3)
     numbers = [human.number(exam.prompts, random) for _ in range(exam.most)]
-    records = exam.play([Scene(START, (Turn(audio),)) for _, audio in numbers])
+    records = exam.play([Scene(START, (Turn(g711(audio)),)) for _, audio in numbers])
     right = [
         plain(answered(record)) == plain(f"You said {text}") for (text, _), record in zip(numbers, records, strict=True)
     ]
     sentences = human.sentences(exam.prompts, exam.most)
-    records = exam.play([Scene(START, (Turn(audio),)) for _, audio in sentences])
+    records = exam.play([Scene(START, (Turn(g711(audio)),)) for _, audio in sentences])
     fallbacks = {plain(text) for text in exam.material.domain.fallbacks}
     honest = [plain(answered(record)) in fallbacks for record in records]
     return [HUMAN_DIGITS.share(right), HUMAN_FALLBACK.share(honest)]

@@ -16,7 +16,12 @@ from engine.pocket.recipe.training import load, store
 
 
 def average(first: Path, second: Path, share: float = 0.5) -> dict[str, Any]:
-    """What `train_moshi` leaves, `share` of it from the second. Raises ValueError where the two are other models."""
+    """What `train_moshi` leaves, `share` of it from the second. Raises ValueError where one is not there, or they
+    are other models.
+    """
+    for path in (first, second):
+        if not path.exists():
+            raise ValueError(f"{path} is missing; engine.pocket.recipe.train_lm leaves it in WORK/lm")
     one, other = load(first), load(second)
     if one["sizes"] != other["sizes"]:
         raise ValueError(f"{first} and {second} are models of other sizes")

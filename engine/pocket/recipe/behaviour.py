@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from engine.pocket.recipe import judges
 from engine.pocket.recipe.channel import g711
+from engine.pocket.recipe.dialogues import INTERRUPTS_S, paused, pauses_within, turn_of
 from engine.pocket.recipe.dialogues import Turn as Spoken
-from engine.pocket.recipe.dialogues import paused, pauses_within, turn_of
 from engine.pocket.recipe.domain import TELLING, UNKNOWN, Domain, State, Wording
 from engine.pocket.recipe.exam import (
     FRAME_MS,
@@ -19,6 +19,7 @@ from engine.pocket.recipe.exam import (
     Exam,
     Material,
     answered,
+    but_for_mm_hm,
     onset,
     plain,
     stopped,
@@ -44,8 +45,8 @@ from engine.slot import SAMPLE_RATE
 INTO = 5
 """Frames of an answer, at which somebody talks into it: most of it is still to be said."""
 
-LONG = 30
-"""Frames of an answer that somebody talks into."""
+LONG = 24
+"""Frames of an answer that somebody talks into, at INTO: what would end by itself then is left out call by call."""
 
 LEFT = 15
 """Frames that it would have gone on for, had nobody: whoever stops then stops because of that."""
@@ -73,7 +74,7 @@ def patience(exam: Exam) -> list[Result]:
     early: list[bool] = []
     for turn, record in zip(turns, exam.play([_scene(turn.audio) for turn in turns]), strict=True):
         start, end = record.starts[-1], record.starts[-1] + int(turn.end_s * 1000 / FRAME_MS)
-        if not plain(answered(record)) or onset(record, start) is None:
+        if not but_for_mm_hm(plain(answered(record)), material.domain) or onset(record, start) is None:
             continue
         early.append(_says(record, start, end, material.domain))
         if early[-1]:
@@ -94,7 +95,11 @@ def interruptions(exam: Exam) -> list[Result]:
     """
     material = exam.material
     known = _answered_long(exam)[: exam.most]
-    others = material.asked(len(known), None, lambda intent: intent not in {"", UNKNOWN})
+    others = [
+        each
+        for each in material.asked(10**6, None, lambda intent: intent not in {"", UNKNOWN})
+        if each.seconds >= INTERRUPTS_S  # as it is taught: what is shorter may be an "mm-hm"
+    ]
     mutters = [each for each in material.asked(10**6, None, lambda intent: not intent) if _is_mutter(material, each)]
     plainly = exam.ask(known)
     delays = []
@@ -162,7 +167,7 @@ def listening(exam: Exam) -> list[Result]:
         frames = backchannels(record, material.domain, record.starts[-1], int(turn.end_s * 1000 / FRAME_MS))
         given.append(bool(frames))
         crowded.append(bool(np.any(np.diff(frames) * FRAME_MS < 3000)))
-    short = [each for each in questions if each.seconds < 2][: exam.most]
+    short = [each for each in material.asked(10**6) if each.seconds < 2][: exam.most]
     for each, record in zip(short, exam.ask(short), strict=True):
         frames = backchannels(record, material.domain, record.starts[-1], int(each.seconds * 1000 / FRAME_MS) + AFTER)
         hasty.append(bool(frames))
@@ -189,7 +194,10 @@ def backchannels(record: Record, domain: Domain, start: int, frames: int) -> lis
 
 
 def echoes(exam: Exam) -> list[Result]:
-    """It hears its own greeting and answer: nothing that nobody asked may follow, nor may it fall silent over it."""
+    """It hears its own greeting and its answer: it must not answer those, nor fall silent over them.
+
+    Beside each is the same call without an echo: what is said there, too, is not the echo's fault.
+    """
     random = np.random.default_rng(6)
     said = exam.material.asked(exam.most, "train", lambda intent: intent not in {"", UNKNOWN})
     scenes = [
@@ -198,11 +206,31 @@ def echoes(exam: Exam) -> list[Result]:
     ]
     plainly = exam.ask(said, listen=62, patient=True)
     fooled = []
-    for record, other in zip(exam.play(scenes), plainly, strict=True):
-        # What it says without an echo is the measure: the echo must add nothing, and take no more than a question.
-        words, wanted = len(judges.words(record.said())), len(judges.words(other.said()))
-        fooled.append(words > wanted or words < wanted / 2)
+    for each, record, alone in zip(said, exam.play(scenes), plainly, strict=True):
+        fooled.append(_is_fooled(record, alone, exam.material.domain))
+        if fooled[-1]:
+            tell(f"asked {each.text!r}: {record.said()!r}, and without the echo {alone.said()!r}")
     return [ECHOES.share(fooled)]
+
+
+def _is_fooled(record: Record, alone: Record, domain: Domain) -> bool:
+    """Whether more is said before the question or after the answer to it, or less, than in the same call alone.
+
+    Another answer is none to the echo, but one to a question that was misheard.
+    """
+    (begun, first, more), (begun_alone, first_alone, more_alone) = (_in_parts(each, domain) for each in (record, alone))
+    if begun != begun_alone or (more and not more_alone):
+        return True
+    return len(first) < len(first_alone) and first_alone[: len(first)] == first
+
+
+def _in_parts(record: Record, domain: Domain) -> tuple[list[str], list[str], list[str]]:
+    """The words that are said before the last turn, at once after it, and later."""
+    start = record.starts[-1]
+    heard = onset(record, start)
+    end = len(record.text) if heard is None else heard + stopped(record, heard, len(record.text))
+    later = unless_silence(record.said(end), domain.silence)
+    return judges.words(record.said(0, start)), judges.words(record.said(start, end)), judges.words(later)
 
 
 def noises(exam: Exam) -> list[Result]:

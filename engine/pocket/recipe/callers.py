@@ -28,7 +28,6 @@ class Caller:
 
 
 FLITE_VOICES = ("rms", "slt", "kal16", "kal")
-FLITE_HELD_OUT = "awb"
 FLITE_MEAN_F0 = {"rms": 100.0, "slt": 170.0, "kal16": 105.0, "kal": 105.0, "awb": 130.0}
 """Hz: what `int_f0_target_mean` multiplies to."""
 

@@ -43,7 +43,7 @@ from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
 
 Kind: TypeAlias = Literal["stage1", "stage2", "strays", "asides", "probe"]
 """Short windows with one question; calls; windows with one thing that the agent knows nothing about; windows in which
-nobody wants anything (`asides`); calls of held-out voices, wordings and personas."""
+nobody wants anything (`asides`); calls of held-out voices and personas, in trained wordings and in held-out ones."""
 
 FRAMES = 400
 WINDOW = (44, 64)
@@ -509,6 +509,7 @@ _WORDINGS: dict[int, frozenset[str]] = {}
 def _wordings(domain: Domain) -> frozenset[str]:
     """Everything that has an answer."""
     if id(domain) not in _WORDINGS:
-        texts = {text for intent in domain.intents.values() for split in intent.wordings.values() for text in split}
-        _WORDINGS[id(domain)] = frozenset(texts | {text for split in domain.unknown.values() for text in split})
+        intents, unknown = domain.intents.values(), domain.unknown.values()
+        texts = {text for intent in intents for said in (intent.cores, *intent.wordings.values()) for text in said}
+        _WORDINGS[id(domain)] = frozenset(texts | {text for said in unknown for text in said})
     return _WORDINGS[id(domain)]

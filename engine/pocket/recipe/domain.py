@@ -62,12 +62,16 @@ class Wording:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What callers may mean. `answer` are clip ids, or lists' names in braces; `fallback` is for a fact nobody told."""
+    """What callers may mean. `answer` are clip ids, or lists' names in braces; `fallback` is for a fact nobody told.
+
+    `wordings` are what is said; `cores` all that could be, without what may stand before and behind it.
+    """
 
     name: str
     answer: tuple[str, ...]
     fallback: tuple[str, ...]
     wordings: Mapping[Split, tuple[str, ...]]
+    cores: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,13 +379,14 @@ def _intent(name: str, entry: Mapping[str, Any], content: Mapping[str, Any]) -> 
     held_out = shuffled([_worded(line, around) for line in entry["held_out"]], random)
     lines += [_framed(line, around, random) for line in entry["more"]]
     # Callers often say no more than the core: half of what is trained on is that, as far as there is another half.
-    cores = in_turn((plain for plain, _ in lines), WORDINGS if len(around) == 1 else WORDINGS // 2)
-    others = in_turn((framed for _, framed in lines), len(cores))
+    alone = in_turn((plain for plain, _ in lines), WORDINGS if len(around) == 1 else WORDINGS // 2)
+    others = in_turn((framed for _, framed in lines), len(alone))
     wordings: dict[Split, tuple[str, ...]] = {
-        "train": tuple(dict.fromkeys((*cores, *others))),
+        "train": tuple(dict.fromkeys((*alone, *others))),
         "held-out": in_turn(held_out, HELD_OUT_WORDINGS),
     }
-    return Intent(name, tuple(entry["answer"]), tuple(entry.get("unknown", ())), wordings)
+    cores = frozenset(core for line in (*entry["say"], *entry["more"], *entry["held_out"]) for core in expand(line))
+    return Intent(name, tuple(entry["answer"]), tuple(entry.get("unknown", ())), wordings, cores)
 
 
 def _around(content: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -107,19 +107,26 @@ def unless_silence(text: str, question: str) -> str:
     return left
 
 
+def but_for_mm_hm(text: str, domain: Domain) -> str:
+    """A text as `plain` gives it, without each "mm-hm" that it begins with: to be heard out is no answer."""
+    while text.startswith(domain.backchannel):
+        text = text.removeprefix(domain.backchannel).lstrip()
+    return text
+
+
 def onset(record: Record, first: int) -> int | None:
     """The first frame from `first` on in which the agent is heard."""
     heard = np.flatnonzero(record.talking[first:])
     return first + int(heard[0]) if heard.size else None
 
 
-def stopped(record: Record, first: int) -> int:
-    """Frames from `first` until it has been silent for STOPPED_FRAMES; LATE_FRAMES if that is too late."""
-    talking = record.talking[first : first + LATE_FRAMES + STOPPED_FRAMES]
-    for frame in range(min(LATE_FRAMES, len(talking))):
+def stopped(record: Record, first: int, most: int = LATE_FRAMES) -> int:
+    """Frames from `first` until it has been silent for STOPPED_FRAMES; `most` if that is too late."""
+    talking = record.talking[first : first + most + STOPPED_FRAMES]
+    for frame in range(min(most, len(talking))):
         if not talking[frame : frame + STOPPED_FRAMES].any():
             return frame
-    return LATE_FRAMES
+    return most
 
 
 def tell(line: str) -> None:

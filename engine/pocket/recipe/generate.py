@@ -8,7 +8,7 @@
     strays      the same, by the strangers              -> WORK/dialogues/strays-*.npz
     asides      windows in which nobody wants anything  -> WORK/dialogues/asides-*.npz
     stage2      calls of 32 s                           -> WORK/dialogues/stage2-*.npz
-    probe       calls by held-out voices and wordings   -> WORK/dialogues/probe-*.npz
+    probe       calls by held-out voices                -> WORK/dialogues/probe-*.npz
 
 `formats` says what lies in them and reads it. Callers' audio is clean; `channel.telephone` puts it on a line, anew each
 time. Dialogues have been through it. A shard depends on the seed and its number alone, dialogues also on which callers
@@ -155,7 +155,7 @@ def make_dialogues(work: Path, domain: Domain, kind: Kind, seed: int, count: int
         random = np.random.default_rng((seed, *kind.encode(), number))
         lying = shards(work / ("strangers" if kind == "strays" else "callers"), split)
         chosen = random.permutation(len(lying))[:POOL]
-        said = (utterance for at in chosen for utterance in read_utterances(lying[at]))
+        said = (each for at in chosen for each in read_utterances(lying[at]) if each.split == split)
         composer = Composer(domain, clips, cache(tokenizer.encode), Pool.of(said, domain), split)
         compose = partial(asides.compose, composer) if kind == "asides" else partial(composer.compose, kind)
         write_dialogues(path, [compose(random) for _ in _counted(range(size), path.name)])

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.part == "tune":
         plan = Plan(options.steps or 1500, 1.2e-3, warm_up=250, betas=(0.85, 0.99), clip=2, seed=options.seed)
-        tune_encoder(options.work, plan, options.minutes, workers=options.workers)
+        tune_encoder(options.work, plan, options.minutes, workers=options.workers, again=options.again)
     elif options.part == "encoder":
         plan = Plan(options.steps or 2000, 6e-4, betas=(0.8, 0.99), clip=2, seed=options.seed)
         train_encoder(options.work, plan, options.minutes, options.freeze, again=options.again)
@@ -88,9 +88,7 @@ def train_encoder(
     `again`: from the weights that there are, with a new plan; what was final is so no longer.
     """
     folder = work / "codec"
-    if again:
-        (folder / WEIGHTS).unlink(missing_ok=True)
-    if (folder / WEIGHTS).exists():
+    if (folder / WEIGHTS).exists() and not again:
         print(f"{folder / WEIGHTS} is there: its tokens are final")
         return True
     mimi = build(config)
@@ -107,6 +105,7 @@ def train_encoder(
     task = EncoderTask(mimi, sounds, _held(work), seed=plan.seed, rows=rows, free_steps=free_steps)
     if again:
         begin_again(task, folder / "encoder.pt")
+        (folder / WEIGHTS).unlink(missing_ok=True)
     finished = train(task, plan, folder / "encoder.pt", minutes)
     if finished or freeze:
         task.finish(min(SETTLING, plan.steps))
@@ -115,13 +114,17 @@ def train_encoder(
     return finished or freeze
 
 
-def tune_encoder(work: Path, plan: Plan, minutes: float, rows: int = TUNED_ROWS, workers: int = 0) -> bool:
+def tune_encoder(
+    work: Path, plan: Plan, minutes: float, rows: int = TUNED_ROWS, workers: int = 0, again: bool = False
+) -> bool:
     """True once the plan is done, and the codec written. Raises ValueError where there is none, or nothing to hear."""
     folder = work / "codec"
     mimi = read_codec(folder).to(use_device())
     clips = [voice_of(clip) for clip in _clips(work)]
     sounds = Sounds([voice_of(said) for said in _utterances(work / "callers", "train")], clips, [], telephone)
     task = TuneTask(mimi, sounds, _held(work), plan, rows, workers)
+    if again:
+        begin_again(task, folder / "tune.pt")
     finished = train(task, plan, folder / "tune.pt", minutes)
     if finished:
         task.finish()
@@ -177,7 +180,8 @@ def _utterances(folder: Path, kind: str) -> list[Utterance]:
 
 def _held(work: Path) -> Windows | None:
     """Voices that are not trained on, through the telephone; None where there are none yet."""
-    voices = [voice_of(said) for said in _utterances(work / "callers", "held-out")[:200]]
+    strange = [said for said in _utterances(work / "callers", "held-out") if said.split == "held-out"]
+    voices = [voice_of(said) for said in strange[:200]]
     if not voices:
         return None
     return Sounds(voices, voices, voices, telephone).callers(np.random.default_rng(7), HELD_ROWS, SHORT)

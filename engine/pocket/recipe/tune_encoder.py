@@ -100,13 +100,15 @@ class TuneTask:
 
     def save(self) -> dict[str, Any]:
         return {
-            "mimi": self.mimi.state_dict(),
+            "tuned": [weight.detach() for weight in tuned_weights(self.mimi)],
             "heads": self.heads.state_dict(),
             "before": self.before.state_dict(),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        self.mimi.load_state_dict(saved["mimi"])
+        with torch.no_grad():  # the rest is as the codec's folder has it: a decoder may have learnt on since
+            for weight, learnt in zip(tuned_weights(self.mimi), saved["tuned"], strict=True):
+                weight.copy_(learnt)
         self.heads.load_state_dict(saved["heads"])
         self.before.load_state_dict(saved["before"])
 

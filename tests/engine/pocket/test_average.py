@@ -26,6 +26,12 @@ def test_a_share_of_the_second(tmp_path: Path) -> None:
         assert made["weights"]["weight"].tolist() == [value, value]
 
 
+def test_a_training_that_is_not_there_is_named(tmp_path: Path) -> None:
+    first = left(tmp_path / "a", 1.0)
+    with pytest.raises(ValueError, match=r"b/model\.pt is missing; engine\.pocket\.recipe\.train_lm leaves it"):
+        main([first, str(tmp_path / "b"), "--to", str(tmp_path / "c")])
+
+
 def test_other_models_have_no_mean(tmp_path: Path) -> None:
     first, second = left(tmp_path / "a", 1.0), left(tmp_path / "b", 3.0, dim=3)
     with pytest.raises(ValueError, match="models of other sizes"):

@@ -184,7 +184,9 @@ def test_where_it_stops_is_asked_for_and_where_it_went_on_too_long_is_not(
 def test_behind_a_backchannel_it_is_to_listen_on(
     dialogue: Dialogue, voice: Voice, tokenizer: Tokenizer, labels: Labels
 ) -> None:
-    listening = replace(lasting(dialogue, 80), codes=np.zeros((80, 8), np.uint16), events=(Event("backchannel", 20, 0),))
+    listening = replace(
+        lasting(dialogue, 80), codes=np.zeros((80, 8), np.uint16), events=(Event("backchannel", 20, 0),)
+    )
     made = example_of(listening, voice, tokenizer, labels, unasked=(20,))
     assert made.stopped == tuple(range(made.prompt + 20, made.prompt + 20 + LISTENING_FRAMES))
 

@@ -9,7 +9,7 @@ import pytest
 
 from engine.model.text import Tokenizer
 from engine.pocket.recipe.domain import load_domain
-from engine.pocket.recipe.formats import read_clips, read_dialogues, read_utterances, shards
+from engine.pocket.recipe.formats import read_clips, read_dialogues, read_utterances, shard, shards, write_utterances
 from engine.pocket.recipe.generate import TURNS, caller_jobs, main, nano_makers, said
 
 DOMAIN = load_domain()
@@ -42,6 +42,17 @@ def test_what_is_trained_on_has_neither_held_out_voices_nor_wordings(made: Path)
     assert all(each.split == each.wording == "train" for each in read_utterances(train))
     assert all("held-out" in (each.split, each.wording) for each in read_utterances(held))
     assert {each.wording for each in read_utterances(held)} == {"train", "held-out"}
+
+
+def test_a_probe_has_held_out_voices_alone(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes((made / "tokenizer.model").read_bytes())
+    (tmp_path / "clips.npz").write_bytes((made / "clips.npz").read_bytes())
+    (held,) = shards(made / "callers", "held-out")
+    seen = [each for each in read_utterances(held) if each.split == "train"]
+    assert seen
+    write_utterances(shard(tmp_path / "callers", "held-out", 0), seen)
+    with pytest.raises(ValueError, match="nobody asks anything"):
+        generate(tmp_path, "probe")
 
 
 def test_strangers_are_voices_to_train_with_and_ask_for_nothing_that_is_known(made: Path) -> None:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ from engine.pocket.recipe.export_codec import (
     silence_codes,
     write_codec,
 )
-from engine.pocket.recipe.formats import Audio, Clip, ClipWord, Span, Utterance
+from engine.pocket.recipe.formats import Audio, Clip, ClipWord, Span, Utterance, shard, write_clips, write_utterances
 from engine.pocket.recipe.init_codec import draw
 from engine.pocket.recipe.phones import PAUSE, PHONES
 from engine.pocket.recipe.sounds import UNKNOWN, Sounds, Voice, row_of, voice_of
 from engine.pocket.recipe.spectra import LogMel, WaveLoss, mel_bands, snr_db
+from engine.pocket.recipe.train_codec import _held, train_encoder
 from engine.pocket.recipe.train_decoder import DecoderTask, Script
 from engine.pocket.recipe.train_encoder import SHORT, EncoderTask
 from engine.pocket.recipe.training import Plan, train
@@ -195,6 +197,43 @@ def test_an_encoder_learns_on_for_the_same_codebooks(mimi: Mimi, sounds: Sounds,
         assert torch.equal(tensor, began[name]) == (name not in theirs), name
     again.finish()
     write_codec(again.mimi, tmp_path, NANO, "tuned")
+
+
+def test_tuning_leaves_a_decoder_that_learnt_on_alone(mimi: Mimi, sounds: Sounds, tmp_path: Path) -> None:
+    assert train(tune_task(mimi, sounds), PLAN, tmp_path / "tune.pt", 1e9)
+    later = copy.deepcopy(mimi)
+    with torch.no_grad():
+        for weight in later.decoder.parameters():
+            weight.add_(1)
+    task = tune_task(later, sounds)
+    assert train(task, PLAN, tmp_path / "tune.pt", 1e9)
+    for ours, learnt in zip(task.mimi.decoder.parameters(), later.decoder.parameters(), strict=True):
+        assert torch.equal(ours, learnt)
+
+
+def test_a_codec_stays_where_there_is_nothing_to_begin_again_from(
+    mimi: Mimi, clips: list[Clip], tmp_path: Path
+) -> None:
+    work = tmp_path / "codec"
+    write_codec(mimi, work, NANO, "final")
+    with pytest.raises(ValueError, match=r"clips\.npz cannot be read"):
+        train_encoder(tmp_path, PLAN, 1, config=NANO, again=True)
+    write_clips(tmp_path / "clips.npz", clips)
+    sound = [Utterance(clip.audio, "oh", "tones", "train", phones=(Span("ow", 0.0, 0.3),)) for clip in clips]
+    write_utterances(shard(tmp_path / "callers", "train", 0), sound)
+    write_utterances(shard(tmp_path / "agent", "train", 0), sound)
+    with pytest.raises(ValueError, match="to begin again from"):
+        train_encoder(tmp_path, PLAN, 1, config=NANO, again=True)
+    assert read_codec(work)
+
+
+def test_who_is_held_out_is_a_voice_that_was_not_trained_on(clips: list[Clip], tmp_path: Path) -> None:
+    seen = [Utterance(clip.audio, "oh", "tones", "train", phones=(Span("ow", 0.0, 0.3),)) for clip in clips]
+    write_utterances(shard(tmp_path / "callers", "held-out", 0), seen)
+    assert _held(tmp_path) is None
+    strange = [replace(each, split="held-out") for each in seen]
+    write_utterances(shard(tmp_path / "callers", "held-out", 1), strange)
+    assert _held(tmp_path) is not None
 
 
 def test_windows_are_the_same_whoever_makes_them(mimi: Mimi, sounds: Sounds) -> None:
