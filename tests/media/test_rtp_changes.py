@@ -205,6 +205,23 @@ async def test_reports_from_signalling_do_not_confirm_an_address_elsewhere() -> 
         victim.close()
 
 
+async def test_a_call_that_is_confirmed_is_not_so_at_another_address() -> None:
+    async with Line() as line:
+        await line.connect()
+        line.talk()
+        await line.frames(4, echo=True)
+        line.hush()
+        victim = Phone(host="127.0.0.2")
+        line.phone.read(await line.leg.answer(line.phone.sdp(port=victim.port, address="127.0.0.2")))
+        await line.frame()
+        sent = 0
+        for _ in range(600):
+            line.run(1)
+            sent += len(victim.packets())
+        assert 0 < sent <= UNCONFIRMED_S * 50
+        victim.close()
+
+
 @pytest.mark.parametrize(
     ("before", "after"), [(PCMU, G722), (G722, PCMA), (PCMA, OPUS), (OPUS, PCMU)], ids=lambda codec: codec.name
 )
