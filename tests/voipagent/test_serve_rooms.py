@@ -129,3 +129,13 @@ async def test_a_pin_is_asked_for_before_anything_else(tmp_path: Path) -> None:
                 assert "486" in str(error)
         assert await agent.stop() == 0
     assert [left.record["kind"] for left in read(tmp_path / "calls")] == ["sip"]
+
+
+async def test_who_comes_into_a_room_hears_of_the_recording(tmp_path: Path) -> None:
+    environ = in_folder(tmp_path, VOIPAGENT_ROOMS__STANDUP__MAX="3", VOIPAGENT_CALLS__CONSENT="tone")
+    async with asyncio.timeout(60), serving_agent(environ) as agent:
+        async with call(Target.parse(f"sip:standup@127.0.0.1:{agent.sip_port}"), PCMU) as phone:
+            await phone.send([b"\xff" * 160] * 100)
+        assert await agent.stop() == 0
+    (left,) = read(tmp_path / "calls")
+    assert left.record["participants"][0]["consent"]["heard"] == "tone"

@@ -26,13 +26,22 @@ async def post(port: int, path: str, body: dict[str, str]) -> tuple[int, Any]:
     return int(answer.split()[1]), json.loads(said)
 
 
+def environ(tmp_path: Path, **more: str) -> dict[str, str]:
+    return {
+        "VOIPAGENT_ENGINE__MODEL": "echo",
+        "VOIPAGENT_CALLS__DIR": str(tmp_path / "calls"),
+        "VOIPAGENT_HTTP__TOKEN": "s3cret",
+        **{f"VOIPAGENT_{name}": value for name, value in more.items()},
+    }
+
+
 async def test_a_refused_transfer_is_bridged(tmp_path: Path) -> None:
-    environ = {"VOIPAGENT_ENGINE__MODEL": "echo", "VOIPAGENT_CALLS__DIR": str(tmp_path / "calls")}
-    environ |= {"VOIPAGENT_HTTP__TOKEN": "s3cret", "VOIPAGENT_OUTBOUND__DIRECT": "bob@127.0.0.1:*"}
+    """And whoever is called for it hears of the recording first."""
+    settings = environ(tmp_path, OUTBOUND__DIRECT="bob@127.0.0.1:*", CALLS__CONSENT="tone")
     async with (
         asyncio.timeout(60),
         desk(leave) as bob,
-        serving_agent(environ) as agent,
+        serving_agent(settings) as agent,
         udp_peer(agent.sip_port) as caller,
     ):
         await caller.call()
@@ -53,4 +62,14 @@ async def test_a_refused_transfer_is_bridged(tmp_path: Path) -> None:
     record = json.loads(file.read_text())
     (noted,) = record["transfers"]
     assert (noted["to"], noted["how"]) == (f"sip:bob@127.0.0.1:{bob.port}", "bridged")
+    assert noted["consent"]["heard"] == "tone"
     assert (record["ended_by"], record["reason"]) == ("agent", "enough")
+
+
+async def test_the_far_end_is_not_asked_to_call_whom_no_pattern_allows(tmp_path: Path) -> None:
+    settings = environ(tmp_path, TRUNKS__PBX__HOST="127.0.0.1", TRUNKS__PBX__OUTBOUND="+4930*")
+    async with asyncio.timeout(60), serving_agent(settings) as agent, udp_peer(agent.sip_port) as caller:
+        await caller.call()
+        assert (await post(agent.http_port, f"{caller.to_tag}/transfer", {"target": "+49900123"}))[0] == 403
+        await caller.hang_up()  # the next that it hears, so there was no REFER
+        assert await agent.stop() == 0
