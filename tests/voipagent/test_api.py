@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from voipagent.web.api import HttpError, create_api, serve_http
+from voipagent.web.bearer import shows
 
 
 async def get(port: int, path: str, *headers: str, host: str = "localhost") -> tuple[int, object]:
@@ -49,6 +50,14 @@ async def test_of_trunks_only_this_machine_hears_and_who_has_the_token() -> None
             assert await get(port, "/api/v1/health", *headers, host="example.com") == (200, {"status": "ready"})
         shown = await get(port, "/api/v1/health", "Authorization: bearer hush", host="example.com")
         assert shown == (200, whole)
+    async with serve_http(create_api(lambda: True, lambda: [{"name": "acme"}]), "127.0.0.1", 0) as port:
+        shown = await get(port, "/api/v1/health", "Authorization: Bearer ", host="example.com")
+        assert shown == (200, {"status": "ready"})
+
+
+@pytest.mark.parametrize("authorization", ["Bearer ", "Bearer", ""])
+def test_no_token_is_shown_by_nothing(authorization: str) -> None:
+    assert not shows(authorization, "")
 
 
 async def test_a_port_that_is_taken_is_named() -> None:
