@@ -295,6 +295,15 @@ def test_too_brief_again_and_again() -> None:
     assert bench.told() == [Failed(423, "423 Longer", BACK_OFF_S)]
 
 
+def test_too_brief_once_more_at_a_refresh() -> None:
+    bench = Bench()
+    bench.answer(bench.start(), 423, ("Min-Expires", "700"))
+    bench.answer(bench.asked(), 200)
+    bench.wait(630)
+    bench.answer(bench.asked(), 423, ("Min-Expires", "1800"))
+    assert expires(bench.asked()) == 1800
+
+
 # --- failure -------------------------------------------------------------------------------------------------------
 
 
@@ -404,6 +413,17 @@ def test_the_place_that_was_left_is_taken_off_in_the_same_request() -> None:
     assert places(request := bench.asked()) == ["4", "-3"]
     bench.answer(request, 200)
     assert places(last := bench.asked()) == ["4"] and expires(last) == 0
+
+
+def test_a_move_before_the_answer_is_told_right_after_it() -> None:
+    bench = Bench(flow=place(1))
+    request = bench.start()
+    bench.ours.moved(place(2), bench.now)
+    bench.collect()
+    assert bench.sent == []
+    bench.answer(request, 200)
+    request = bench.asked()
+    assert places(request) == ["2", "-1"] and request.via.port == 2
 
 
 def test_no_more_than_some_places_are_taken_off_at_once() -> None:

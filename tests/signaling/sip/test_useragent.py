@@ -191,8 +191,12 @@ def test_max_forwards_0_is_for_proxies(bench: Bench) -> None:
 
 
 def test_a_route_that_cannot_be_followed(bench: Bench) -> None:
-    bench.peer().ask("INVITE", "Record-Route: <nowhere>", body=OFFER)
-    assert bench.heard() == ["400"]
+    peer = bench.peer()
+    peer.ask("INVITE", "Record-Route: <nowhere>", body=OFFER)
+    peer.ack(bench.last())
+    assert (bench.heard(), bench.told()) == (["400"], [])
+    bench.wait(64)
+    assert is_empty(bench)
 
 
 def test_requests_out_of_order(bench: Bench) -> None:
