@@ -18,7 +18,7 @@ from engine.slot import FRAME_SAMPLES, EngineError, EngineFull, Prompt, Sampling
 from media.leg import LegError, Pcm
 from signaling.call import CallOffer, NotAllowed, Outcome, SignalingError
 from tests.fakes import SILENCE, FakeLeg, FakeSource
-from tests.voipagent.outgoing import FakeDialer
+from tests.voipagent.outgoing import FakeDialer, FakeOutgoingCall
 from voipagent.agent import Agent
 from voipagent.calls import CallsSettings
 from voipagent.outbound import UnknownPersona, Wanted, explained
@@ -149,6 +149,18 @@ async def test_a_call_that_is_taken(recorder: Recorder, tmp_path: Path) -> None:
     assert (record["ended_by"], record["reason"], record["frames_stepped"]) == ("callee", "hung up", 3)
     assert record["prime_s"] is not None
     assert on.leg.closed
+
+
+async def test_a_re_invite_goes_to_the_leg(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path) as on:
+        await on.place()
+        await on.rung()
+        (call,) = on.dialer.calls
+        await call.take()
+        assert call.renegotiate is not None
+        assert await call.renegotiate("hold") == "answer to hold"
+        call.end()
+        await on.over()
 
 
 async def test_the_row_is_primed_while_it_rings_and_greets_who_answers(recorder: Recorder, tmp_path: Path) -> None:
@@ -387,6 +399,23 @@ async def test_whoever_wanted_it_may_go(recorder: Recorder, tmp_path: Path) -> N
         await on.rung()
         on.dialer.calls[0].come_to_nothing(Outcome.BUSY, "busy")
         assert (await on.over())["outcome"] == "busy"
+
+
+async def test_who_waits_for_a_call_is_let_go_when_the_agent_stops(recorder: Recorder, tmp_path: Path) -> None:
+    dialing = asyncio.Event()
+
+    class Stuck(FakeDialer):
+        async def dial(self, target: str, trunk: str = "") -> FakeOutgoingCall:
+            dialing.set()
+            await asyncio.get_running_loop().create_future()
+            return await super().dial(target, trunk)
+
+    async with stage(recorder, tmp_path, dialer=Stuck()) as on:
+        placing = asyncio.create_task(on.place())
+        async with asyncio.timeout(5):
+            await dialing.wait()
+    with pytest.raises(asyncio.CancelledError):
+        await placing
 
 
 def test_which_setting_is_against_it() -> None:

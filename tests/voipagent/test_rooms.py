@@ -187,6 +187,19 @@ async def test_other_calls_go_to_the_agent(recorder: Recorder, tmp_path: Path) -
     assert [each["kind"] for each in house.records()] == ["sip"]
 
 
+async def test_a_delayed_offer_is_ours_and_answer_and_re_invite_reach_the_leg(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    async with meeting_house(recorder, tmp_path) as house:
+        ada = await house.call(media=None)
+        await ada.accepted()
+        assert ada.call.log[-1] == ("accept", "our offer")
+        assert ada.call.answered is not None and ada.call.renegotiate is not None
+        await ada.call.answered("their answer")
+        assert ada.leg.answers == ["their answer"]
+        assert await ada.call.renegotiate("hold") == "answer to hold"
+
+
 async def test_names_are_told_apart_and_harmless(recorder: Recorder, tmp_path: Path) -> None:
     async with meeting_house(recorder, tmp_path) as house:
         for caller in ("ada", "ada", '<b>"x\n', "", "y" * 99):
@@ -503,6 +516,16 @@ async def test_a_room_that_goes_while_its_pin_is_asked_for(recorder: Recorder, t
             await press(house, ada.leg, "4711")
         await ticks(house, 150)
         assert (await ada.ended()).reason == "no right PIN in 3 tries"
+
+
+async def test_a_room_that_is_made_again_has_heard_no_wrong_pins(recorder: Recorder, tmp_path: Path) -> None:
+    async with meeting_house(recorder, tmp_path) as house:
+        house.rooms.add("sales", pinned("4711"))
+        for _ in range(MAX_WRONG):
+            await house.call("duplex", kind="webrtc", room="sales", pin="0000")
+        await house.rooms.remove("sales")
+        house.rooms.add("sales", pinned("4711"))
+        await (await house.call("sales")).accepted()  # and asked for its PIN
 
 
 async def test_there_is_a_limit_to_rooms(recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
