@@ -500,26 +500,33 @@ async def test_shutting_down_hangs_up_and_closes_the_record(recorder: Recorder, 
     assert (on.folder.path / "recording.wav").exists()
 
 
+@pytest.mark.parametrize("by", ["caller", "agent"])
 async def test_shutting_down_while_the_record_is_being_closed_loses_nothing(
-    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    by: str, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whoever ended the call: if that was a shutdown, this is the second time that we are told to go."""
     closing, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(self: FakeLeg) -> None:
         closing.set()
         await go_on.wait()
+        self.closed = True
 
     monkeypatch.setattr(FakeLeg, "close", slow)
     async with stage(recorder, tmp_path) as on:
         on.leg.hear(SPEECH)
         await on.leg.heard(1)
-        on.call.end()
+        if by == "caller":
+            on.call.end()
+        else:
+            on.task.cancel()
         await asyncio.wait_for(closing.wait(), 5)
         on.task.cancel()
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await on.task
-    assert (on.record["ended_by"], on.record["frames_stepped"]) == ("caller", 1)
+    assert on.leg.closed
+    assert (on.record["ended_by"], on.record["frames_stepped"]) == (by, 1)
 
 
 async def test_a_stuck_disk_holds_up_neither_the_call_nor_its_row(

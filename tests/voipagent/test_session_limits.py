@@ -153,6 +153,16 @@ async def test_it_takes_the_word_from_the_greeting(recorder: Recorder, tmp_path:
     assert GREETING.startswith(first) and last == GOODBYE
 
 
+async def test_who_speaks_over_the_greeting_as_time_runs_out_hears_the_whole_goodbye(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    async with stage(recorder, tmp_path, leg=Paced(), longest=Longest(0.8, GOODBYE), greeting=GREETING) as on:
+        on.leg.hear(*[SILENCE] * 8, *[SPEECH] * 92)
+        await on.over()
+    assert on.lines[-1].text == GOODBYE
+    assert not on.record["barged_in"]
+
+
 async def test_a_row_that_never_says_it_is_hung_up_on(
     recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,22 @@ async def test_hold_and_resume(recorder: Recorder, tmp_path: Path) -> None:
         await on.over()
 
 
+async def test_a_call_that_rings_is_not_held(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ringing(FakeCall):
+        async def ring(self, early_media: str | None = None) -> None:
+            await super().ring(early_media)
+            await self.wait_ended()
+
+    monkeypatch.setattr(FakeLeg, "offer", offered := AsyncMock())
+    async with stage(recorder, tmp_path, call=Ringing()) as on:
+        await until(lambda: bool(on.call.log))
+        with pytest.raises(SignalingError, match="not answered yet"):
+            await on.session.hold(True)
+    offered.assert_not_called()
+
+
 async def test_a_hold_that_is_refused_or_comes_to_no_use(recorder: Recorder, tmp_path: Path) -> None:
     class Stubborn(FakeCall):
         async def propose(self, media: str) -> str:
