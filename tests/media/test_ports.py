@@ -65,6 +65,7 @@ def test_a_pair_is_even_and_odd_and_bound(ports: Ports, base: int) -> None:
     assert pair.rtp.getsockname() == ("0.0.0.0", pair.port)
     assert pair.rtcp.getsockname() == ("0.0.0.0", pair.port + 1)
     assert pair.rtp.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == 46 << 2
+    assert ports.open(6).rtp.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS) == 46 << 2
 
 
 @pytest.mark.parametrize("first", [1, 2])

@@ -26,6 +26,7 @@ from media.stream import Stream
 from media.webrtc import OtherIce, WebRtcLeg, _same_peer
 from tests.media.browser import Browser
 from tests.media.line import FORMAT, loudness
+from tests.media.test_ice import stun_server, until
 from tests.media.webline import HERE, WebLine, heard
 
 RATE = FORMAT.sample_rate
@@ -245,6 +246,21 @@ async def test_candidates_are_of_the_session_that_there_is(monkeypatch: pytest.M
         await line.agent.answer(await line.caller.offer())
         with pytest.raises(OtherIce, match="another ICE session"):
             await line.agent.add_candidates(fragment)
+
+
+async def test_a_leg_that_is_closed_while_its_way_is_gathered_has_given_all_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with WebLine(monkeypatch) as line:
+        offer, before = await line.caller.offer(), set(line.ports._taken)
+        with stun_server(answers=False) as server:
+            leg = WebRtcLeg(FORMAT, line.clock, line.ports, HERE, servers=(server,))
+            answering = asyncio.create_task(leg.answer(offer))
+            await until(lambda: line.ports._taken != before)
+            await leg.close()
+            with pytest.raises(LegError, match="the leg was closed"):
+                await answering
+        assert line.ports._taken == before
 
 
 async def test_a_closed_leg_has_given_all_back(monkeypatch: pytest.MonkeyPatch) -> None:

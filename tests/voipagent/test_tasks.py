@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from voipagent.tasks import first_error, to_the_end
+from voipagent.tasks import first_error, first_of, to_the_end
 
 
 async def test_work_is_done_though_we_are_cancelled_meanwhile() -> None:
@@ -35,6 +35,22 @@ async def test_what_fails_in_it_is_raised() -> None:
 
     with pytest.raises(ZeroDivisionError):
         await to_the_end(work())
+
+
+async def test_the_others_have_left_when_the_first_is_done() -> None:
+    left = asyncio.Event()
+
+    async def first() -> str:
+        return "first"
+
+    async def other() -> str:
+        try:
+            return await asyncio.Future[str]()
+        finally:
+            left.set()
+
+    assert await first_of(other(), first()) == "first"
+    assert left.is_set()
 
 
 def test_the_first_error_in_groups_of_groups() -> None:
