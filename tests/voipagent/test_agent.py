@@ -20,6 +20,7 @@ from tests.fakes import SILENCE, FakeCall, FakeLeg, FakeSource, offer
 from voipagent.agent import Agent
 from voipagent.calls import CallsSettings
 from voipagent.context import Line
+from voipagent.events import Event, Refused
 from voipagent.persona import Persona, Personas
 from voipagent.recording import Recorder
 from voipagent.story import Story
@@ -87,14 +88,16 @@ async def test_the_record_has_the_trunk(recorder: Recorder, tmp_path: Path, capl
 
 
 async def test_calls_beyond_the_rows_are_busy_and_a_freed_row_is_used_again(recorder: Recorder, tmp_path: Path) -> None:
-    engine = EchoEngine(rows=2)
-    async with running(recorder, tmp_path, engine) as (_, source):
+    engine, told = EchoEngine(rows=2), list[tuple[str, Event]]()
+    async with running(recorder, tmp_path, engine) as (agent, source):
+        agent.observers.append(lambda call_id, event: told.append((call_id, event)))
         first, second = await ring(source, "1"), await ring(source, "2")
         await accepted(first)
         await accepted(second)
         third = await ring(source, "3")
         await ended(third)
         assert third.log == [("reject", Rejection.BUSY)]
+        assert [event for call_id, event in told if call_id == "3"] == [Refused("sip", "", "busy")]
         first.end()
         await freed(engine, 1)
         await accepted(await ring(source, "4"))
@@ -118,16 +121,17 @@ async def test_no_row_waits_for_a_summary(recorder: Recorder, tmp_path: Path) ->
         agent.personas = Personas(Persona(greeting="Hello there."))
         call = await ring(source)
         await accepted(call)
-        while agent.sessions["c"].record.frames_stepped < 3:
-            await asyncio.sleep(0.001)
-        call.end()
         async with asyncio.timeout(10):
+            while agent.sessions["c"].record.frames_stepped < 3:
+                await asyncio.sleep(0.001)
+            call.end()
             await slow.asked.wait()
         assert engine.free == 1
         slow.may.set()
         (record,) = tmp_path.glob("*/call.json")
-        while json.loads(record.read_text())["summary"] != "They said nothing.":
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(10):
+            while json.loads(record.read_text())["summary"] != "They said nothing.":
+                await asyncio.sleep(0.001)
 
 
 async def test_who_called_is_in_the_record_and_not_in_the_log(

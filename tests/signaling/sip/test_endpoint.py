@@ -476,8 +476,9 @@ async def test_what_a_peer_says_is_no_line_of_our_log(caplog: pytest.LogCaptureF
     caplog.set_level(logging.DEBUG, "signaling.sip")
     async with desk(leave) as agent, udp_peer(agent.port) as peer:
         peer.ask("INVITE", "Subject: \u202e\x1b[2J\rgone \x9b", body="v=0\r\n2026-01-01 INFO - forged\r\n")
-        while "forged" not in caplog.text:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(5):
+            while "forged" not in caplog.text:
+                await asyncio.sleep(0.01)
     (said,) = [record.getMessage() for record in caplog.records if "forged" in record.getMessage()]
     first, *lines = said.split("\n")
     assert first.startswith("< UDP 127.0.0.1:")
