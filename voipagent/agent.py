@@ -106,6 +106,7 @@ class Agent:
         task = self._group.create_task(self._place(dialer, wanted, speaker, begun), name="call of ours")
         self._placed.add(task)
         task.add_done_callback(self._placed.discard)
+        task.add_done_callback(lambda _: begun.cancel())  # without effect once it is done; the task may never begin
         return await begun
 
     async def settled(self) -> None:
@@ -141,8 +142,6 @@ class Agent:
             logger.exception("x a call of ours failed")
             if not begun.done():
                 begun.set_exception(EngineError("the call could not be begun; the log says why"))
-        finally:
-            begun.cancel()  # without effect once it is done
 
     async def _referred(self, offer: CallOffer, persona: Persona, target: str) -> None:
         """Call `target` because the far end of a call wants it, by the trunk and with the persona of that call.
