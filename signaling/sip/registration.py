@@ -51,6 +51,7 @@ class Input(Enum):
 
     START = "we want to be reached"
     STOP = "we want to be reached no more"
+    LEAVE = "the same, where the registrar may still know where we were"
     MOVED = "we are reached by another flow"
     DUE = "it is time"
     SUCCESS = "2xx"
@@ -83,6 +84,7 @@ REGISTRATION: Table = {
     (State.WAITING, Input.DUE): (State.ASKING, (Do.BEGIN, Do.SEND)),
     (State.WAITING, Input.MOVED): (State.ASKING, (Do.BEGIN, Do.SEND)),
     (State.WAITING, Input.STOP): (State.ENDED, ()),
+    (State.WAITING, Input.LEAVE): (State.LEAVING, (Do.BEGIN, Do.SEND)),
     (State.STOPPING, Input.SUCCESS): (State.LEAVING, (Do.BEGIN, Do.SEND)),
     (State.STOPPING, Input.AGAIN): (State.LEAVING, (Do.SEND,)),
     (State.STOPPING, Input.FAILURE): (State.ENDED, ()),
@@ -175,8 +177,9 @@ class Registration:
         self._step(Input.START, now)
 
     def stop(self, now: float) -> None:
-        """Take us off again."""
-        self._step(Input.STOP, now)
+        """Take us off again, also after a refresh that failed: until its time is up, calls would still be sent to us."""
+        known = self.state is State.WAITING and now < self.valid_until
+        self._step(Input.LEAVE if known else Input.STOP, now)
 
     def moved(self, flow: Flow, now: float) -> None:
         """The registrar is reached by another flow from now on: it must know where we are, or may be better heard."""

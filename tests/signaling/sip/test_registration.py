@@ -505,6 +505,23 @@ def test_stopped_before_it_began_or_while_it_waits() -> None:
     assert bench.ours.next_at is None
 
 
+@pytest.mark.parametrize("still_known", [True, False])
+def test_stopped_after_a_refresh_that_failed(still_known: bool) -> None:
+    bench = Bench()
+    bench.register()
+    assert bench.ours.next_at is not None
+    bench.wait(bench.ours.next_at - bench.now)
+    bench.answer(bench.asked(), 503)
+    bench.told()
+    bench.now = bench.ours.valid_until + (-1 if still_known else 1)
+    bench.stop()
+    if still_known:
+        request = bench.asked()
+        assert expires(request) == 0
+        bench.answer(request, 200)
+    assert bench.sent == [] and bench.told() == [Left()]
+
+
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_registrar_that_does_not_let_go(answered: bool) -> None:
     bench = Bench()
