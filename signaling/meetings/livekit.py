@@ -103,9 +103,11 @@ class LiveKitCall(MeetingCall):
             return socket
         except BaseException as error:
             if socket is not None:
-                if isinstance(error, asyncio.CancelledError | TimeoutError):
-                    await self._leave(socket)
-                await socket.close()
+                try:
+                    if isinstance(error, asyncio.CancelledError | TimeoutError):
+                        await self._leave(socket)
+                finally:  # as we may be told to hang up twice
+                    await socket.close()
             if isinstance(error, TimeoutError):
                 why = f"{self.place.server} did not let us in within {JOIN_S:g} s"
                 raise NotJoined(why, Outcome.NO_ANSWER) from None
@@ -176,9 +178,11 @@ class LiveKitCall(MeetingCall):
             await self._happen(socket, message)  # which says why, where it is a leave
             raise Over("network", f"{self.place.server} has forgotten us")
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):
-                await self._leave(socket)
-            await socket.close()
+            try:
+                if isinstance(error, asyncio.CancelledError):
+                    await self._leave(socket)
+            finally:
+                await socket.close()
             raise
 
     async def _leave(self, socket: ClientConnection) -> None:

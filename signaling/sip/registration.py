@@ -88,6 +88,7 @@ REGISTRATION: Table = {
     (State.STOPPING, Input.SUCCESS): (State.LEAVING, (Do.BEGIN, Do.SEND)),
     (State.STOPPING, Input.AGAIN): (State.LEAVING, (Do.SEND,)),
     (State.STOPPING, Input.FAILURE): (State.ENDED, ()),
+    (State.STOPPING, Input.LEAVE): (State.LEAVING, (Do.BEGIN, Do.SEND)),
     (State.LEAVING, Input.SUCCESS): (State.ENDED, ()),
     (State.LEAVING, Input.AGAIN): (State.LEAVING, (Do.SEND,)),
     (State.LEAVING, Input.FAILURE): (State.ENDED, ()),
@@ -177,7 +178,7 @@ class Registration:
         self._step(Input.START, now)
 
     def stop(self, now: float) -> None:
-        """Take us off again, also after a refresh that failed: until its time is up, calls would still be sent to us."""
+        """Take us off again, also after a refresh that failed: calls would still be sent to us until its time is up."""
         known = self.state is State.WAITING and now < self.valid_until
         self._step(Input.LEAVE if known else Input.STOP, now)
 
@@ -298,7 +299,8 @@ class Registration:
         if self.state is State.ASKING:
             self._failures = min(self._failures + 1, 10)
             self._events.append(Failed(code, why, wait_s))
-        self._step(Input.FAILURE, now, wait_s)
+        known = self.state is State.STOPPING and code != 408 and now < self.valid_until
+        self._step(Input.LEAVE if known else Input.FAILURE, now, wait_s)
 
     # --- what is sent ---
 

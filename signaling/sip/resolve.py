@@ -6,7 +6,7 @@ that may be dialled must not lead to a host that its writer did not name.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Literal, Protocol, TypeAlias
@@ -157,16 +157,23 @@ class Resolver:
             return
         failure: LookUpFailed | None = None
         if asked.port is None:
-            served = False
+            served, lost = False, None
             async for protocol, name in self._services(asked):
                 try:
-                    async for target in self._serving(protocol, name, asked.host):
+                    records = await self._look_up(name, "SRV")
+                except LookUpFailed as error:
+                    failure = error
+                    continue
+                try:
+                    async for target in self._serving(protocol, records, asked.host):
                         served = True
                         yield target
                 except LookUpFailed as error:
-                    failure = error
+                    lost = error
             if served:
                 return
+            if lost is not None:  # it is said who serves: the name itself does not
+                raise lost
         protocol = asked.protocol or ("TLS" if asked.secure else "UDP")
         self._check(protocol)
         hosts = await self._addresses(asked.host)
@@ -206,10 +213,9 @@ class Resolver:
         named = [(SERVICES.get(record.service.upper()), record.replacement) for record in records]
         return [(protocol, name.rstrip(".")) for protocol, name in named if protocol and name.rstrip(".")]
 
-    async def _serving(self, protocol: str, name: str, whom: str) -> AsyncIterator[Target]:
-        records = [record for record in await self._look_up(name, "SRV") if isinstance(record, Srv)]
+    async def _serving(self, protocol: str, records: Iterable[Naptr | Srv | str], whom: str) -> AsyncIterator[Target]:
         served, failure = False, None
-        for record in self._in_order(records):
+        for record in self._in_order([record for record in records if isinstance(record, Srv)]):
             try:
                 hosts = await self._addresses(record.target.rstrip("."))
             except LookUpFailed as error:  # the next may have an address that is known

@@ -34,6 +34,8 @@ READERS = tuple(Caller("reader", "flite", base, "train") for base in ("rms", "sl
 """The median of what they tell counts: alone each is beside a word's edge by 15 ms in the median, and by 50 to 150 in a
 tenth of all; together by 10 to 15, and by 40 to 80. Phones, whose number depends on who reads, are the first's."""
 
+RHVOICE = Path("/usr/share/RHVoice/voices")
+
 PITCH_HZ = 105
 """Of ked, when nobody asks for another."""
 
@@ -42,6 +44,8 @@ def rhvoice(text: str, caller: Caller) -> Spoken:
     """By RHVoice. Raises SynthesisError."""
     rate, pitch = round(100 / (caller.stretch * caller.size)), round(100 * caller.pitch / caller.size)
     command = ["RHVoice-test", "-p", caller.base, "-R", "24000", "-r", str(rate), "-t", str(pitch), "-o"]
+    if not (RHVOICE / caller.base).is_dir():  # it would speak in another without a word
+        raise SynthesisError(f"RHVoice has no voice {caller.base!r} in {RHVOICE}; install rhvoice-english")
     return _aligned(text, lambda to: _run([*command, str(to)], text, "rhvoice and rhvoice-english"))
 
 
@@ -82,7 +86,10 @@ def _aligned(text: str, speak: Callable[[Path], None]) -> Spoken:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "spoken.wav"
         speak(path)
-        rate, samples = wavfile.read(path)
+        try:
+            rate, samples = wavfile.read(path)
+        except (OSError, ValueError) as error:  # some end well without a voice, or without a word
+            raise SynthesisError(f"nothing was said of {text!r}: {error}; is the voice's package installed?") from None
     audio: Audio = samples.astype(np.float32) / np.float32(32_768)
     if len(audio) < rate // 20:
         raise SynthesisError(f"nothing is said in {text!r}")

@@ -131,7 +131,7 @@ def humans(exam: Exam) -> list[Result]:
     sentences = human.sentences(exam.prompts, exam.most)
     records = exam.play([Scene(START, (Turn(g711(audio)),)) for _, audio in sentences])
     fallbacks = {plain(text) for text in exam.material.domain.fallbacks}
-    honest = [plain(answered(record)) in fallbacks for record in records]
+    honest = [_spoken(exam, record) in fallbacks for record in records]
     return [HUMAN_DIGITS.share(right), HUMAN_FALLBACK.share(honest)]
 
 

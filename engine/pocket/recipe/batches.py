@@ -18,8 +18,8 @@ from engine.pocket.recipe.corpus import IGNORED, Example, Labels
 from engine.pocket.recipe.init_lm import centroids
 
 STOP_WEIGHT = 1.0
-"""Of the PAD with which an interrupted agent stops. With the weight of any other PAD it went on even where stopping was
-three times as likely."""
+"""Of the PAD with which an interrupted agent stops, or one that listens says no second "mm-hm". With the weight of any
+other PAD it went on even where stopping was three times as likely."""
 
 PAD_WEIGHT, EPAD_WEIGHT, OPENING_WEIGHT, START_WEIGHT, LATE_WEIGHT = 0.3, 0.6, 4.0, 0.7, 0.7
 """Of a text token in the loss; any other is 1. The opening word of an answer is the whole decision, and the EPAD before

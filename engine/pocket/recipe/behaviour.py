@@ -85,7 +85,7 @@ def patience(exam: Exam) -> list[Result]:
 def _says(record: Record, start: int, end: int, domain: Domain) -> bool:
     """Whether it is heard in these frames with anything but an "mm-hm"."""
     first = onset(record, start)
-    return first is not None and first < end and plain(record.said(start, end)) != domain.backchannel
+    return first is not None and first < end and bool(but_for_mm_hm(plain(record.said(start, end)), domain))
 
 
 def interruptions(exam: Exam) -> list[Result]:
@@ -219,18 +219,18 @@ def _is_fooled(record: Record, alone: Record, domain: Domain) -> bool:
     Another answer is none to the echo, but one to a question that was misheard.
     """
     (begun, first, more), (begun_alone, first_alone, more_alone) = (_in_parts(each, domain) for each in (record, alone))
-    if begun != begun_alone or (more and not more_alone):
-        return True
-    return len(first) < len(first_alone) and first_alone[: len(first)] == first
+    one_begins_the_other = first[: len(first_alone)] == first_alone[: len(first)]
+    return begun != begun_alone or len(more) > len(more_alone) or (one_begins_the_other and first != first_alone)
 
 
 def _in_parts(record: Record, domain: Domain) -> tuple[list[str], list[str], list[str]]:
-    """The words that are said before the last turn, at once after it, and later."""
+    """The words that are said before the last turn, at once after it, and later; an "mm-hm" is none."""
     start = record.starts[-1]
     heard = onset(record, start)
     end = len(record.text) if heard is None else heard + stopped(record, heard, len(record.text))
-    later = unless_silence(record.said(end), domain.silence)
-    return judges.words(record.said(0, start)), judges.words(record.said(start, end)), judges.words(later)
+    first = but_for_mm_hm(plain(record.said(start, end)), domain)
+    later = but_for_mm_hm(plain(unless_silence(record.said(end), domain.silence)), domain)
+    return judges.words(record.said(0, start)), judges.words(first), judges.words(later)
 
 
 def noises(exam: Exam) -> list[Result]:

@@ -46,7 +46,8 @@ CHORUS = 100
 """Mixtures of Kokoro's voices. They come behind those before: what these draw stays the same."""
 
 ALIGNED = {"rhvoice": ("bdl", "clb", "slt"), "pico": ("en-US", "en-GB"), "festival": ("ked",)}
-"""Other people's voices; RHVoice's alan is left out, which may be who is held out as awb."""
+"""Five other people's voices, and slt's by other means; RHVoice's alan is left out, which may be who is held out as
+awb."""
 
 RELATIVES = 20
 """Of each of them."""

@@ -40,7 +40,10 @@ STOP_FRAMES = 4
 """From the first in which the agent is silent because it was interrupted."""
 
 LISTENING_FRAMES = 38
-"""From the first sound of an "mm-hm": no other is to begin in these 3 s, and the caller has not asked anything yet."""
+"""From the first sound of an "mm-hm": no other is to begin in these 3 s, as long as the caller goes on."""
+
+SAID = {"greeting", "answer", "silence", "backchannel"}
+"""Events at whose frame the agent's sound begins."""
 
 CLOSING = 2
 """Frames: a name is written in one or two pieces."""
@@ -149,12 +152,19 @@ def example_of(
 
 def _stopped(dialogue: Dialogue, late: Sequence[int]) -> Iterator[int]:
     """STOP_FRAMES in which it is silent behind each stop, and those in which it came too late for that; and
-    LISTENING_FRAMES of each "mm-hm"."""
+    LISTENING_FRAMES of each "mm-hm", up to the end of the turn."""
+    ends = {event.start: event.frame for event in dialogue.events if event.kind == "question"}
     for event in dialogue.events:
-        first, count = event.frame, {"stop": STOP_FRAMES, "backchannel": LISTENING_FRAMES}.get(event.kind, 0)
-        while event.kind == "stop" and first in late:
-            first += 1
-        yield from range(first, min(first + count, dialogue.frames))
+        first, last = event.frame, dialogue.frames
+        if event.kind == "stop":
+            while first in late:
+                first += 1
+            last = min(last, first + STOP_FRAMES)
+        elif event.kind == "backchannel":
+            last = min(last, first + LISTENING_FRAMES, ends.get(event.start, last) + 1)
+        else:
+            continue
+        yield from range(first, last)
 
 
 def _known(words: Sequence[str], index: dict[str, int]) -> tuple[int, ...]:
@@ -264,6 +274,9 @@ def cut_frame(dialogue: Dialogue, random: np.random.Generator) -> int:
     silent = (dialogue.schedule[:, 0] == SILENCE) & np.isin(dialogue.text, list(SILENT))
     for event in asked:
         silent[event.start + 1 : event.frame + PAUSE_FRAMES + 1] = False
+    for event in dialogue.events:
+        if event.kind in SAID:  # its text leads its sound, and what it is said to is what a fresh row has not heard
+            silent[max(0, event.frame - LEAD - 1) : event.frame] = False
     free = np.flatnonzero(silent[GREETING + 1 : first + 1])
     return GREETING + 1 + int(free[-1]) if free.size else 0
 

@@ -155,7 +155,8 @@ class _Call:
         talking = _rms(frame) > TALK_RMS
         self._quiet = 0 if talking else self._quiet + 1
         self._talked = self._talked + 1 if talking or 0 < self._talked and self._quiet <= BREATH else 0
-        self._answered |= talking
+        # what is said into a turn is no answer to it, be it an "mm-hm": the scene would end before one comes
+        self._answered |= talking and len(record.ends) == len(record.starts)
         if self._waiting or not self._listened:
             return False
         over = self._answered and self._quiet >= DONE_QUIET and not self.scene.patient

@@ -106,6 +106,8 @@ class TuneTask:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
+        if "tuned" not in saved:
+            raise ValueError("the checkpoint is of an older version of this training; delete it, and begin anew")
         with torch.no_grad():  # the rest is as the codec's folder has it: a decoder may have learnt on since
             for weight, learnt in zip(tuned_weights(self.mimi), saved["tuned"], strict=True):
                 weight.copy_(learnt)

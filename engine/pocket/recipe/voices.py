@@ -4,7 +4,8 @@
     espeak-ng (Debian, used at build time)   its voice variants; six are held out
     hibari "heart" (PyPI, Apache-2.0)        the agent's voice, and, warped, many callers
     Kokoro (PyPI, Apache-2.0)                mixtures of its voices: the nearest to people that there is here
-    RHVoice, Pico, Festival (Debian)         six people, whose words are found by reading along (`aligned`)
+    RHVoice bdl, clb, slt (LGPL-2.1+), Pico en-US and en-GB ("claims to be Apache-2.0"; both in Debian's non-free) and
+    Festival's ked (free, University of Edinburgh): five people more and slt, whose words are found by reading along
 
 A `Caller` is one pseudo-speaker; `say` makes an `Utterance` of it.
 """

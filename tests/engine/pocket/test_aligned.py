@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,11 @@ def written(to: Path, audio: Audio) -> None:
     wavfile.write(to, RATE, (audio * 32_767).astype(np.int16))
 
 
+def wav_of(command: Sequence[str]) -> Path:
+    """What a command is to write."""
+    return next(Path(each) for each in command if each.endswith(".wav"))
+
+
 def test_the_way_through_two_that_are_alike_is_straight() -> None:
     one = np.random.default_rng(0).normal(size=(20, 3))
     assert path(one, one).tolist() == [[n, n] for n in range(20)]
@@ -62,8 +68,8 @@ def test_cepstra_do_not_depend_on_how_loud_it_is() -> None:
 
 def test_words_are_found_by_who_reads_along(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aligned, "flite", lambda text, reader: chords(1, 320))
-    monkeypatch.setattr(aligned, "_run", lambda command, given, package: written(Path(command[-1]), chords(1.6).audio))
-    made = aligned.rhvoice("one two three", SOMEBODY)
+    monkeypatch.setattr(aligned, "_run", lambda command, given, package: written(wav_of(command), chords(1.6).audio))
+    made = aligned.pico("one two three", SOMEBODY)
     there = chords(1.6)
     assert made.rate == RATE and len(made.audio) == len(there.audio)
     assert [word.label for word in made.words] == list(LENGTHS)
@@ -79,20 +85,21 @@ def test_a_reader_who_divides_words_otherwise_is_not_counted(monkeypatch: pytest
         return spoken if reader.base != "kal" else Spoken(spoken.audio, RATE, spoken.words[:1], spoken.phones)
 
     monkeypatch.setattr(aligned, "flite", read)
-    monkeypatch.setattr(aligned, "_run", lambda command, given, package: written(Path(command[-1]), chords(1).audio))
-    assert len(aligned.rhvoice("one two three", SOMEBODY).words) == 3
+    monkeypatch.setattr(aligned, "_run", lambda command, given, package: written(wav_of(command), chords(1).audio))
+    assert len(aligned.pico("one two three", SOMEBODY).words) == 3
 
 
-def test_pace_pitch_and_head_are_asked_of_each_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pace_pitch_and_head_are_asked_of_each_in_its_own_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[tuple[list[str], str]] = []
 
     def run(command: list[str], given: str, package: str) -> None:
         asked.append((list(command), given))
-        to = next(Path(each) for each in command if each.endswith(".wav"))
-        written(to, chords(1).audio)
+        written(wav_of(command), chords(1).audio)
 
     monkeypatch.setattr(aligned, "flite", lambda text, reader: chords(1))
     monkeypatch.setattr(aligned, "_run", run)
+    monkeypatch.setattr(aligned, "RHVOICE", tmp_path)
+    (tmp_path / SOMEBODY.base).mkdir()
     for speak in (aligned.rhvoice, aligned.pico, aligned.festival):
         speak("tea & milk", SOMEBODY)
     (rhvoice, said), (pico, _), (festival, told) = asked
@@ -104,8 +111,20 @@ def test_pace_pitch_and_head_are_asked_of_each_in_its_own_way(monkeypatch: pytes
 
 def test_silence_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = np.zeros(100, np.float32)
-    monkeypatch.setattr(aligned, "_run", lambda command, given, package: written(Path(command[-1]), nothing))
+    monkeypatch.setattr(aligned, "_run", lambda command, given, package: written(wav_of(command), nothing))
     with pytest.raises(SynthesisError, match="nothing is said in 'well'"):
+        aligned.festival("well", SOMEBODY)
+
+
+def test_a_program_that_ends_well_without_a_sound_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aligned, "_run", lambda command, given, package: None)
+    with pytest.raises(SynthesisError, match="nothing was said of 'well'"):
+        aligned.pico("well", SOMEBODY)
+
+
+def test_a_voice_that_rhvoice_does_not_have_is_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(aligned, "RHVOICE", tmp_path)
+    with pytest.raises(SynthesisError, match="RHVoice has no voice 'en-GB'"):
         aligned.rhvoice("well", SOMEBODY)
 
 

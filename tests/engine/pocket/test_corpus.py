@@ -189,6 +189,9 @@ def test_behind_a_backchannel_it_is_to_listen_on(
     )
     made = example_of(listening, voice, tokenizer, labels, unasked=(20,))
     assert made.stopped == tuple(range(made.prompt + 20, made.prompt + 20 + LISTENING_FRAMES))
+    asked = replace(listening, events=(*listening.events, Event("question", 33, 0, "hours", "when open")))
+    made = example_of(asked, voice, tokenizer, labels)
+    assert made.stopped == tuple(range(made.prompt + 20, made.prompt + 34)), "then it is to answer"
 
 
 def test_of_a_question_that_was_missed_nothing_is_asked(example: Example, dialogue: Dialogue) -> None:
@@ -260,9 +263,11 @@ def test_a_call_is_not_cut_within_a_question(call: Dialogue) -> None:
 def test_nor_while_the_agent_says_something_or_is_about_to(call: Dialogue) -> None:
     talking = lasting(call, 160)
     talking.schedule[40:50] = (0, 1)
-    talking.text[38:41] = 500
-    frames = cuts(talking)
-    assert not frames & {*range(38, 50)} and {37, 50} <= frames
+    talking.text[[38, 40]] = EPAD, EPAD
+    talking.text[39] = 500
+    said = (Event("answer", 40, 36, "hours"), Event("silence", 55))
+    frames = cuts(replace(talking, events=(*talking.events, *said)))
+    assert not frames & {*range(37, 50), *range(52, 55)} and {26, 50, 51} <= frames
 
 
 def test_a_call_that_would_begin_before_its_greeting_is_left_whole(call: Dialogue) -> None:

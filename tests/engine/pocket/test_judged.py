@@ -128,7 +128,8 @@ def test_humans_are_heard_by_telephone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(human, "sentences", lambda folder, most: [("vm", stand_in(2, 10))] * most)
 
     def reply(scene: Scene, number: int) -> list[tuple[int, str]]:
-        return [(12, (" You said one two three", f" {DOMAIN.fallbacks[0]}", " Mm-hm.", " We are closed.")[number])]
+        fallback = DOMAIN.fallbacks[0]
+        return [(12, (" You said one two three", f" Mm-hm. {fallback}", " Mm-hm.", " We are closed.")[number])]
 
     made = exam(reply, most=4, prompts=Path())
     digits, honest = answering.humans(made)
@@ -175,9 +176,8 @@ def test_an_answer_into_a_pause_is_early_and_an_mm_hm_is_no_answer() -> None:
     ]
 
     def reply(scene: Scene, number: int) -> list[tuple[int, str]]:
-        return [[(2, " We are closed.")], [(60, " We are closed.")], [(2, " Mm-hm.")], [(4, " Mm-hm."), (60, " We.")]][
-            number
-        ]
+        heard_out = [(4, " Mm-hm."), (9, " Mm-hm."), (60, " We.")]
+        return [[(2, " We are closed.")], [(60, " We are closed.")], [(2, " Mm-hm.")], heard_out][number]
 
     (result,) = behaviour.patience(exam(reply, *asked))
     assert result.seen == pytest.approx((100 / 3,)) and result.count == 3
@@ -261,6 +261,9 @@ def test_short_turns_of_all_kinds_want_no_mm_hm_and_long_ones_not_two_at_once() 
         ([(16, f" {OPEN}"), (60, " You can pay.")], True),
         ([(-10, " You can pay."), (16, f" {OPEN}")], True),
         ([(16, " We are open")], True),
+        ([(16, f" {OPEN}"), (16 + 21 + 7, " You can pay.")], True),  # before it counts as another answer
+        ([(16, " Mm-hm.")], True),
+        ([(16, f" Mm-hm. {OPEN}")], False),
         ([], True),
     ],
 )
@@ -272,6 +275,14 @@ def test_an_echo_is_answered_where_more_is_said_than_without_it_or_less(
 
     (result,) = behaviour.echoes(exam(reply, HOURS))
     assert (result.seen, result.count) == ((100.0 if fooled else 0.0,), 1)
+
+
+def test_more_than_without_an_echo_is_more_words() -> None:
+    def reply(scene: Scene, number: int) -> list[tuple[int, str]]:
+        return [(16, f" {OPEN}"), (60, " You can pay with cash." if scene.echo else " You can pay.")]
+
+    (result,) = behaviour.echoes(exam(reply, HOURS))
+    assert result.seen == (100.0,)
 
 
 def test_who_speaks_into_noise_says_something_but_that_nobody_is_there() -> None:

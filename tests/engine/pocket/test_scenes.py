@@ -102,6 +102,14 @@ def test_a_caller_whose_moment_never_comes_speaks_at_last() -> None:
     assert len(record.frames) == PATIENCE + 2 + 10
 
 
+def test_what_is_said_into_a_turn_is_no_answer_to_it() -> None:
+    """An "mm-hm" in frames 15 to 17 of a turn of forty from frame 10 on; the answer comes behind the turn."""
+    rows = Rows(1, lambda heard: len(heard) - 1 in {15, 16, 17, *range(60, 70)})
+    (record,) = played(rows, Scene("", (Turn(np.tile(LOUD, 40)),)))
+    assert record.starts == [10] and record.ends == [50]
+    assert record.talking[60:70].all() and len(record.frames) == 70 + DONE_QUIET
+
+
 def test_a_patient_scene_listens_to_the_end() -> None:
     (record,) = played(Rows(1, greets), Scene("", (Turn(LOUD, "quiet", 3),), listen=70, patient=True))
     assert len(record.frames) - record.ends[-1] == 70

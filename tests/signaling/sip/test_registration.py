@@ -522,6 +522,20 @@ def test_stopped_after_a_refresh_that_failed(still_known: bool) -> None:
     assert bench.sent == [] and bench.told() == [Left()]
 
 
+def test_stopped_while_a_refresh_is_refused() -> None:
+    bench = Bench()
+    bench.register()
+    assert bench.ours.next_at is not None
+    bench.wait(bench.ours.next_at - bench.now)
+    refresh = bench.asked()
+    bench.stop()
+    bench.answer(refresh, 503)
+    request = bench.asked()
+    assert expires(request) == 0
+    bench.answer(request, 503)
+    assert bench.sent == [] and bench.told() == [Left()]
+
+
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_registrar_that_does_not_let_go(answered: bool) -> None:
     bench = Bench()

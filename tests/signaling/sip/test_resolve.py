@@ -177,6 +177,13 @@ async def test_srv_that_is_never_answered_leaves_the_name_itself(names: FakeName
         await resolver(names).resolve("sip:example.com")
 
 
+async def test_the_name_itself_does_not_stand_in_for_who_is_said_to_serve(names: FakeNames) -> None:
+    names.add(UDP, "SRV", Srv(1, 1, 5060, "sip.example.com")).failing.add(("sip.example.com", "A"))
+    names.add("example.com", "A", "192.0.2.80")
+    with pytest.raises(Unresolved, match=r"cannot be looked up: no A of sip\.example\.com"):
+        await resolver(names, versions=(4,)).resolve("sip:example.com")
+
+
 async def test_a_naptr_that_is_never_answered_is_none(names: FakeNames) -> None:
     names.add("example.com", "A", "192.0.2.1").failing.add(("example.com", "NAPTR"))
     assert await shown(names, "sip:example.com", versions=(4,)) == ["example.com (192.0.2.1:5060 over UDP)"]
