@@ -31,8 +31,9 @@ FLOOR = 1e-3
 """Of an utterance's strongest band: what is weaker is as good as silent."""
 
 READERS = tuple(Caller("reader", "flite", base, "train") for base in ("rms", "slt", "kal16", "kal"))
-"""The median of what they tell counts: alone each is beside a word's edge by 15 ms in the median, and by 50 to 150 in a
-tenth of all; together by 10 to 15, and by 40 to 80. Phones, whose number depends on who reads, are the first's."""
+"""The median of what they tell counts. In 60 texts by five voices whose words are known, rms alone was beside a word's
+edge by 13 to 31 ms in the median and by 49 to 149 in a tenth of all; together they were by 10 to 31, and by 42 to 110.
+Phones, whose number depends on who reads, are the first's."""
 
 RHVOICE = Path("/usr/share/RHVoice/voices")
 
