@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+import wave
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -82,16 +83,15 @@ def _run(command: Sequence[str], given: str, package: str) -> None:
 
 
 def _aligned(text: str, speak: Callable[[Path], None]) -> Spoken:
-    from scipy.io import wavfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "spoken.wav"
         speak(path)
         try:
-            rate, samples = wavfile.read(path)
-        except (OSError, ValueError) as error:  # some end well without a voice, or without a word
+            with wave.open(str(path)) as file:
+                rate, data = file.getframerate(), file.readframes(file.getnframes())
+        except (OSError, EOFError, wave.Error) as error:  # some end well without a voice, or without a word
             raise SynthesisError(f"nothing was said of {text!r}: {error}; is the voice's package installed?") from None
-    audio: Audio = samples.astype(np.float32) / np.float32(32_768)
+    audio: Audio = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32_768)
     if len(audio) < rate // 20:
         raise SynthesisError(f"nothing is said in {text!r}")
     spoken, phones = _at_rate(audio, rate), list[Span]()
@@ -113,10 +113,10 @@ def _kept(spans: Iterable[Span]) -> list[Span]:
 
 
 def _at_rate(audio: Audio, rate: int) -> Audio:
-    from scipy.signal import resample_poly
-
-    made: Audio = audio if rate == RATE else resample_poly(audio, RATE, rate).astype(np.float32)
-    return made
+    """At RATE, by cutting or padding the spectrum."""
+    length = len(audio) * RATE // rate
+    spectrum = np.fft.rfft(audio)[: length // 2 + 1]
+    return np.asarray(np.fft.irfft(spectrum, length) * (length / len(audio)), np.float32)
 
 
 def _places(read: Audio, spoken: Audio) -> Callable[[float], float]:
@@ -139,15 +139,19 @@ def _filters() -> NDArray[np.float64]:
     return np.clip(np.minimum(up, down), 0, None)
 
 
+@cache
+def _cosines() -> NDArray[np.float64]:
+    """[BANDS, CEPSTRA] of the discrete cosine transform; each is scaled anyway."""
+    return np.cos(np.pi / BANDS * np.outer(np.arange(BANDS) + 0.5, np.arange(CEPSTRA)))
+
+
 def cepstra(audio: Audio) -> NDArray[np.float64]:
     """[frames, CEPSTRA], each with mean 0 and deviation 1 over the whole: what is left of a voice is what it says."""
-    from scipy.fft import dct
-
     padded = np.pad(audio.astype(np.float64), WINDOW // 2)
     starts = np.arange(0, max(1, len(padded) - WINDOW + 1), HOP)
     frames = np.stack([padded[start : start + WINDOW] for start in starts]) * np.hanning(WINDOW)
     powers = np.abs(np.fft.rfft(frames)) ** 2 @ _filters()
-    made = dct(np.log(powers + FLOOR * powers.max() + 1e-12), norm="ortho")[:, :CEPSTRA]
+    made = np.log(powers + FLOOR * powers.max() + 1e-12) @ _cosines()
     made -= made.mean(0)
     scaled: NDArray[np.float64] = made / (made.std(0) + 1e-9)
     return scaled
@@ -155,9 +159,8 @@ def cepstra(audio: Audio) -> NDArray[np.float64]:
 
 def path(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.int64]:
     """Dynamic time warping (Sakoe and Chiba 1978): pairs of frames [P, 2] from both beginnings to both ends."""
-    from scipy.spatial.distance import cdist
-
-    distances = cdist(one, other)
+    squares = (one**2).sum(1)[:, None] + (other**2).sum(1) - 2 * one @ other.T
+    distances = np.sqrt(np.clip(squares, 0, None))
     n, m = distances.shape
     best = np.full((n + 1, m + 1), np.inf)
     best[0, 0] = 0

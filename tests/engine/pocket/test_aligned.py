@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import sys
+import wave
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.io import wavfile
 
 from engine.pocket.recipe import aligned
 from engine.pocket.recipe.aligned import CEPSTRA, HOP, RATE, cepstra, path
@@ -37,7 +37,9 @@ def chords(pace: float, first_hz: float = 300.0) -> Spoken:
 
 
 def written(to: Path, audio: Audio) -> None:
-    wavfile.write(to, RATE, (audio * 32_767).astype(np.int16))
+    with wave.open(str(to), "wb") as file:
+        file.setparams((1, 2, RATE, len(audio), "NONE", ""))
+        file.writeframes((audio * 32_767).astype("<i2").tobytes())
 
 
 def wav_of(command: Sequence[str]) -> Path:
