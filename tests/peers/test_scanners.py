@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from ipaddress import ip_network
 from pathlib import Path
@@ -82,5 +83,5 @@ async def test_ten_wrong_passwords_are_all_that_are_heard(tmp_path: Path) -> Non
         assert registrar.guard.banned(STRANGER, asyncio.get_running_loop().time())
         answers = [datagram.payload for datagram in seen if datagram.source_port == agent.port]
         assert {payload[:11] for payload in answers} == {b"SIP/2.0 401"}
-        assert PASSWORD not in said
+        assert not re.search(rf"\b{PASSWORD}\b", said)  # a time it took may have those digits in it
         await check_alive(agent)
