@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.pocket.recipe.formats import Split
+from engine.pocket.recipe.variants import DRAWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,9 @@ ESPEAK_VARIANTS = (
     *("paul", "pedro", "quincy", "rob", "robert", "steph", "steph3", "travis", "victor", "zac"),
 )
 ESPEAK_HELD_OUT = ("f4", "m5", "klatt4", "Andrea", "mike", "anika")
+ESPEAK_DRAWN = 40
+"""Voices of espeak-ng that are drawn, and not among its own: each call's is another."""
+
 ESPEAK_ACCENTS = ("en-us", "en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-029")
 """As espeak-ng takes them before a variant; `en` is British."""
 
@@ -125,6 +129,10 @@ def callers(seed: int = 0) -> tuple[Caller, ...]:
         for base in bases
         for n in range(RELATIVES)
     ]
+    made += [
+        Caller(f"drawn-{n}", "espeak", f"{ESPEAK_ACCENTS[n % len(ESPEAK_ACCENTS)]}+drawn-{n}", "train")
+        for n in range(ESPEAK_DRAWN)
+    ]
     return tuple(made)
 
 
@@ -137,7 +145,10 @@ def varied(caller: Caller, random: np.random.Generator) -> Caller:
         base, size = str(int(random.integers(1 << 31))), random.uniform(0.86, 1.15)
     elif caller.engine == "espeak":
         accent = ESPEAK_ACCENTS[int(random.integers(len(ESPEAK_ACCENTS)))]
-        base = f"{accent}+{caller.base.partition('+')[2]}"
+        variant = caller.base.partition("+")[2]
+        if DRAWN.search(caller.base):
+            variant = f"drawn-{int(random.integers(1 << 31))}"
+        base = f"{accent}+{variant}"
         pitch, size = random.uniform(0.75, 1.3), random.uniform(0.86, 1.17)
     name = f"{caller.name}-{int(random.integers(1 << 32)):08x}"
     return replace(caller, name=name, base=base, stretch=float(stretch), pitch=float(pitch), size=float(size))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import re
+import shutil
+import tempfile
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from engine.pocket.recipe.callers import Caller
 from engine.pocket.recipe.formats import Span
 from engine.pocket.recipe.phones import PAUSE, divided, from_ipa
 from engine.pocket.recipe.synthesis import Spoken, SynthesisError, load
+from engine.pocket.recipe.variants import Folder
 
 
 class _EspeakId(ctypes.Union):
@@ -44,9 +49,14 @@ class _Espeak:
 
     def __init__(self) -> None:
         self._library = load("libespeak-ng.so.1", "espeak-ng")
-        self.rate: int = self._library.espeak_Initialize(_SYNCHRONOUS, 0, None, _PHONES_AS_IPA)
-        if self.rate <= 0:
-            raise SynthesisError("libespeak-ng cannot be initialised; install the package espeak-ng-data")
+        self._initialise(None)
+        data = ctypes.c_char_p()
+        self._library.espeak_Info(ctypes.byref(data))
+        root = Path(tempfile.mkdtemp(prefix="espeak-variants-"))
+        atexit.register(shutil.rmtree, root, ignore_errors=True)
+        self._folder = Folder(Path((data.value or b"").decode()), root)
+        self._library.espeak_Terminate()
+        self.rate = self._initialise(root)
         self._callback = _ESPEAK_CALLBACK(self._heard)
         self._library.espeak_SetSynthCallback(self._callback)
         size, unsigned, pointer = ctypes.c_size_t, ctypes.c_uint, ctypes.c_void_p
@@ -55,6 +65,14 @@ class _Espeak:
         ]
         self._audio: list[NDArray[np.int16]] = []
         self._events: list[tuple[int, int, int, int, str]] = []
+
+    def _initialise(self, root: Path | None) -> int:
+        """Hz that it speaks at."""
+        path = None if root is None else str(root).encode()
+        rate: int = self._library.espeak_Initialize(_SYNCHRONOUS, 0, path, _PHONES_AS_IPA)
+        if rate <= 0:
+            raise SynthesisError("libespeak-ng cannot be initialised; install the package espeak-ng-data")
+        return rate
 
     def _heard(self, wave: Any, samples: int, events: Any) -> int:
         if wave and samples > 0:
@@ -68,6 +86,7 @@ class _Espeak:
         return 0
 
     def __call__(self, text: str, caller: Caller) -> Spoken:
+        self._folder.lay(caller.base)
         if self._library.espeak_SetVoiceByName(caller.base.encode()):
             raise SynthesisError(f"espeak-ng has no voice {caller.base!r}")
         self._library.espeak_SetParameter(_RATE, round(160 / (caller.stretch * caller.size)), 0)

@@ -1,7 +1,7 @@
 """Who speaks in the training data: seven synthesisers, and where the words and phones are.
 
     flite (Debian `flite`, BSD-like)         rms, slt, kal, kal16; awb is held out
-    espeak-ng (Debian, used at build time)   its voice variants; six are held out
+    espeak-ng (Debian, used at build time)   its voice variants, six of them held out, and drawn ones
     hibari "heart" (PyPI, Apache-2.0)        the agent's voice, and, warped, many callers
     Kokoro (PyPI, Apache-2.0)                mixtures of its voices: the nearest to people that there is here
     RHVoice bdl, clb, slt (LGPL-2.1+), Pico en-US and en-GB ("claims to be Apache-2.0"; both in Debian's non-free) and

@@ -140,10 +140,9 @@ def test_a_program_that_refuses_says_why() -> None:
         aligned._run([sys.executable, "-c", "import sys; sys.exit('no voice')"], "well", "python")
 
 
-def test_they_are_callers_who_come_last_and_have_relatives() -> None:
-    everybody = callers()
-    those = [caller for caller in everybody if caller.engine in ALIGNED]
-    assert len(those) == RELATIVES * sum(map(len, ALIGNED.values())) and everybody[-len(those) :] == tuple(those)
+def test_they_are_callers_and_have_relatives() -> None:
+    those = [caller for caller in callers() if caller.engine in ALIGNED]
+    assert len(those) == RELATIVES * sum(map(len, ALIGNED.values()))
     assert {caller.split for caller in those} == {"train"}
     assert set(ALIGNED) < set(SYNTHESISERS)
     first = varied(those[0], np.random.default_rng(0))
