@@ -47,7 +47,10 @@ ESPEAK_ACCENTS = ("en-us", "en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-02
 
 
 CHORUS = 100
-"""Mixtures of Kokoro's voices. They come behind those before: what these draw stays the same."""
+"""Mixtures of Kokoro's own voices. They come behind those before: what these draw stays the same."""
+
+CHOIR = 100
+"""Mixtures of its others."""
 
 ALIGNED = {"rhvoice": ("bdl", "clb", "slt"), "pico": ("en-US", "en-GB"), "festival": ("ked",)}
 """Five other people's voices, and slt's by other means; RHVoice's alan is left out, which may be who is held out as
@@ -133,7 +136,16 @@ def callers(seed: int = 0) -> tuple[Caller, ...]:
         Caller(f"drawn-{n}", "espeak", f"{ESPEAK_ACCENTS[n % len(ESPEAK_ACCENTS)]}+drawn-{n}", "train")
         for n in range(ESPEAK_DRAWN)
     ]
+    made += [
+        Caller(f"choir-{n}", "choir", str(n), "train", between(0.8, 1.25), 1.0, between(0.88, 1.12))
+        for n in range(CHOIR)
+    ]
     return tuple(made)
+
+
+def drawn(caller: Caller) -> bool:
+    """Whether espeak-ng is lent this voice."""
+    return DRAWN.search(caller.base) is not None
 
 
 def varied(caller: Caller, random: np.random.Generator) -> Caller:
@@ -141,12 +153,12 @@ def varied(caller: Caller, random: np.random.Generator) -> Caller:
     base, stretch, pitch, size = caller.base, random.uniform(0.78, 1.32), caller.pitch, caller.size
     if caller.engine == "flite" or caller.engine in ALIGNED:
         pitch, size = random.uniform(0.65, 1.45), random.uniform(0.84, 1.18)
-    elif caller.engine == "chorus":
+    elif caller.engine in {"chorus", "choir"}:
         base, size = str(int(random.integers(1 << 31))), random.uniform(0.86, 1.15)
     elif caller.engine == "espeak":
         accent = ESPEAK_ACCENTS[int(random.integers(len(ESPEAK_ACCENTS)))]
         variant = caller.base.partition("+")[2]
-        if DRAWN.search(caller.base):
+        if drawn(caller):
             variant = f"drawn-{int(random.integers(1 << 31))}"
         base = f"{accent}+{variant}"
         pitch, size = random.uniform(0.75, 1.3), random.uniform(0.86, 1.17)

@@ -30,7 +30,7 @@ import numpy as np
 
 from engine.model.text import Tokenizer
 from engine.pocket.recipe import asides, standin, voices
-from engine.pocket.recipe.callers import ALIGNED, Caller, callers, varied
+from engine.pocket.recipe.callers import ALIGNED, Caller, callers, drawn, varied
 from engine.pocket.recipe.dialogues import Composer, Kind, Pool
 from engine.pocket.recipe.domain import UNKNOWN, ClipText, Domain, Wording, load_domain
 from engine.pocket.recipe.formats import (
@@ -242,8 +242,10 @@ def caller_jobs(
     To test with: unseen voices, half of them with unseen wordings, and some unseen wordings by voices that were seen.
     """
     mine = [caller for caller in callers if caller.split == split]
-    later = {"chorus", *ALIGNED}  # without them tests stay the same
-    seen = [caller for caller in callers if caller.split == "train" and caller.engine not in later]
+    later = {"chorus", "choir", *ALIGNED}  # without them tests stay the same
+    seen = [
+        caller for caller in callers if caller.split == "train" and caller.engine not in later and not drawn(caller)
+    ]
     first = number * (size // TURNS)
     jobs: list[tuple[Caller, Wording]] = []
     for place in range(size):

@@ -3,7 +3,7 @@
     flite (Debian `flite`, BSD-like)         rms, slt, kal, kal16; awb is held out
     espeak-ng (Debian, used at build time)   its voice variants, six of them held out, and drawn ones
     hibari "heart" (PyPI, Apache-2.0)        the agent's voice, and, warped, many callers
-    Kokoro (PyPI, Apache-2.0)                mixtures of its voices: the nearest to people that there is here
+    Kokoro (PyPI and npm, Apache-2.0)        mixtures of its voices: the nearest to people that there is here
     RHVoice bdl, clb, slt (LGPL-2.1+), Pico en-US and en-GB ("claims to be Apache-2.0"; both in Debian's non-free) and
     Festival's ked (free, University of Edinburgh): five people more and slt, whose words are found by reading along
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from engine.pocket.recipe.aligned import festival, pico, rhvoice
 from engine.pocket.recipe.callers import Caller
-from engine.pocket.recipe.chorus import chorus
+from engine.pocket.recipe.chorus import choir, chorus
 from engine.pocket.recipe.espeak import espeak
 from engine.pocket.recipe.flite import flite
 from engine.pocket.recipe.formats import Audio, Span, Utterance
@@ -37,7 +37,7 @@ EDGE_S = (0.04, 0.06)
 """What is kept before the first phone and after the last."""
 
 SYNTHESISERS: dict[str, Synthesiser] = {
-    **{"flite": flite, "espeak": espeak, "heart": heart, "chorus": chorus},
+    **{"flite": flite, "espeak": espeak, "heart": heart, "chorus": chorus, "choir": choir},
     **{"rhvoice": rhvoice, "pico": pico, "festival": festival},
 }
 

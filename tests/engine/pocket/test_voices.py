@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,16 @@ from numpy.typing import NDArray
 
 from engine.pocket.recipe import letters
 from engine.pocket.recipe.callers import Caller, callers, varied
-from engine.pocket.recipe.chorus import LATE, REACH, earlier, mixtures
+from engine.pocket.recipe.chorus import (
+    FOLDER,
+    LATE,
+    REACH,
+    WIDTH,
+    earlier,
+    lent_voices,
+    mixtures,
+    small_mixtures,
+)
 from engine.pocket.recipe.formats import Audio, Span
 from engine.pocket.recipe.letters import UNIT, graph_output, phones_of, words_of
 from engine.pocket.recipe.phones import FLITE, IPA, PAUSE, PHONES, divided, from_flite, from_ipa
@@ -28,8 +38,8 @@ def test_relatives_keep_what_makes_a_voice_and_nothing_of_what_makes_it_known() 
         assert {first.engine, second.engine} == {caller.engine} and first.warp == second.warp == caller.warp
         drawn = caller.name.startswith("drawn-")
         assert (first.base.partition("+")[2] == caller.base.partition("+")[2]) != drawn
-        assert (first.base == caller.base) or caller.engine in {"espeak", "chorus"}
-        assert (first.pitch == caller.pitch) == (caller.engine in {"heart", "chorus"})
+        assert (first.base == caller.base) or caller.engine in {"espeak", "chorus", "choir"}
+        assert (first.pitch == caller.pitch) == (caller.engine in {"heart", "chorus", "choir"})
 
 
 def spans(*parts: tuple[str, float]) -> list[Span]:
@@ -139,6 +149,36 @@ def test_a_number_is_a_voice_between_others_or_a_little_beyond() -> None:
     away = np.linalg.norm(sounds - 0.2, axis=2)
     assert 0.4 <= away.min() and 0.9 < away.max() <= REACH
     assert np.array_equal(mixtures(3, 5), mixtures(3, 5)) and not np.array_equal(*mixtures(3, 5))
+
+
+def test_of_many_voices_few_are_mixed() -> None:
+    made = np.array([small_mixtures(number, 54) for number in range(300)])
+    assert np.allclose(made.sum(2), 1) and made.min() >= 0
+    assert set((made[:, 0] > 0).sum(1)) == set((made[:, 1] > 0).sum(1)) == {1, 2, 3}
+    own_manner = np.array([np.array_equal(sound, manner) for sound, manner in made])
+    assert 0.4 < own_manner.mean() < 0.6
+    assert (made[:, 0].max(0) > 0).all(), "each of them is somebody's"
+    assert np.array_equal(small_mixtures(3, 54), small_mixtures(3, 54))
+    assert len(small_mixtures(3, 2)[0]) == 2, "also of two"
+
+
+def test_the_choirs_voices_are_where_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voices = np.random.default_rng(0).normal(size=(2, 510, 1, WIDTH)).astype("<f4")
+    for name, voice in zip(("bf_emma", "am_echo"), voices, strict=True):
+        voice.tofile(tmp_path / f"{name}.bin")
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    assert np.array_equal(lent_voices(), voices[::-1, :, 0]), "in the order of their names"
+
+
+@pytest.mark.parametrize("folder", [None, "", "nowhere"])
+def test_without_them_it_is_said_where_they_are_to_be_had(
+    folder: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FOLDER, raising=False)
+    if folder is not None:
+        monkeypatch.setenv(FOLDER, folder and str(tmp_path / folder))
+    with pytest.raises(SynthesisError, match="KOKORO_VOICES names no folder with voices.*kokoro-js"):
+        lent_voices()
 
 
 def test_a_graphs_output_is_a_message_that_merges_into_a_model() -> None:
