@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from media.clock import Clock
+from media.icesdp import bundled
 from media.iceservers import IceServer
 from media.leg import AudioFormat, Exchange, Leg, LegStats
 from media.negotiation import Codecs
@@ -45,7 +46,7 @@ class HearingLeg(WebRtcLeg):
         """Agree to all tracks, now or anew. Raises LegError; what was agreed before then stands."""
         text = await super().answer(offer)
         assert self._stream is not None
-        return "\r\n".join([*_all_tracks(parse(offer), text, self._stream.number), ""])
+        return "\r\n".join([*_all_tracks(bundled(parse(offer)), text, self._stream.number), ""])
 
     def take(self) -> Exchange | None:
         """The oldest exchange, or None where its time is not over yet."""
@@ -91,8 +92,7 @@ def _alike(line: Media, chosen: Media) -> bool:
     """Whether that is a track of the same codecs under the same numbers, on the same way."""
     mine, theirs = line.codecs(), chosen.codecs()
     same = line.kind == "audio" and line.profile == chosen.profile and mine == theirs
-    bundled = line.port or line.attribute("bundle-only") is not None
-    return bool(same and bundled and line.attribute("ice-ufrag") == chosen.attribute("ice-ufrag"))
+    return bool(same and line.port and line.attribute("ice-ufrag") == chosen.attribute("ice-ufrag"))
 
 
 def _track(line: Media, chosen: list[str]) -> Iterator[str]:

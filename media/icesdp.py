@@ -7,6 +7,7 @@ audio stream on it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from media.keying import DTLS_PROFILES
@@ -88,11 +89,11 @@ class Local:
     def session_lines(self, offer: Description | None, number: int) -> list[str]:
         """Our description's head: what is bundled, in the offer's own way if there is one."""
         mid = "0" if offer is None else offer.media[number].attribute("mid")
-        bundled = offer is None or any(
+        grouped = offer is None or any(
             name == "group" and mid in value.split()[1:] and value.startswith("BUNDLE")
             for name, value in offer.media[number].attributes
         )
-        group = [f"a=group:BUNDLE {mid}"] if bundled and mid is not None else []
+        group = [f"a=group:BUNDLE {mid}"] if grouped and mid is not None else []
         return [*group, "a=ice-options:trickle", "a=msid-semantic:WMS *"]
 
     def audio_lines(self, mid: str | None, sends: bool) -> list[str]:
@@ -116,7 +117,7 @@ def refused_lines(line: Media) -> list[str]:
 def wants_ice(text: str | None) -> bool:
     """Whether that is the description of somebody whose audio is encrypted by DTLS, on a way that ICE has to find."""
     try:
-        media = parse(text or "").media
+        media = bundled(parse(text or "")).media
     except LegError:
         return False
     audio = [line for line in media if line.kind == "audio" and line.profile in DTLS_PROFILES]
@@ -127,7 +128,32 @@ PORT = 9
 """What stands for a port that is not known (RFC 8839, section 4.3.1)."""
 
 
+WAY = frozenset(
+    {"candidate", "end-of-candidates", "fingerprint", "ice-pwd", "ice-ufrag", "rtcp-mux", "rtcp-mux-only", "setup"}
+)
+"""What a description says of a way (RFC 8859, categories TRANSPORT and IDENTICAL)."""
+
+
+def bundled(description: Description) -> Description:
+    """The same with a way for lines that have none but their bundle's: they stand with port 0, which refuses nothing
+    there, and what is missing is said in the bundle's first line (RFC 8843, sections 6 and 7.1.3).
+    """
+    named = {line.attribute("mid"): line for line in description.media}
+    return replace(description, media=tuple(_on_the_way(line, named) for line in description.media))
+
+
+def _on_the_way(line: Media, named: Mapping[str | None, Media]) -> Media:
+    if line.port or line.attribute("bundle-only") is None:
+        return line
+    groups = [value.split()[1:] for name, value in line.attributes if name == "group" and value.startswith("BUNDLE")]
+    first = next((named.get(group[0]) for group in groups if line.attribute("mid") in group), None)
+    if first is None or not first.port:
+        return line
+    lent = () if line.attribute("ice-ufrag") else (pair for pair in first.attributes if pair[0] in WAY)
+    return replace(line, port=PORT, attributes=(*line.attributes, *lent))
+
+
 def at(description: Description, host: str) -> Description:
     """The same as if it came from `host`, where its signalling does: its addresses are mere placeholders."""
-    media = (replace(line, host=host, port=PORT if line.port else 0) for line in description.media)
+    media = (replace(line, host=host, port=PORT if line.port else 0) for line in bundled(description).media)
     return replace(description, media=tuple(media))

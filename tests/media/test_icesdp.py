@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from media.icesdp import MAX_CANDIDATES, PORT, Fragment, Local, Remote, at, wants_ice
+from media.icesdp import MAX_CANDIDATES, PORT, Fragment, Local, Remote, at, bundled, wants_ice
 from media.leg import LegError
 from media.sdp import parse
 from tests.media.line import THERE, sdp
@@ -90,6 +90,42 @@ def test_who_sends_nothing_has_no_source() -> None:
 def test_addresses_are_placeholders_but_a_refused_line_stays_refused() -> None:
     moved = at(parse(sdp(AUDIO, "m=video 0 RTP/AVP 96", host="0.0.0.0")), THERE)
     assert [(line.host, line.port) for line in moved.media] == [(THERE, PORT), (THERE, 0)]
+
+
+VIDEO = ("m=video 9 UDP/TLS/RTP/SAVPF 96", "a=mid:v", *ICE, f"a=candidate:{CANDIDATE}", "a=setup:actpass")
+BEHIND = ("m=audio 0 UDP/TLS/RTP/SAVPF 0", "a=mid:a", "a=bundle-only")
+BUNDLE = ("a=group:LS a v", "a=group:BUNDLE v a")
+
+
+def test_audio_behind_a_bundles_first_line_has_its_way() -> None:
+    text = sdp(*VIDEO, *BEHIND, session=BUNDLE)
+    video, audio = bundled(parse(text)).media
+    assert video == parse(text).media[0] and audio.port == PORT
+    assert (audio.attribute("mid"), audio.attribute("setup")) == ("a", "actpass")
+    found = Remote.read(text, audio)
+    assert (found.ufrag, found.password, found.candidates) == ("abcd", PASSWORD, (CANDIDATE,))
+    assert wants_ice(text)
+
+
+@pytest.mark.parametrize(
+    "lines, session",
+    [
+        ((*VIDEO, *BEHIND), ()),
+        ((*VIDEO, *BEHIND), ("a=group:BUNDLE v",)),
+        ((*VIDEO, *BEHIND), ("a=group:BUNDLE x a",)),
+        ((*VIDEO, *BEHIND[:2]), BUNDLE),
+        (("m=video 0 UDP/TLS/RTP/SAVPF 96", *VIDEO[1:], *BEHIND), BUNDLE),
+        (BEHIND, ("a=group:BUNDLE a",)),
+    ],
+    ids=["no group", "another's group", "of nobody", "not bundle-only", "its first is refused", "it is the first"],
+)
+def test_audio_with_port_0_is_else_refused(lines: tuple[str, ...], session: tuple[str, ...]) -> None:
+    assert bundled(parse(sdp(*lines, session=session))) == parse(sdp(*lines, session=session))
+
+
+def test_a_way_of_its_own_stays_its_own() -> None:
+    (_, audio) = bundled(parse(sdp(*VIDEO, *BEHIND, "a=ice-ufrag:efgh", session=BUNDLE))).media
+    assert audio.port == PORT and audio.attribute("ice-ufrag") == "efgh" and audio.attribute("candidate") is None
 
 
 @pytest.mark.parametrize(

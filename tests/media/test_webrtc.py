@@ -17,7 +17,7 @@ from media.answer import Legs
 from media.clock import TICK_S
 from media.codec import PCMU
 from media.dtls import Dtls, Identity
-from media.icesdp import Remote
+from media.icesdp import WAY, Remote
 from media.leg import LegError, NoPort, Pcm
 from media.ports import Ports
 from media.published import MAX_LISTENERS, PublishedLeg
@@ -50,6 +50,29 @@ async def test_what_is_said_is_heard_both_ways_and_counted(monkeypatch: pytest.M
         assert (stats.codec, stats.encryption) == ("opus", ("DTLS AEAD_AES_256_GCM",))
         assert stats.remote == f"{HERE}:{line.caller._way.default[1]}" and stats.packets_dropped == 0
         assert stats.packets_received > 380 and stats.reports_received > 0 and stats.round_trip_s is not None
+
+
+def behind_a_picture(offer: str) -> str:
+    """The same from who wants to be seen, too, and by one way that its picture's line tells of (RFC 8843)."""
+    head, audio = offer.split("m=audio ")
+    way = [line for line in audio.splitlines() if line[2:].partition(":")[0] in WAY]
+    rest = [line for line in audio.splitlines()[1:] if line not in way]
+    port, _, line = audio.splitlines()[0].partition(" ")
+    picture = [f"m=video {port} {line}", "c=IN IP4 0.0.0.0", "a=mid:picture", *way]
+    behind = [f"m=audio 0 {line}", *rest, "a=bundle-only", ""]
+    return head.replace("a=group:BUNDLE ", "a=group:BUNDLE picture ") + "\r\n".join([*picture, *behind])
+
+
+async def test_who_wants_to_be_seen_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with WebLine(monkeypatch) as line:
+        offer = behind_a_picture(await line.caller.offer())
+        assert "m=audio 0 " in offer and offer.index("a=ice-ufrag") < offer.index("m=audio")
+        head, picture, audio = re.split("(?=m=)", await line.agent.answer(offer))
+        assert picture.startswith("m=video 0 ") and "a=mid:picture\r\n" in picture
+        assert "a=group:BUNDLE 0\r\n" in head and "a=mid:0\r\n" in audio and "a=ice-ufrag" in audio
+        await line.caller.accepted(head + audio)
+        await line.meet()
+        assert loudness(heard((await line.talk(sine(2.0)))[5:])) == pytest.approx(0.177, abs=0.02)
 
 
 async def test_what_is_played_reaches_nobody_before_there_are_a_way_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
