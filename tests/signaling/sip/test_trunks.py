@@ -44,8 +44,9 @@ class World:
         self.now += 3600  # so that nothing is remembered
         if kind != "A":
             return Found((), 0)
-        if name not in self.names:
+        if not self.names.get(name):
             self.missed.put_nowait(name)
+        if name not in self.names:
             raise LookUpFailed(f"no server knows {name}")
         return Found(self.names[name], 0)
 
@@ -283,6 +284,21 @@ async def test_two_trunks_share_a_connection() -> None:
         made.ours.stop()
 
 
+async def test_a_name_that_is_gone_changes_nothing_that_works(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shell, "RECHECK_S", 0.01)
+    caplog.set_level("DEBUG", shell.logger.name)
+    async with world(HOUSE) as there:
+        request, flow = await there.sent.get()
+        there.answer(request, 200)
+        there.names["pbx.example"] = ()
+        for _ in range(2):
+            await there.missed.get()
+        assert there.ours.states[0][0].registered and list(there.kept) == [flow] == there.connected
+        assert "trunk house goes on as it is: pbx.example" in caplog.text
+
+
 async def test_a_name_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shell, "RECHECK_S", 0.01)
     async with world(HOUSE) as there:
@@ -297,7 +313,7 @@ async def test_a_name_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) ->
         there.names = {}
         for _ in range(2):  # by the second, the first was dealt with
             await there.missed.get()
-        assert there.ours.states[0][0].registered, "a name server that is gone changes nothing that works"
+        assert there.ours.states[0][0].registered, "without a name server it is where it was"
 
 
 async def test_one_that_is_down_is_looked_for_elsewhere() -> None:
