@@ -17,7 +17,7 @@ from pathlib import Path
 from engine.slot import Engine
 from media.answer import Legs
 from media.leg import AudioFormat, Leg
-from signaling.call import CallEnded, CallOffer, SignalingError
+from signaling.call import CallEnded, CallOffer, OutgoingCall, SignalingError
 from signaling.front import Front
 from signaling.meetings.dialer import MeetingDialer
 from signaling.meetings.meeting import KIND as MEETING
@@ -85,32 +85,34 @@ async def dial(settings: Settings, wanted: Wanted, *, meeting: bool = False) -> 
     SignalingError where a signal came before there was a call.
     """
     with _stopped_by_signals():
+        call: list[OutgoingCall] = []
         try:
-            return await _dial(settings, wanted, meeting)
+            await _dial(settings, wanted, meeting, call)
         except asyncio.CancelledError:
-            raise SignalingError("stopped before there was a call") from None
+            if not call:
+                raise SignalingError("stopped before there was a call") from None
+        return await call[0].wait_ended()
 
 
-async def _dial(settings: Settings, wanted: Wanted, meeting: bool) -> CallEnded:
+async def _dial(settings: Settings, wanted: Wanted, meeting: bool, begun: list[OutgoingCall]) -> None:
+    """Fills `begun` with the call, once there is one."""
     async with _house(_to_dial(settings)) as house:
         running = asyncio.create_task(house.agent.run(house.sip), name="agent")
         await asyncio.sleep(0)  # in which it begins
         house.sip.available = lambda: False
-        call = None
         try:
             if meeting:
-                call = await house.meetings.join(wanted.target, wanted.persona)
+                begun.append(await house.meetings.join(wanted.target, wanted.persona))
             else:
-                call = await house.agent.place(house.dialer, wanted)
-            await call.wait_ended()
+                begun.append(await house.agent.place(house.dialer, wanted))
+            await begun[0].wait_ended()
             await house.agent.settled()
         except asyncio.CancelledError:
-            if call is None:
+            if not begun:
                 raise
         finally:
             running.cancel()
             await asyncio.wait([running])
-    return await call.wait_ended()
 
 
 def _to_dial(settings: Settings) -> Settings:
@@ -144,7 +146,8 @@ def _stopped_by_signals(hangup: bool = True) -> Iterator[None]:
 
     def stop(number: signal.Signals) -> None:
         logger.info("- %s: hanging up", number.name)
-        loop.remove_signal_handler(number)
+        for each in numbers:
+            loop.remove_signal_handler(each)
         task.cancel()
 
     for number in numbers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from voipagent.environment import NEST, PREFIX
 from voipagent.record import utc_now
 from voipagent.recording import Recording
 from voipagent.renegotiation import renegotiate
-from voipagent.session import Session
+from voipagent.session import MEASURED_FRAMES, Session
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class OutgoingSession(Session):
 
     async def _talk(self, leg: Leg) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._note_ringing(), name="ringing")
+            group.create_task(self._note_ringing(leg), name="ringing")
             group.create_task(self._press(leg), name="press digits")
             await super()._talk(leg)
 
@@ -77,19 +78,24 @@ class OutgoingSession(Session):
         """Record what is heard before the answer; between that and the greeting, nothing is heard or kept."""
         await self._outgoing.wait_early()
         logger.info("- %s early media", self.record.id)
-        while True:
+        for number in itertools.count(1):
             exchange = await leg.exchange()
-            if not taken.done() and self._early.of_caller:
-                self._early.write(exchange)
+            if taken.done() or not self._early.of_caller:
+                continue
+            self._early.write(exchange)
+            if number % MEASURED_FRAMES == 0:
+                self.record.early_s = round(self._early.seconds, 3)
+                self._minutes.note(leg.stats, (), ())
 
     async def _close(self, leg: Leg, ended: CallEnded) -> None:
         await self._early.close()
         self.record.early_s, self.record.early = round(self._early.seconds, 3), self._early.name
         await super()._close(leg, ended)
 
-    async def _note_ringing(self) -> None:
+    async def _note_ringing(self, leg: Leg) -> None:
         await self._outgoing.wait_ringing()
         self.record.rang = utc_now().isoformat()
+        self._minutes.note(leg.stats, (), ())
         logger.info("- %s rings", self.record.id)
 
     async def _press(self, leg: Leg) -> None:

@@ -140,7 +140,9 @@ def read_wave(file: VoiceFile) -> Audio:
             rate, width, channels = sound.getframerate(), sound.getsampwidth(), sound.getnchannels()
             raw = sound.readframes(math.ceil(MOST_SECONDS * rate) + 1)
     except (EOFError, wave.Error) as error:
-        raise CheckpointError(f"the voice {file.place!r} is no PCM WAV file: {error or 'it ends too early'}") from None
+        raise CheckpointError(
+            f"the voice {file.place!r} is no PCM WAV file: {str(error) or 'it ends too early'}"
+        ) from None
     samples = _samples(raw, width)
     samples = samples[: len(samples) // channels * channels].reshape(-1, channels).mean(1)
     if not 0 < len(samples) <= MOST_SECONDS * rate:

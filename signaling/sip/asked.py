@@ -39,7 +39,7 @@ async def referred(call: SipCall, target: str) -> int:
     except NotAllowed as error:
         logger.warning("x %s transfer to %s: %s", call.offer.id, target, error)
     except (SignalingError, TimeoutError) as error:
-        logger.warning("x %s transfer to %s: %s", call.offer.id, target, error or "too slow")
+        logger.warning("x %s transfer to %s: %s", call.offer.id, target, str(error) or "too slow")
         return 503
     except Exception:
         logger.exception("x %s transfer failed", call.offer.id)

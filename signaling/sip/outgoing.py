@@ -268,7 +268,7 @@ class OutgoingSipCall(PlacedCall):
                     outcome = await self.renegotiate(event.media or "")
                 answer, why = ("", outcome.value) if isinstance(outcome, Rejection) else (outcome, "")
         except Exception as error:  # whatever is wrong with our own side, the far end gets its ACK and a BYE
-            why = f"no answer to the far end's offer: {error or type(error).__name__}"
+            why = f"no answer to the far end's offer: {str(error) or type(error).__name__}"
         if why:
             self.stop(why)
             return

@@ -123,3 +123,12 @@ async def test_who_was_begun_to_outlive_a_terminal_does() -> None:
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+async def test_after_one_signal_the_next_kills_whichever_it_is() -> None:
+    """Once more cancelled, we would leave what is still being written."""
+    with app._stopped_by_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.Event().wait(), 10)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from voipagent.consent import LONGEST_S, PAUSE_S, TONE_HZ, TONE_S, Announcement, load_announcement
+from media.leg import AudioFormat, Exchange
+from tests.fakes import FakeLeg
+from voipagent.consent import LONGEST_S, PAUSE_S, TONE_HZ, TONE_S, Announcement, announce_alone, load_announcement
 from voipagent.lab.demo import SENTENCES
 from voipagent.talk import AudioFileError
 
@@ -74,3 +78,57 @@ def test_what_cannot_be_an_announcement_is_said(tmp_path: Path) -> None:
     ]:
         with pytest.raises(AudioFileError, match=f"VOIPAGENT_CALLS__CONSENT: .*({why})"):
             load_announcement(str(tmp_path / name), RATE, FRAME)
+
+
+class Line(FakeLeg):
+    """A leg whose way is there in the frames that are named."""
+
+    def __init__(self, *ready: bool) -> None:
+        super().__init__()
+        self._ready, self.ready = list(ready), False
+
+    async def exchange(self) -> Exchange:
+        self.ready = self._ready.pop(0) if self._ready else self.ready
+        return await super().exchange()
+
+
+async def announced(leg: FakeLeg, frames: int = 2) -> dict[str, Any]:
+    sound = Announcement("tone", (np.full(FRAME, 0.1, np.float32),) * frames)
+    async with asyncio.timeout(5):
+        return await announce_alone(sound, leg, AudioFormat(RATE, FRAME))
+
+
+async def test_it_is_played_once_there_is_a_way() -> None:
+    leg = Line(False, False, True)
+    leg.hear(*[np.zeros(FRAME, np.float32)] * 9)
+    assert await announced(leg) == {"heard": "tone", "duration_s": 0.16, "whole": True}
+    assert leg.line.qsize() == 9 - 3 - 2
+
+
+async def test_it_is_played_though_there_is_no_way_yet_but_the_note_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voipagent.consent.READY_S", 0.4)
+    leg = Line()
+    leg.hear(*[np.zeros(FRAME, np.float32)] * 9)
+    assert await announced(leg) == {"heard": "tone", "duration_s": 0.16, "whole": False}
+    assert leg.line.qsize() == 9 - 5 - 2
+
+
+async def test_what_was_not_heard_once_is_not_heard_whole() -> None:
+    leg = Line(True, False, True, True)
+    leg.hear(*[np.zeros(FRAME, np.float32)] * 9)
+    assert not (await announced(leg, 3))["whole"]
+
+
+async def test_a_hold_only_delays_it() -> None:
+    leg = Line(True)
+    for held in (False, True, True, False):
+        leg.hear(np.zeros(FRAME, np.float32), held=held)
+    leg.ready = True
+    assert await announced(leg) == {"heard": "tone", "duration_s": 0.16, "whole": True}
+    assert len(leg.played) == 2 and leg.line.empty()
+
+
+def test_the_last_frame_is_filled_with_silence() -> None:
+    frames = list(Announcement("tone", (np.ones(FRAME, np.float32),) * 2).cut(1_000))
+    assert [len(frame) for frame in frames] == [1_000] * 4
+    assert np.concatenate(frames).sum() == 2 * FRAME

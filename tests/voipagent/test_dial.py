@@ -154,3 +154,17 @@ def post(port: int, target: str) -> int:
     with urllib.request.urlopen(request, timeout=10) as response:
         status: int = response.status
         return status
+
+
+async def test_interrupted_once_it_is_over_it_says_how_it_ended(tmp_path: Path) -> None:
+    """While we wait for a far end that does not answer our BYE."""
+    async with phone() as far, asyncio.TaskGroup() as group:
+
+        async def take() -> None:
+            async with asyncio.timeout(60):  # a process has to begin
+                far.say(await far.asked.get(), 200, body=ANSWER)
+
+        group.create_task(take())
+        environ = in_folder(tmp_path, VOIPAGENT_OUTBOUND__DIRECT="*", VOIPAGENT_OUTBOUND__MAX_CALL="1")
+        code, printed, _ = await dial(environ, f"sip:bob@127.0.0.1:{far.port}", interrupt_after=" over after ")
+    assert (code, printed) == (0, "over: the call lasted 1 s, which is the longest allowed\n")

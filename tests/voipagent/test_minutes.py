@@ -161,3 +161,52 @@ async def test_nobody_is_asked_to_sum_up_what_may_not_be_kept(recorder: Recorder
     await on.close(LegStats(), SAID, [], ENDED)
     await on.sum_up(asked, Story(), SAID)
     assert left(on)["summary"] == "" and asked.asked == 0
+
+
+async def test_the_shortest_call_has_its_recording_in_the_record(recorder: Recorder, tmp_path: Path) -> None:
+    """It is written, and made, only at the end."""
+    on = minutes(recorder, tmp_path)
+    on.hear(Exchange(LOUD, QUIET))
+    await on.close(LegStats(), [], [], ENDED)
+    assert left(on)["recording"] == "recording.wav" in left(on)["artefacts"]
+
+
+async def test_what_the_transcript_lacks_is_said(recorder: Recorder, tmp_path: Path) -> None:
+    on = minutes(recorder, tmp_path)
+    recorder.do(lambda: (on.folder.path / "transcript.jsonl").mkdir()).result(5)
+    on.keep(SAID[0])
+    await on.close(LegStats(), SAID, [], ENDED)
+    assert left(on)["transcript_error"].startswith("transcript.jsonl: ")
+
+
+async def test_what_was_heard_before_the_answer_is_one_of_the_files(recorder: Recorder, tmp_path: Path) -> None:
+    on = minutes(recorder, tmp_path)
+    on.record.early = "early.wav"
+    await on.close(LegStats(), [], [], ENDED)
+    assert left(on)["artefacts"] == ["early.wav"]
+
+
+async def test_who_talks_past_the_agent_is_not_judged(recorder: Recorder, tmp_path: Path) -> None:
+    on = minutes(recorder, tmp_path)
+    for heard, played in [(LOUD, QUIET)] * 6 + [(QUIET, QUIET)] * 5 + [(QUIET, LOUD)] * 10:
+        on.hear(Exchange(heard, played), judged=False)
+    await on.close(LegStats(), [], [], ENDED)
+    assert (left(on)["response_latency"]["count"], left(on)["duration_s"]) == (0, pytest.approx(21 * 0.08))
+
+
+async def test_times_count_what_was_skipped(recorder: Recorder, tmp_path: Path) -> None:
+    """A second of the call is lost before the agent's first word: the caller waited for it all the same."""
+    on = minutes(recorder, tmp_path)
+    for heard, played, skipped in (
+        [(LOUD, QUIET, 0)] * 6 + [(QUIET, QUIET, 0), (QUIET, LOUD, 24_000)] + [(QUIET, LOUD, 0)] * 9
+    ):
+        on.hear(Exchange(heard, played, skipped=skipped))
+    await on.close(LegStats(), [], [], ENDED)
+    assert left(on)["response_latency"]["p50_s"] == pytest.approx(1.08, abs=0.03)
+
+
+async def test_nobody_is_asked_to_sum_up_silence(recorder: Recorder, tmp_path: Path) -> None:
+    on, asked = minutes(recorder, tmp_path), Summed("She rang.")
+    await on.close(LegStats(), [], [], ENDED)
+    await on.sum_up(asked, Story(), [])
+    assert asked.asked == 0

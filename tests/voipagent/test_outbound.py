@@ -24,6 +24,7 @@ from voipagent.calls import CallsSettings
 from voipagent.outbound import UnknownPersona, Wanted, explained
 from voipagent.persona import NamedPersona, Persona, Personas
 from voipagent.recording import Channels, Recorder
+from voipagent.session import FRAME_S, MEASURED_FRAMES
 
 ADA = Persona(prompt="You are Ada.", greeting="Hello, this is Ada.")
 PERSONAS = Personas(ADA, {"bob": NamedPersona(name="Bob", prompt="You call {called} for {caller}.")})
@@ -275,6 +276,26 @@ async def test_an_announcement_is_kept_and_the_model_does_not_hear_it(recorder: 
     with wave.open(str(path)) as file:
         both = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
     assert (both[:, 0] == 16384).all() and (both[:, 1] == 0).all() and len(both) == 20 * FRAME_SAMPLES
+
+
+async def test_how_it_rings_is_noted_for_the_case_that_we_are_killed(recorder: Recorder, tmp_path: Path) -> None:
+    async with stage(recorder, tmp_path) as on:
+        await on.place()
+        await on.rung()
+        (call,) = on.dialer.calls
+        call.rings.set()
+        call.early.set()
+        heard, record = 0, {"rang": "", "early_s": 0.0}
+        async with asyncio.timeout(5):
+            while not (record["rang"] and record["early_s"]):  # a note is left out while the disk writes another
+                heard += MEASURED_FRAMES
+                on.leg.hear(*frames(0.5, MEASURED_FRAMES))
+                await on.leg.heard(heard)
+                for note in tmp_path.glob("*/begun.json"):
+                    record = json.loads(note.read_text())["record"]
+        assert any(record["early_s"] == round(n * FRAME_S, 3) for n in range(0, heard + 1, MEASURED_FRAMES))
+        call.come_to_nothing(Outcome.BUSY, "busy")
+        assert (await on.over())["early_s"] == round(heard * FRAME_S, 3)
 
 
 async def test_what_comes_between_the_answer_and_the_greeting_is_nowhere(recorder: Recorder, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -16,7 +17,17 @@ from typing import Any
 import pytest
 
 from voipagent.context import Line
-from voipagent.record import ARTEFACTS, FOLDER, VERSION, CallFolder, CallRecord, FolderError, check_folder, lock
+from voipagent.record import (
+    ARTEFACTS,
+    FOLDER,
+    VERSION,
+    CallFolder,
+    CallRecord,
+    FolderError,
+    check_folder,
+    lock,
+    replace_file,
+)
 from voipagent.recording import Recorder
 from voipagent.recovery import close_killed
 
@@ -185,3 +196,63 @@ def test_what_the_far_end_says_of_itself_is_kept_apart() -> None:
     said = {"Diversion": "<sip:boss@example.com>;reason=no-answer"}
     record = CallRecord("id-1", "sip", "alice", "agent", "192.0.2.7:5060", STARTED.isoformat(), headers=said)
     assert json.loads(record.as_json())["headers"] == said
+
+
+async def test_what_was_said_is_kept_in_whatever_letters(recorder: Recorder, tmp_path: Path) -> None:
+    folder, line = made(recorder, tmp_path), Line("agent", "Grüß Gott, 你好.", 0.08, 0.8)
+    folder.write_line(line)
+    await folder.write_record(RECORD)
+    assert Line.parse((folder.path / "transcript.jsonl").read_text(encoding="utf-8")) == line
+    assert folder.error == ""
+
+
+async def test_a_disk_that_goes_on_failing_is_one_line_of_the_log(
+    recorder: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = made(recorder, tmp_path / "gone")
+    for _ in range(5):
+        folder.write_line(Line("agent", "Hello.", 0, 1))
+    await folder.write_record(RECORD)
+    assert len([each for each in caplog.records if each.name == "voipagent.record"]) == 1
+
+
+def test_who_reads_while_a_file_is_replaced_has_the_one_of_before(tmp_path: Path) -> None:
+    replace_file(tmp_path / "begun.json", "before")
+    with (tmp_path / "begun.json").open() as reading:
+        replace_file(tmp_path / "begun.json", "after")
+        assert reading.read() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["begun.json"]
+
+
+def test_a_lock_that_cannot_be_had_leaves_nothing_open(tmp_path: Path) -> None:
+    held, before = lock(tmp_path), len(os.listdir("/proc/self/fd"))
+    with pytest.raises(BlockingIOError):
+        lock(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(held)
+
+
+def test_where_there_are_no_locks_nobody_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    os.close(lock(tmp_path))
+
+
+def test_check_refuses_a_folder_in_which_nothing_can_be_written() -> None:
+    with pytest.raises(FolderError, match="VOIPAGENT_CALLS__DIR: cannot write in '/proc/self'"):
+        check_folder(Path("/proc/self"))
+
+
+async def test_a_record_that_cannot_be_written_has_its_lines_in_its_note(recorder: Recorder, tmp_path: Path) -> None:
+    """Also those that the disk had refused before: it may be full for a while."""
+    folder, line = made(recorder, tmp_path), Line("agent", "Hello.", 0.08, 0.8)
+    for name in ("transcript.jsonl", ".transcript.json"):
+        (folder.path / name).mkdir()
+    folder.write_line(line)
+    await folder.write_record(replace(RECORD, reason="hung up"))
+    for name in ("transcript.jsonl", ".transcript.json"):
+        (folder.path / name).rmdir()
+    assert close_killed(folder.path)
+    assert Line.parse((folder.path / "transcript.jsonl").read_text()) == line

@@ -128,3 +128,24 @@ def test_a_note_that_is_none_is_told_of_and_left(killed: Path, torn: str, caplog
 def test_a_folder_that_no_call_began_in_is_none(tmp_path: Path) -> None:
     assert not close_killed(tmp_path)
     assert not close_killed(tmp_path / "gone")
+
+
+def test_what_was_heard_before_the_answer_is_told_of_too(killed: Path) -> None:
+    (killed / "early.wav").write_bytes(b"RIFF")
+    assert close_killed(killed)
+    left = record(killed)
+    assert left["early"] == "early.wav" in left["artefacts"]
+
+
+def test_a_line_torn_within_a_letter_costs_that_line_alone(killed: Path) -> None:
+    with (killed / "transcript.jsonl").open("ab") as file:
+        file.write('{"role": "caller", "text": "Grü'.encode()[:-1])
+    assert close_killed(killed)
+    assert lines(killed) == [*SAID, *BEGUN]
+
+
+def test_nothing_stays_open_or_locked_once_it_is_closed(killed: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    assert close_killed(killed)
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(lock(killed))

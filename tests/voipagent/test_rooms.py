@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from engine.echo import EchoEngine, EchoSlot
 from engine.slot import Frame, Reply, Sampling, Tokens
-from media.leg import Digit, LegError, Pcm
+from media.leg import Digit, LegError, NoPort, Pcm
 from signaling.call import CallEnded, Rejection
 from tests.fakes import FakeLeg
 from tests.peers.folders import read
@@ -538,3 +538,48 @@ async def test_there_is_a_limit_to_rooms(recorder: Recorder, tmp_path: Path, mon
 
 def test_the_tests_own_block_is_20_ms() -> None:
     assert block(0.5).shape == (480,) and asyncio.iscoroutinefunction(settle)
+
+
+class Portless(FakeLeg):
+    async def answer(self, offer: str) -> str:
+        raise NoPort("no UDP port pair is free")
+
+
+class Faulty(FakeLeg):
+    async def answer(self, offer: str) -> str:
+        raise ZeroDivisionError("a bug")
+
+
+async def test_who_finds_no_port_finds_the_room_busy(recorder: Recorder, tmp_path: Path) -> None:
+    async with meeting_house(recorder, tmp_path) as house:
+        caller = await house.call(leg=Portless())
+        assert ("reject", Rejection.BUSY) in caller.call.log and caller.leg.closed
+
+
+async def test_a_fault_in_answering_ends_the_call(recorder: Recorder, tmp_path: Path) -> None:
+    async with meeting_house(recorder, tmp_path) as house:
+        caller = await house.call(leg=Faulty())
+        assert (await caller.ended()).reason == "the participant's part failed"
+        assert caller.leg.closed
+        await house.rows_are_free(2)
+
+
+async def test_nobody_is_answered_before_the_agent_has_a_row(recorder: Recorder, tmp_path: Path) -> None:
+    async with meeting_house(recorder, tmp_path, rows=1) as house:
+        await (await house.call("agent")).accepted()
+        refused = await house.call()
+        await refused.ended()
+        assert refused.call.log == [("reject", Rejection.BUSY)]
+
+
+async def test_keys_by_signaling_are_the_rooms_once_the_pin_was_right(recorder: Recorder, tmp_path: Path) -> None:
+    async with meeting_house(recorder, tmp_path, {"standup": pinned("4711")}) as house:
+        ada = await house.call("+4930")
+        for key in "4711#":
+            ada.call.keys.put_nowait(key)
+        await ticks(house, 4)
+        ada.call.keys.put_nowait("8")
+        await ticks(house, 4)
+        ada.call.end()
+        await house.rows_are_free(2)
+    assert read(tmp_path)[0].digits == "8"

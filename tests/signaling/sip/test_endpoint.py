@@ -501,3 +501,30 @@ async def test_keys_are_masked_in_the_log(caplog: pytest.LogCaptureFixture) -> N
     assert "INLINE:***" in text
     assert "< UDP 127.0.0.1:" in text
     assert "> UDP 127.0.0.1:" in text
+
+
+async def test_while_it_closes_no_call_is_taken() -> None:
+    async with udp_peer(0) as peer, udp_peer(0) as new, asyncio.TaskGroup() as group:
+        async with SipEndpoint("127.0.0.1", 0, allow=LOOPBACK) as sip:
+            peer.agent = new.agent = ("127.0.0.1", sip.port)
+            peer.ask("INVITE", body=OFFER, uri="sip:agent@127.0.0.1")
+            await (await anext(sip.calls())).accept(ANSWER)
+            peer.ack(await peer.response(200))
+
+            async def call_late() -> None:
+                bye = await peer.request("BYE")
+                new.ask("INVITE", body=OFFER, uri="sip:agent@127.0.0.1")
+                await new.response(503)
+                peer.answer(bye)
+
+            group.create_task(call_late())
+
+
+async def test_where_no_session_calls_for_others_a_transfer_is_declined_at_once() -> None:
+    """Rather than agreed to, and told of as failed."""
+    async with desk() as agent, udp_peer(agent.port) as peer:
+        agent.sip.may_refer = lambda host: True
+        await peer.call()
+        peer.ask("REFER", "Refer-To: <sip:bob@example.com>")
+        await peer.response(603)
+        await peer.hang_up()

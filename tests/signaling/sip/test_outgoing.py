@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,10 @@ from signaling.sip.dialer import SipDialer
 from signaling.sip.endpoint import SipEndpoint
 from signaling.sip.message import Request
 from signaling.sip.outbound import Limits, Outbound
-from signaling.sip.resolve import Found, Kind, Srv
+from signaling.sip.outgoing import OutgoingSipCall, Way
+from signaling.sip.placed import Invitation
+from signaling.sip.resolve import Found, Kind, Srv, Target
+from signaling.sip.transaction import Flow
 from signaling.sip.trunk import Trunk
 from signaling.sip.wire import parse
 from tests.signaling.sip.answering import ANSWER, desk
@@ -525,3 +528,169 @@ async def test_whom_we_call_may_answer_and_do_no_more() -> None:
         await ended(call)
         await far.hear("ACK")
         assert far.asked.empty()
+
+
+@contextlib.contextmanager
+def connecting_late(sip: SipEndpoint, target: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
+    """Until the event is set there is no way to that port."""
+    connect, may = sip.flows.connect, asyncio.Event()
+
+    async def late(to: Target, octets: int = 0) -> Flow:
+        if to.port == target:
+            await may.wait()
+        return await connect(to, octets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sip.flows, "connect", late)
+        yield may
+
+
+async def test_hung_up_while_the_way_is_sought_nobody_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asyncio.timeout(10), phone() as far, dialer() as (dial, _, sip):
+        with connecting_late(sip, far.port, monkeypatch) as may:
+            call = await dial.dial(f"sip:bob@127.0.0.1:{far.port}")
+            await call.invite(OFFER)
+            await asyncio.sleep(0.01)
+            await call.hang_up("not wanted")
+            assert await ended(call) == CallEnded("agent", "not wanted", Outcome.CANCELLED)
+            may.set()
+            await asyncio.sleep(0.05)
+        assert far.asked.empty()
+        await until_empty(sip)
+
+
+async def test_hung_up_between_two_targets_the_next_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asyncio.timeout(10), phone() as full, phone() as other:
+        async with dialer(names=Names(full.port, other.port)) as (dial, _, sip):
+            with connecting_late(sip, other.port, monkeypatch) as may:
+                call = await dial.dial("sip:agent@pbx.test")
+                await call.invite(OFFER)
+                full.say(await full.hear("INVITE"), 503)
+                await full.hear("ACK")
+                await asyncio.sleep(0.01)
+                await call.hang_up("not wanted")
+                assert await ended(call) == CallEnded("agent", "not wanted", Outcome.CANCELLED)
+                may.set()
+                await asyncio.sleep(0.05)
+            assert other.asked.empty()
+            await until_empty(sip)
+
+
+async def test_a_fault_in_placing_one_call_is_not_everybodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(way: Way, flow: Flow) -> Invitation:
+        raise ZeroDivisionError("a bug")
+
+    async with desk() as there, dialer() as (dial, _, sip):
+        with monkeypatch.context() as patch:
+            patch.setattr(Way, "invitation", faulty)
+            broken = await dial.dial(f"sip:agent@127.0.0.1:{there.port}")
+            await broken.invite(OFFER)
+            assert await ended(broken) == CallEnded("agent", "the call cannot be placed", Outcome.FAILED)
+        call = await dial.dial(f"sip:agent@127.0.0.1:{there.port}")
+        await call.invite(OFFER)
+        await answered(call)
+
+
+async def test_what_is_too_large_for_a_datagram_goes_by_a_connection() -> None:
+    async with desk() as there, dialer() as (dial, _, _):
+        for more, connections in (("", 0), ("a=x\r\n" * 100, 1)):
+            call = await dial.dial(f"sip:agent@127.0.0.1:{there.port}")
+            await call.invite(OFFER + more)
+            await answered(call)
+            assert len(list(there.sip.flows.connections)) == connections
+
+
+async def test_it_is_placed_once() -> None:
+    async with asyncio.timeout(10), phone() as far, dialer() as (dial, _, _):
+        call = await dial.dial(f"sip:bob@127.0.0.1:{far.port}")
+        await call.invite(OFFER)
+        await call.invite(OFFER)
+        invite = await far.hear("INVITE")
+        far.say(invite, 100)
+        await asyncio.sleep(0.05)
+        assert far.asked.empty()
+        far.say(invite, 486)
+        await ended(call)
+
+
+async def test_an_answer_waits_for_what_is_still_done_about_early_media() -> None:
+    told, may = list[str](), asyncio.Event()
+
+    async def hear(media: str) -> None:
+        if media == "early":
+            await may.wait()
+        told.append(media)
+
+    async with phone() as far, dialer() as (dial, _, _):
+        call = await dial.dial(f"sip:bob@127.0.0.1:{far.port}")
+        call.answered = hear
+        await call.invite(OFFER)
+        invite = await far.hear("INVITE")
+        far.say(invite, 183, body="early")
+        far.say(invite, 200, body="answer")
+        await far.hear("ACK")
+        await asyncio.sleep(0.02)
+        may.set()
+        await answered(call)
+        assert told == ["early", "answer"]
+
+
+@pytest.mark.parametrize("slow", [True, False])
+async def test_who_has_no_answer_to_their_offer_leaves(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signaling.sip.outgoing.CHANGE_S", 0.05)
+
+    async def renegotiate(offer: str | None) -> str:
+        if slow:
+            await asyncio.Event().wait()
+        raise ZeroDivisionError("a bug")
+
+    async with phone() as far, dialer() as (dial, _, _):
+        call = await dial.dial(f"sip:bob@127.0.0.1:{far.port}")
+        call.renegotiate = renegotiate
+        await call.invite(None)
+        far.say(await far.hear("INVITE"), 200, body="their offer")
+        assert (await far.hear("ACK")).body == b""
+        far.say(await far.hear("BYE"), 200)
+        why = "TimeoutError" if slow else "a bug"
+        assert await ended(call) == CallEnded("agent", f"no answer to the far end's offer: {why}")
+
+
+async def test_a_target_that_rings_again_is_no_longer_the_last_resort() -> None:
+    async with phone() as first, phone() as second, dialer(names=Names(first.port, second.port)) as (dial, _, sip):
+        targets = await sip.resolver.resolve("sip:bob@pbx.test")
+        for target in targets:
+            sip.resolver.failed(target)
+        call = await dial.dial("sip:bob@pbx.test")
+        await call.invite(OFFER)
+        first.say(await first.hear("INVITE"), 503)
+        await first.hear("ACK")
+        second.say(await second.hear("INVITE"), 180)
+        async with asyncio.timeout(5):
+            await call.wait_ringing()
+        await asyncio.sleep(0.02)
+        assert [target.port for target in await sip.resolver.resolve("sip:bob@pbx.test")] == [second.port, first.port]
+
+
+async def test_the_longest_time_is_that_of_a_call_and_no_longer() -> None:
+    """Whoever has hung up is not hung up on."""
+    async with phone() as far, dialer() as (dial, _, sip):
+        call = await dial.dial(f"sip:bob@127.0.0.1:{far.port}")
+        await call.invite(OFFER)
+        far.say(await far.hear("INVITE"), 200, body="answer")
+        await answered(call)
+        assert isinstance(call, OutgoingSipCall) and call._timer is not None
+        await call.hang_up()
+        await ended(call)
+        assert call._timer.cancelled()
+
+
+async def test_a_trunk_that_is_asked_for_no_transfers() -> None:
+    async with phone() as far:
+        trunk = Trunk("pbx", "127.0.0.1", far.port, outbound=("*",), refer_out=False)
+        async with dialer(trunks=(trunk,)) as (dial, _, _):
+            call = await dial.dial("1")
+            await call.invite(OFFER)
+            far.say(await far.hear("INVITE"), 200, body="answer")
+            await answered(call)
+            with pytest.raises(SignalingError, match=r"trunk pbx is asked for no transfers \(refer_out\)"):
+                await call.transfer("2")
