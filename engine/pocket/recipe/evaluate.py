@@ -67,7 +67,14 @@ PARTS: dict[str, Callable[[Exam], list[Result]]] = {
 
 
 def evaluate(
-    checkpoint: Path, work: Path, *, most: int, rows: int, prompts: Path | None, parts: Sequence[str]
+    checkpoint: Path,
+    work: Path,
+    *,
+    most: int,
+    rows: int,
+    prompts: Path | None,
+    parts: Sequence[str],
+    callers: Path | None = None,
 ) -> list[Result]:
     """The results of these parts. Raises ValueError, CheckpointError where something needed is not there."""
     torch.set_num_threads(1)
@@ -77,7 +84,7 @@ def evaluate(
         loaded,
         load_checkpoint(str(checkpoint), config_name=EAR_CONFIG) if has_ear else None,
         Batch(loaded, rows),
-        Material(work, load_domain()),
+        Material(work, load_domain(), callers=callers),
         loaded.sampling,
         most,
         prompts,
@@ -95,7 +102,8 @@ def main(arguments: list[str] | None = None) -> None:
         prog="evaluate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="the folder that export wrote")
-    parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="where the callers lie (build/pocket)")
+    parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="where everything lies (build/pocket)")
+    parser.add_argument("--callers", type=Path, help="where the callers lie, if not in WORK/callers: WORK/natural")
     parser.add_argument("--most", type=int, default=100, help="of each kind of call (100)")
     parser.add_argument("--rows", type=int, default=16, help="calls at once (16)")
     parser.add_argument("--prompts", type=Path, help="folder of the recorded human's prompts")
@@ -109,6 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows=options.rows,
         prompts=options.prompts,
         parts=options.parts,
+        callers=options.callers,
     )
     print(table(results))
     if options.json:

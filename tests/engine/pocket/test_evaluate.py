@@ -115,6 +115,9 @@ def test_only_held_out_voices_are_asked(tmp_path: Path) -> None:
     write_clips(tmp_path / "clips.npz", clips())
     material = Material(tmp_path, load_domain())
     assert [each.text for each in material.asked(9, "train")] == ["where are you"]
+    write_utterances(shard(tmp_path / "natural", "held-out", 0), said[2:])
+    others = Material(tmp_path, load_domain(), callers=tmp_path / "natural")
+    assert [each.text for each in others.asked(9)] == ["who won"]
     assert {each.text for each in material.asked(9)} == {"where are you", "who won"}
     assert len(material.asked(1)) == 1
     (known,) = material.asked(9, "train")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from engine.model.text import Tokenizer
+from engine.pocket.recipe.callers import NATURAL, callers
 from engine.pocket.recipe.domain import load_domain
 from engine.pocket.recipe.formats import read_clips, read_dialogues, read_utterances, shard, shards, write_utterances
 from engine.pocket.recipe.generate import TURNS, caller_jobs, main, nano_makers, said
@@ -22,7 +23,7 @@ def generate(work: Path, part: str, *more: str) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("made")
-    for part in ("clips", "callers", "strangers", "agent", "stage1", "strays", "asides", "stage2", "probe"):
+    for part in ("clips", "callers", "natural", "strangers", "agent", "stage1", "strays", "asides", "stage2", "probe"):
         generate(work, part)
     return work
 
@@ -30,7 +31,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_everything_lies_where_it_is_looked_for(made: Path) -> None:
     assert [clip.id for clip in read_clips(made / "clips.npz")] == [clip.id for clip in DOMAIN.clips]
     assert len(Tokenizer((made / "tokenizer.model").read_bytes())) > 400
-    for folder, kinds in (("callers", ("train", "held-out")), ("strangers", ("train",)), ("agent", ("train",))):
+    folders = {"callers": ("train", "held-out"), "natural": ("held-out",), "strangers": ("train",), "agent": ("train",)}
+    for folder, kinds in folders.items():
         for kind in kinds:
             assert [len(read_utterances(path)) for path in shards(made / folder, kind)] == [40]
     for kind in ("stage1", "strays", "asides", "stage2", "probe"):
@@ -42,6 +44,16 @@ def test_what_is_trained_on_has_neither_held_out_voices_nor_wordings(made: Path)
     assert all(each.split == each.wording == "train" for each in read_utterances(train))
     assert all("held-out" in (each.split, each.wording) for each in read_utterances(held))
     assert {each.wording for each in read_utterances(held)} == {"train", "held-out"}
+
+
+def test_voices_like_peoples_are_only_tested_with(made: Path) -> None:
+    (natural,) = shards(made / "natural", "held-out")
+    asked = read_utterances(natural)
+    assert {each.split for each in asked} == {"held-out"} and {each.voice for each in asked} == {
+        c.name for c in NATURAL
+    }
+    assert {each.wording for each in asked} == {"train", "held-out"}
+    assert not {caller.name for caller in NATURAL} & {caller.name for caller in callers()}
 
 
 def test_a_probe_has_held_out_voices_alone(made: Path, tmp_path: Path) -> None:
