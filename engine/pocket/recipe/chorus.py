@@ -95,7 +95,8 @@ def own_voices() -> Voices:
 
 def lent_voices() -> Voices:
     """Those of the folder that FOLDER names. Raises SynthesisError where there are none."""
-    found = sorted(Path(os.environ.get(FOLDER) or "/nonexistent").glob("*.bin"))
+    folder = os.environ.get(FOLDER)
+    found = sorted(Path(folder).glob("*.bin")) if folder else []
     if not found:
         raise SynthesisError(f"{FOLDER} names no folder with voices (*.bin): npm pack kokoro-js has one")
     return np.stack([np.fromfile(path, "<f4").reshape(-1, WIDTH) for path in found])

@@ -531,49 +531,61 @@ async def test_whom_we_call_may_answer_and_do_no_more() -> None:
 
 
 @contextlib.contextmanager
-def connecting_late(sip: SipEndpoint, target: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
-    """Until the event is set there is no way to that port."""
-    connect, may = sip.flows.connect, asyncio.Event()
+def connecting_late(
+    sip: SipEndpoint, target: int, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+    """A way to that port is sought once the first event is set; there is none until the second is."""
+    connect, sought, may = sip.flows.connect, asyncio.Event(), asyncio.Event()
 
     async def late(to: Target, octets: int = 0) -> Flow:
         if to.port == target:
+            sought.set()
             await may.wait()
         return await connect(to, octets)
 
     with monkeypatch.context() as patch:
         patch.setattr(sip.flows, "connect", late)
-        yield may
+        yield sought, may
+
+
+async def nobody_called(dial: SipDialer, far: Phone) -> None:
+    """What that telephone hears next is a call that is made now: none came before."""
+    assert far.asked.empty()
+    call = await dial.dial(f"sip:carol@127.0.0.1:{far.port}")
+    await call.invite(OFFER)
+    invite = await far.hear("INVITE")
+    assert "carol@" in invite.uri
+    far.say(invite, 486)
+    await ended(call)
 
 
 async def test_hung_up_while_the_way_is_sought_nobody_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     async with asyncio.timeout(10), phone() as far, dialer() as (dial, _, sip):
-        with connecting_late(sip, far.port, monkeypatch) as may:
+        with connecting_late(sip, far.port, monkeypatch) as (sought, may):
             call = await dial.dial(f"sip:bob@127.0.0.1:{far.port}")
             await call.invite(OFFER)
-            await asyncio.sleep(0.01)
+            await sought.wait()
             await call.hang_up("not wanted")
             assert await ended(call) == CallEnded("agent", "not wanted", Outcome.CANCELLED)
             may.set()
-            await asyncio.sleep(0.05)
-        assert far.asked.empty()
-        await until_empty(sip)
+            await until_empty(sip)
+        await nobody_called(dial, far)
 
 
 async def test_hung_up_between_two_targets_the_next_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     async with asyncio.timeout(10), phone() as full, phone() as other:
         async with dialer(names=Names(full.port, other.port)) as (dial, _, sip):
-            with connecting_late(sip, other.port, monkeypatch) as may:
+            with connecting_late(sip, other.port, monkeypatch) as (sought, may):
                 call = await dial.dial("sip:agent@pbx.test")
                 await call.invite(OFFER)
                 full.say(await full.hear("INVITE"), 503)
                 await full.hear("ACK")
-                await asyncio.sleep(0.01)
+                await sought.wait()
                 await call.hang_up("not wanted")
                 assert await ended(call) == CallEnded("agent", "not wanted", Outcome.CANCELLED)
                 may.set()
-                await asyncio.sleep(0.05)
-            assert other.asked.empty()
-            await until_empty(sip)
+                await until_empty(sip)
+            await nobody_called(dial, other)
 
 
 async def test_a_fault_in_placing_one_call_is_not_everybodys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -605,12 +617,10 @@ async def test_it_is_placed_once() -> None:
         call = await dial.dial(f"sip:bob@127.0.0.1:{far.port}")
         await call.invite(OFFER)
         await call.invite(OFFER)
-        invite = await far.hear("INVITE")
-        far.say(invite, 100)
-        await asyncio.sleep(0.05)
-        assert far.asked.empty()
-        far.say(invite, 486)
+        far.say(await far.hear("INVITE"), 486)
+        await far.hear("ACK")
         await ended(call)
+        await nobody_called(dial, far)
 
 
 async def test_an_answer_waits_for_what_is_still_done_about_early_media() -> None:
@@ -629,7 +639,7 @@ async def test_an_answer_waits_for_what_is_still_done_about_early_media() -> Non
         far.say(invite, 183, body="early")
         far.say(invite, 200, body="answer")
         await far.hear("ACK")
-        await asyncio.sleep(0.02)
+        assert not told
         may.set()
         await answered(call)
         assert told == ["early", "answer"]
@@ -667,7 +677,6 @@ async def test_a_target_that_rings_again_is_no_longer_the_last_resort() -> None:
         second.say(await second.hear("INVITE"), 180)
         async with asyncio.timeout(5):
             await call.wait_ringing()
-        await asyncio.sleep(0.02)
         assert [target.port for target in await sip.resolver.resolve("sip:bob@pbx.test")] == [second.port, first.port]
 
 
