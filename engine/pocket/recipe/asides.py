@@ -83,7 +83,7 @@ def _missed(composer: Composer, random: np.random.Generator) -> Dialogue:
     sample = int(random.integers(2 * FRAME_SAMPLES, 10 * FRAME_SAMPLES))
     end = int(sample + turn.end_s * SAMPLE_RATE) // FRAME_SAMPLES
     line = Timeline(end + SILENCE_FRAMES + int(random.integers(8, 24)), composer.clips, composer.encode)
-    line.hear(turn.audio, sample, turn.words)
+    line.hear(turn.audio, sample, turn.words, turn.phones)
     line.events.append(Event("missed", end + MISSED))
     call.quiet, call.over = end, turn.wording.intent == "goodbye"
     composer.wait(line, call, line.frames)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.model.text import EPAD, PAD, SILENT, Tokenizer
 from engine.pocket.prompt import render
-from engine.pocket.recipe.dialogues import GREETING, LEAD
+from engine.pocket.recipe.dialogues import GREETING, LEAD, moved
 from engine.pocket.recipe.domain import TELLING, Domain
 from engine.pocket.recipe.encode import Voice
 from engine.pocket.recipe.formats import SILENCE, Dialogue, Span, read_dialogues, shards
@@ -297,17 +297,19 @@ def cut(dialogue: Dialogue, first: int) -> Dialogue:
         schedule=dialogue.schedule[first:],
         text=dialogue.text[first:],
         codes=dialogue.codes[first:],
-        heard=tuple(
-            replace(span, start_s=span.start_s - seconds, end_s=span.end_s - seconds)
-            for span in dialogue.heard
-            if span.start_s >= seconds
-        ),
+        heard=_behind(dialogue.heard, seconds),
+        phones=_behind(dialogue.phones, seconds),
         events=tuple(
             replace(event, frame=event.frame - first, start=max(-1, event.start - first))
             for event in dialogue.events
             if event.frame >= first
         ),
     )
+
+
+def _behind(spans: Iterable[Span], seconds: float) -> tuple[Span, ...]:
+    """Those that begin later, counted from there."""
+    return tuple(moved((span for span in spans if span.start_s >= seconds), -seconds))
 
 
 def is_begun(dialogue: Dialogue) -> bool:

@@ -41,9 +41,10 @@ from engine.pocket.recipe.noises import NOISES
 from engine.pocket.recipe.voices import audible
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
 
-Kind: TypeAlias = Literal["stage1", "stage2", "strays", "asides", "probe"]
+Kind: TypeAlias = Literal["stage1", "stage2", "strays", "asides", "talk", "probe"]
 """Short windows with one question; calls; windows with one thing that the agent knows nothing about; windows in which
-nobody wants anything (`asides`); calls of held-out voices and personas, in trained wordings and in held-out ones."""
+nobody wants anything (`asides`) or nobody answers (`talk`); calls of held-out voices and personas, in trained wordings
+and in held-out ones."""
 
 FRAMES = 400
 WINDOW = (44, 64)
@@ -142,18 +143,19 @@ class Timeline:
         self.frames = frames
         self.events: list[Event] = []
         self.heard: list[Span] = []
+        self.phones: list[Span] = []
         self.schedule: NDArray[np.int16] = np.full((frames, 2), SILENCE, np.int16)
         self.text: NDArray[np.int16] = np.full(frames, PAD, np.int16)
         self.caller: Audio = np.zeros(frames * FRAME_SAMPLES, np.float32)
         self._clips, self._encode = clips, encode
 
-    def hear(self, audio: Audio, sample: int, words: Sequence[Span] = ()) -> None:
+    def hear(self, audio: Audio, sample: int, words: Sequence[Span] = (), phones: Sequence[Span] = ()) -> None:
         """The caller's side, from a sample on."""
         part = audio[: max(0, len(self.caller) - sample)]
         self.caller[sample : sample + len(part)] += part
         at_s, end_s = sample / SAMPLE_RATE, len(self.caller) / SAMPLE_RATE
-        moved = (Span(word.label, at_s + word.start_s, at_s + word.end_s) for word in words)
-        self.heard += [word for word in moved if word.end_s <= end_s]
+        self.heard += [word for word in moved(words, at_s) if word.end_s <= end_s]
+        self.phones += [phone for phone in moved(phones, at_s) if phone.end_s <= end_s]
 
     def speak(self, clips: Sequence[int], frame: int) -> int:
         """The agent's clips in a row, sounding from `frame` on, and their text ahead of them. Gives the end."""
@@ -196,7 +198,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """What a caller says in one go: audio and words, where it is audible (seconds), and the ends of its phrases."""
+    """What a caller says in one go: its sound, words and phones, where it is audible (seconds), its phrases' ends."""
 
     wording: Wording
     audio: Audio
@@ -204,25 +206,29 @@ class Turn:
     start_s: float
     end_s: float
     phrase_ends_s: tuple[float, ...] = ()
+    phones: tuple[Span, ...] = ()
 
 
 def turn_of(*parts: tuple[Utterance, float], story: bool = False) -> Turn:
     """Utterances, each after so many seconds of silence, as one turn; the last is the question."""
     audio: list[Audio] = []
     words: list[Span] = []
+    phones: list[Span] = []
     ends: list[float] = []
     at = 0.0
     for said, pause_s in parts:
         silence = np.zeros(int(pause_s * SAMPLE_RATE), np.float32)
         at += len(silence) / SAMPLE_RATE
-        words += [Span(word.label, at + word.start_s, at + word.end_s) for word in said.words]
+        words += moved(said.words, at)
+        phones += moved(said.phones, at)
         ends.append(at + audible(said.audio)[1])
         audio += [silence, said.audio]
         at += said.seconds
     last = parts[-1][0]
     wording = Wording(last.text, last.intent, last.slot, last.wording)
     joined = np.concatenate(audio)
-    return Turn(wording, joined, tuple(words), audible(joined)[0], ends[-1], tuple(ends[:-1]) if story else ())
+    phrase_ends = tuple(ends[:-1]) if story else ()
+    return Turn(wording, joined, tuple(words), audible(joined)[0], ends[-1], phrase_ends, tuple(phones))
 
 
 def paused(said: Utterance, pauses_s: Mapping[int, float]) -> Turn:
@@ -233,10 +239,10 @@ def paused(said: Utterance, pauses_s: Mapping[int, float]) -> Turn:
         start_s = said.words[first].start_s if first else 0.0
         end_s = said.words[last].start_s if last < len(said.words) else said.seconds
         audio = said.audio[int(start_s * SAMPLE_RATE) : int(end_s * SAMPLE_RATE)]
-        words = tuple(
-            replace(word, start_s=word.start_s - start_s, end_s=word.end_s - start_s) for word in said.words[first:last]
-        )
-        part = replace(said, audio=_faded(audio, first > 0, last < len(said.words)), words=words)
+        words = tuple(moved(said.words[first:last], -start_s))
+        phones = tuple(moved((phone for phone in said.phones if start_s <= phone.start_s < end_s), -start_s))
+        audio = _faded(audio, first > 0, last < len(said.words))
+        part = replace(said, audio=audio, words=words, phones=phones)
         parts.append((part, pauses_s.get(first, 0.0)))
     return turn_of(*parts)
 
@@ -244,14 +250,24 @@ def paused(said: Utterance, pauses_s: Mapping[int, float]) -> Turn:
 def played(turn: Turn, speed: float) -> Turn:
     """A turn faster and higher, or slower and deeper."""
     samples = np.arange(int(len(turn.audio) / speed)) * speed
+    words, phones = (
+        tuple(Span(span.label, span.start_s / speed, span.end_s / speed) for span in spans)
+        for spans in (turn.words, turn.phones)
+    )
     return Turn(
         turn.wording,
         np.interp(samples, np.arange(len(turn.audio)), turn.audio).astype(np.float32),
-        tuple(Span(word.label, word.start_s / speed, word.end_s / speed) for word in turn.words),
+        words,
         turn.start_s / speed,
         turn.end_s / speed,
         tuple(end_s / speed for end_s in turn.phrase_ends_s),
+        phones,
     )
+
+
+def moved(spans: Iterable[Span], by_s: float) -> list[Span]:
+    """Where they are if what they are of begins so much later."""
+    return [Span(span.label, by_s + span.start_s, by_s + span.end_s) for span in spans]
 
 
 def _faded(audio: Audio, begins: bool, ends: bool) -> Audio:
@@ -345,7 +361,7 @@ class Composer:
         if short:
             said = _one(random, [each for each in short if each.voice == call.voice] or short)
             sample = frame * FRAME_SAMPLES + int(random.integers(FRAME_SAMPLES))
-            line.hear(said.audio, sample, said.words)
+            line.hear(said.audio, sample, said.words, said.phones)
             line.events.append(Event("noise", frame, text=said.text))
 
     def noise(self, random: np.random.Generator, line: Timeline, frame: int) -> None:
@@ -365,7 +381,7 @@ class Composer:
     def ask(self, random: np.random.Generator, line: Timeline, call: Progress, turn: Turn, start: int) -> None:
         """The caller's turn from frame `start` on, and what the agent does: stop, listen, answer."""
         sample = start * FRAME_SAMPLES + int(random.integers(FRAME_SAMPLES))
-        line.hear(turn.audio, sample, turn.words)
+        line.hear(turn.audio, sample, turn.words, turn.phones)
         onset, end = _frame(sample, turn.start_s), _frame(sample, turn.end_s)
         line.events.append(
             Event("question", end, onset, turn.wording.intent, turn.wording.text, turn.wording.slot),
@@ -467,8 +483,9 @@ class Composer:
         if random.random() < ECHO:
             caller = caller + echo(line.agent(), random)
         events = tuple(sorted(line.events, key=lambda event: event.frame))
-        heard = tuple(sorted(line.heard, key=lambda word: word.start_s))
-        return Dialogue(prompt, line.schedule, line.text, heard, events, self.split, telephone(caller, random))
+        heard, phones = (tuple(sorted(spans, key=lambda span: span.start_s)) for spans in (line.heard, line.phones))
+        sound = telephone(caller, random)
+        return Dialogue(prompt, line.schedule, line.text, heard, events, self.split, sound, phones=phones)
 
 
 def pauses_within(domain: Domain, said: Utterance) -> list[int]:

@@ -39,7 +39,7 @@ from engine.pocket.recipe.offline_codec import OfflineCodec
 from engine.pocket.recipe.training import use_device
 from engine.slot import FRAME_SAMPLES
 
-KINDS = ("stage1", "stage2", "strays", "asides", "probe")
+KINDS = ("stage1", "stage2", "strays", "asides", "talk", "probe")
 
 BATCH_FRAMES = 60
 """Of one call of the codec: one window or call at a time, for several no longer fit a CPU's cache and take 1.8 times as

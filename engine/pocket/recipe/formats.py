@@ -5,7 +5,7 @@
     WORK/callers/{train,held-out}-*.npz     `Utterance`s, clean: the channel is put on when they are used
     WORK/strangers/train-*.npz        the same, of things that have nothing to do with the shop
     WORK/agent/train-*.npz            `Utterance`s that the agent's voice says besides its clips, for the codec alone
-    WORK/dialogues/{stage1,strays,asides,stage2,probe}-*.npz    `Dialogue`s with sound
+    WORK/dialogues/{stage1,strays,asides,talk,stage2,probe}-*.npz    `Dialogue`s with sound
     WORK/coded/*.npz                  the same with codes, once there is a codec
 
 `shards` lists them; a shard is written under another name and renamed, so one that can be seen is complete.
@@ -122,8 +122,8 @@ class Dialogue:
     """T frames of a call, as the model is to live them, behind its prompt.
 
     `schedule` (T, 2): index of the clip (or SILENCE) and the frame within it. `text` (T,): the agent's text tokens.
-    `heard`: the caller's words and where they sound. The caller's side is `audio` (T·1920,), what arrives through the
-    channel, or `codes` (T, 8), what the codec made of it; the other is None.
+    `heard`: the caller's words and where they sound, `phones` the same of phones. The caller's side is `audio`
+    (T·1920,), what arrives through the channel, or `codes` (T, 8), what the codec made of it; the other is None.
     """
 
     prompt: str
@@ -134,6 +134,7 @@ class Dialogue:
     split: Split = "train"
     audio: Audio | None = field(default=None, repr=False)
     codes: NDArray[np.uint16] | None = field(default=None, repr=False)
+    phones: tuple[Span, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -189,6 +190,7 @@ def write_dialogues(path: Path, dialogues: Sequence[Dialogue]) -> None:
             "prompt": each.prompt,
             "split": each.split,
             "heard": _pack_spans(each.heard),
+            "phones": _pack_spans(each.phones),
             "events": [asdict(event) for event in each.events],
         }
         for each in dialogues
@@ -224,6 +226,7 @@ def read_dialogues(path: Path) -> list[Dialogue]:
             entry["split"],
             its_audio,
             its_codes,
+            _spans(entry.get("phones", ())),  # shards of an older version have none
         )
         for entry, schedule, text, its_audio, its_codes in zip(
             meta,

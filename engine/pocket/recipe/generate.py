@@ -7,6 +7,7 @@
     stage1      short windows with one question         -> WORK/dialogues/stage1-*.npz
     strays      the same, by the strangers              -> WORK/dialogues/strays-*.npz
     asides      windows in which nobody wants anything  -> WORK/dialogues/asides-*.npz
+    talk        windows in which nobody answers         -> WORK/dialogues/talk-*.npz
     stage2      calls of 32 s                           -> WORK/dialogues/stage2-*.npz
     probe       calls by held-out voices                -> WORK/dialogues/probe-*.npz
 
@@ -24,17 +25,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from engine.model.text import Tokenizer
-from engine.pocket.recipe import asides, standin, voices
+from engine.pocket.recipe import asides, standin, talk, voices
 from engine.pocket.recipe.callers import ALIGNED, NATURAL, Caller, callers, drawn, varied
 from engine.pocket.recipe.dialogues import Composer, Kind, Pool
 from engine.pocket.recipe.domain import UNKNOWN, ClipText, Domain, Wording, load_domain
 from engine.pocket.recipe.formats import (
     Clip,
+    Dialogue,
     Split,
     Utterance,
     read_clips,
@@ -55,7 +57,8 @@ HELD_OUT = 16
 STRANGERS = 38
 AGENT = 2
 DIALOGUES: Mapping[Kind, tuple[int, int]] = {
-    **{"stage1": (150, 500), "strays": (27, 500), "asides": (20, 500), "stage2": (50, 60), "probe": (4, 60)}
+    **{"stage1": (150, 500), "strays": (27, 500), "asides": (20, 500), "talk": (40, 250)},
+    **{"stage2": (50, 60), "probe": (4, 60)},
 }
 """Shards, and dialogues in each."""
 
@@ -69,6 +72,8 @@ SHARES = {"tell_number": 0.09, "tell_name": 0.05, UNKNOWN: 0.16, "story": 0.07, 
 """Of what callers say; the rest is shared equally by the other intents."""
 
 Made = TypeVar("Made")
+
+Compose: TypeAlias = Callable[[Composer, np.random.Generator], Dialogue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,7 @@ def make_dialogues(work: Path, domain: Domain, kind: Kind, seed: int, count: int
     if [clip.id for clip in clips] != [clip.id for clip in domain.clips]:
         raise ValueError(f"{work / 'clips.npz'} holds other clips than the domain; make it again")
     split: Split = "held-out" if kind == "probe" else "train"
+    others: Mapping[Kind, Compose] = {"asides": asides.compose, "talk": talk.compose}
     for number in range(count):
         path = shard(work / "dialogues", kind, number)
         if path.exists():
@@ -162,7 +168,7 @@ def make_dialogues(work: Path, domain: Domain, kind: Kind, seed: int, count: int
         chosen = random.permutation(len(lying))[:POOL]
         said = (each for at in chosen for each in read_utterances(lying[at]) if each.split == split)
         composer = Composer(domain, clips, cache(tokenizer.encode), Pool.of(said, domain), split)
-        compose = partial(asides.compose, composer) if kind == "asides" else partial(composer.compose, kind)
+        compose = partial(others[kind], composer) if kind in others else partial(composer.compose, kind)
         write_dialogues(path, [compose(random) for _ in _counted(range(size), path.name)])
     return True
 

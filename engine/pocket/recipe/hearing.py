@@ -16,7 +16,7 @@ from engine.model.text import TextReader
 from engine.pocket.recipe.formats import Audio, whole_frames
 from engine.slot import FRAME_SAMPLES, Sampling
 
-TAIL_FRAMES = 20
+TAIL_FRAMES = 32
 """Silence after what is said, in which its last words are written."""
 
 ROWS = 32

@@ -56,6 +56,7 @@ def steps(work: Path, domain: Domain) -> dict[str, Callable[[], object]]:
         "stage2": lambda: generate.make_dialogues(work, domain, "stage2", 0, 1, 4, until),
         "strays": lambda: generate.make_dialogues(work, domain, "strays", 0, 1, 4, until),
         "asides": lambda: generate.make_dialogues(work, domain, "asides", 0, 1, 4, until),
+        "talk": lambda: generate.make_dialogues(work, domain, "talk", 0, 1, 2, until),
         "probe": lambda: generate.make_dialogues(work, domain, "probe", 0, 1, 2, until),
         "encoder": lambda: train_encoder(work, Plan(16, 1e-3, warm_up=4), MINUTES, config=MIMI, rows=8),
         "tuned encoder": lambda: tune_encoder(work, Plan(4, 1e-3, warm_up=2), MINUTES, rows=8),

@@ -157,6 +157,10 @@ def test_a_cut_call_goes_on_in_a_fresh_row(call: Dialogue) -> None:
     (asked,) = left.events
     assert (asked.frame, asked.start, asked.intent) == (10, 6, "hours")
     assert all(span.start_s >= 0 for span in left.heard)
+    behind = [phone for phone in call.phones if phone.start_s >= 1.6]
+    assert [phone.label for phone in left.phones] == [phone.label for phone in behind]
+    assert [phone.end_s for phone in left.phones] == pytest.approx([phone.end_s - 1.6 for phone in behind])
+    assert len(cut(call, 2).phones) == len(call.phones)
     assert cut(call, 5).prompt == render(PROMPT, {})
 
 

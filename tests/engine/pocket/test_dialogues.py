@@ -35,6 +35,7 @@ from engine.pocket.recipe.dialogues import (
 from engine.pocket.recipe.domain import UNKNOWN, State, Wording, load_domain
 from engine.pocket.recipe.formats import SILENCE, Clip, Dialogue, Event, Span, Split, Utterance
 from engine.pocket.recipe.generate import nano_makers, spoken
+from engine.pocket.recipe.phones import PAUSE
 from engine.pocket.recipe.tokenizer import train_tokenizer
 from engine.pocket.recipe.voices import audible
 from engine.slot import FRAME_SAMPLES, SAMPLE_RATE
@@ -299,6 +300,9 @@ def test_the_callers_words_stand_where_they_sound() -> None:
         )
         assert abs(dialogue.heard[0].start_s - question.start * 0.08) < 0.15
         assert abs(dialogue.heard[-1].end_s - (question.frame + 1) * 0.08) < 0.2
+        assert [phone.label for phone in dialogue.phones if phone.label != PAUSE]
+        assert dialogue.phones[0].start_s < dialogue.heard[0].end_s
+        assert dialogue.phones[-1].end_s > dialogue.heard[-1].start_s
 
 
 def test_a_pause_moves_what_is_behind_it_and_nothing_else() -> None:
@@ -308,6 +312,9 @@ def test_a_pause_moves_what_is_behind_it_and_nothing_else() -> None:
     assert turn.words[:2] == one.words[:2]
     for before, after in zip(one.words[2:], turn.words[2:], strict=True):
         assert after.start_s == pytest.approx(before.start_s + 0.5, abs=0.001)
+    for before, after in zip(one.phones, turn.phones, strict=True):
+        later = 0.5 if before.start_s >= one.words[2].start_s else 0.0
+        assert after.label == before.label and after.start_s == pytest.approx(before.start_s + later, abs=0.001)
     cut = int(one.words[2].start_s * SAMPLE_RATE)
     assert not turn.audio[cut + 1 : cut + SAMPLE_RATE // 2 - 1].any()
     assert turn.end_s == pytest.approx(turn_of((one, 0.0)).end_s + 0.5, abs=0.02)
@@ -344,6 +351,8 @@ def test_a_turn_played_faster_is_shorter_all_over() -> None:
     assert len(fast.audio) == int(len(turn.audio) / 1.25)
     assert fast.end_s == pytest.approx(turn.end_s / 1.25) and fast.start_s == pytest.approx(turn.start_s / 1.25)
     assert [word.end_s for word in fast.words] == pytest.approx([word.end_s / 1.25 for word in turn.words])
+    assert [phone.end_s for phone in fast.phones] == pytest.approx([phone.end_s / 1.25 for phone in turn.phones])
+    assert len(fast.phones) == sum(len(each.phones) for each in said("train")[:3]) > 3
     assert audible(fast.audio)[1] == pytest.approx(fast.end_s, abs=0.02)
     assert len(fast.phrase_ends_s) == 2
     np.testing.assert_array_equal(played(turn, 1.0).audio, turn.audio)

@@ -44,6 +44,7 @@ def dialogue(frames: int, codes: bool) -> Dialogue:
         "held-out",
         None if codes else sound(frames * 1_920),
         RANDOM.integers(0, 512, (frames, 8)).astype(np.uint16) if codes else None,
+        (Span("hh", 0.1, 0.15), Span("ah", 0.15, 0.4)),
     )
 
 
@@ -73,9 +74,9 @@ def test_dialogues_come_back_as_they_were(tmp_path: Path, codes: bool) -> None:
     said = [dialogue(20, codes), dialogue(50, codes)]
     write_dialogues(path := tmp_path / "stage1-00000.npz", said)
     for before, after in zip(said, read_dialogues(path), strict=True):
-        assert (after.prompt, after.heard, after.events, after.split) == (
+        assert (after.prompt, after.heard, after.events, after.split, after.phones) == (
             *(before.prompt, before.heard, before.events),
-            before.split,
+            *(before.split, before.phones),
         )
         np.testing.assert_array_equal(before.schedule, after.schedule)
         np.testing.assert_array_equal(before.text, after.text)

@@ -11,7 +11,7 @@ from engine.model.text import Tokenizer
 from engine.pocket.recipe.callers import NATURAL, callers
 from engine.pocket.recipe.domain import load_domain
 from engine.pocket.recipe.formats import read_clips, read_dialogues, read_utterances, shard, shards, write_utterances
-from engine.pocket.recipe.generate import TURNS, caller_jobs, main, nano_makers, said
+from engine.pocket.recipe.generate import DIALOGUES, TURNS, caller_jobs, main, nano_makers, said
 
 DOMAIN = load_domain()
 
@@ -23,7 +23,7 @@ def generate(work: Path, part: str, *more: str) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("made")
-    for part in ("clips", "callers", "natural", "strangers", "agent", "stage1", "strays", "asides", "stage2", "probe"):
+    for part in ("clips", "callers", "natural", "strangers", "agent", *DIALOGUES):
         generate(work, part)
     return work
 
@@ -35,7 +35,7 @@ def test_everything_lies_where_it_is_looked_for(made: Path) -> None:
     for folder, kinds in folders.items():
         for kind in kinds:
             assert [len(read_utterances(path)) for path in shards(made / folder, kind)] == [40]
-    for kind in ("stage1", "strays", "asides", "stage2", "probe"):
+    for kind in ("stage1", "strays", "asides", "talk", "stage2", "probe"):
         assert [len(read_dialogues(path)) for path in shards(made / "dialogues", kind)] == [4]
 
 

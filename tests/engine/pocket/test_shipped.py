@@ -139,7 +139,9 @@ def test_the_voice_is_voiced_and_silent_in_between(heard: dict[str, Heard], name
     assert rms[-8:].max() < 0.1 * rms.max()  # the answer is over, and nothing hums on
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_the_caller_is_understood(heard: dict[str, Heard], name: str) -> None:
-    wanted, got = ASKED[name][0].lower().split(), heard[name].understood.lower().split()
-    assert sum(word in got for word in wanted) >= len(wanted) - 1
+def test_the_caller_is_understood(heard: dict[str, Heard]) -> None:
+    """Four words in five."""
+    asked = {name: question.lower().split() for name, (question, _) in ASKED.items()}
+    got = {name: call.understood.lower().split() for name, call in heard.items()}
+    understood = sum(word in got[name] for name, words in asked.items() for word in words)
+    assert understood >= 0.8 * sum(map(len, asked.values())), got

@@ -92,7 +92,8 @@ def dialogue(intent: str, seed: int, tokenizer: Tokenizer) -> Dialogue:
         Event("question", start + 3, start, intent, words),
         Event("answer", answer, -1, intent, ANSWERS[intent]),
     )
-    return Dialogue(PROMPT, schedule, text, heard, events, audio=sound)
+    phones = (Span("aa", start * 0.08, start * 0.08 + 0.16), Span("iy", start * 0.08 + 0.16, start * 0.08 + 0.32))
+    return Dialogue(PROMPT, schedule, text, heard, events, audio=sound, phones=phones)
 
 
 def make_work(folder: Path, count: int = 24) -> Path:
