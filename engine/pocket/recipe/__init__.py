@@ -4,7 +4,8 @@ Each step is a command, `python -m engine.pocket.recipe.STEP --work DIR`, with -
 
     generate clips, callers, strangers, agent       the agent's voice, and callers
     train_codec encoder                             what is heard becomes tokens; from then on they are final
-    generate stage1, stage2, strays, asides, talk, probe  calls, moments of calls, and talk for the ear
+    generate stage1, stage2, strays, asides, probe  calls, and moments of calls
+    generate talk                                   callers who talk on, for the ear
     encode                                          calls as tokens
     train_codec decoder                             tokens become the agent's voice
     train_lm, train_ear                             what is answered, and what the caller said

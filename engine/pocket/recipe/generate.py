@@ -62,6 +62,11 @@ DIALOGUES: Mapping[Kind, tuple[int, int]] = {
 }
 """Shards, and dialogues in each."""
 
+Compose: TypeAlias = Callable[[Composer, np.random.Generator], Dialogue]
+
+COMPOSED: Mapping[Kind, Compose] = {"asides": asides.compose, "talk": talk.compose}
+"""Those that are no calls; the others are `Composer.compose`'s."""
+
 POOL = 12
 """Shards of callers that a shard of dialogues draws from: as many as fit the memory well."""
 
@@ -72,8 +77,6 @@ SHARES = {"tell_number": 0.09, "tell_name": 0.05, UNKNOWN: 0.16, "story": 0.07, 
 """Of what callers say; the rest is shared equally by the other intents."""
 
 Made = TypeVar("Made")
-
-Compose: TypeAlias = Callable[[Composer, np.random.Generator], Dialogue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,6 @@ def make_dialogues(work: Path, domain: Domain, kind: Kind, seed: int, count: int
     if [clip.id for clip in clips] != [clip.id for clip in domain.clips]:
         raise ValueError(f"{work / 'clips.npz'} holds other clips than the domain; make it again")
     split: Split = "held-out" if kind == "probe" else "train"
-    others: Mapping[Kind, Compose] = {"asides": asides.compose, "talk": talk.compose}
     for number in range(count):
         path = shard(work / "dialogues", kind, number)
         if path.exists():
@@ -168,7 +170,7 @@ def make_dialogues(work: Path, domain: Domain, kind: Kind, seed: int, count: int
         chosen = random.permutation(len(lying))[:POOL]
         said = (each for at in chosen for each in read_utterances(lying[at]) if each.split == split)
         composer = Composer(domain, clips, cache(tokenizer.encode), Pool.of(said, domain), split)
-        compose = partial(others[kind], composer) if kind in others else partial(composer.compose, kind)
+        compose = partial(COMPOSED[kind], composer) if kind in COMPOSED else partial(composer.compose, kind)
         write_dialogues(path, [compose(random) for _ in _counted(range(size), path.name)])
     return True
 

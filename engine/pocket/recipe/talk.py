@@ -1,7 +1,7 @@
 """Callers who talk on, one thing after the other, and nobody answers: what the ear learns words from.
 
-In calls most frames are without any, and a question comes alone. Here one caller, or now and then several, say whatever
-they have been recorded to say, at any speed and through any mouth and microphone. Nothing in it is for the agent.
+In calls most frames are without a word, and a question comes alone. Here one caller, or several, say whatever they have
+been recorded to say, at any speed and through any mouth and microphone. Nothing in it is for the agent.
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from engine.model.text import PAD
-from engine.pocket.recipe import asides, dialogues
+from engine.pocket.recipe import asides
 from engine.pocket.recipe.asides import KINDS, LONG, MISSED, QUIET, SPEAKS, THEN, compose
 from engine.pocket.recipe.dialogues import FRAMES, GREETING, LEAD, MUTTERS_S, SILENCE_FRAMES, STOP
 from engine.pocket.recipe.formats import SILENCE, Dialogue
 from engine.slot import FRAME_SAMPLES
-from tests.engine.pocket.test_dialogues import DOMAIN, clips, composer, said, told
+from tests.engine.pocket.test_dialogues import DOMAIN, clips, composer, no_telephone, said, told
 
 COUNT = 60
 FRAME_S = 0.08
@@ -21,10 +21,7 @@ FRAME_S = 0.08
 
 @cache
 def composed() -> tuple[Dialogue, ...]:
-    """Without the telephone's and the echo's work."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dialogues, "telephone", lambda audio, random: audio)
-        patch.setattr(dialogues, "ECHO", 0.0)
+    with no_telephone():
         return tuple(compose(composer(), np.random.default_rng(seed)) for seed in range(COUNT))
 
 

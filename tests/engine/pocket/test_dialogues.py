@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
@@ -74,13 +76,19 @@ def composer(split: Split = "train") -> Composer:
     return Composer(DOMAIN, clips(), encode, Pool.of(said(split), DOMAIN), split)
 
 
-@cache
-def composed(kind: Kind) -> tuple[Dialogue, ...]:
+@contextmanager
+def no_telephone() -> Iterator[pytest.MonkeyPatch]:
     """Without the telephone's and the echo's work, which the labels do not depend on."""
-    makes = composer("held-out" if kind == "probe" else "train")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dialogues, "telephone", lambda audio, random: audio)
         patch.setattr(dialogues, "ECHO", 0.0)
+        yield patch
+
+
+@cache
+def composed(kind: Kind) -> tuple[Dialogue, ...]:
+    makes = composer("held-out" if kind == "probe" else "train")
+    with no_telephone():
         return tuple(makes.compose(kind, np.random.default_rng(seed)) for seed in range(COUNTS[kind]))
 
 

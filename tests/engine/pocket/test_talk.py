@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 import pytest
 
 from engine.model.text import PAD
-from engine.pocket.recipe import dialogues, talk
+from engine.pocket.recipe import talk
+from engine.pocket.recipe.dialogues import Pool
 from engine.pocket.recipe.formats import SILENCE, Dialogue, Utterance
 from engine.pocket.recipe.phones import PAUSE
 from engine.pocket.recipe.talk import EMPTY, FRAMES, TOGETHER, compose
-from tests.engine.pocket.test_dialogues import caller_sounds, composer, said
+from engine.slot import FRAME_SAMPLES
+from tests.engine.pocket.test_dialogues import caller_sounds, composer, no_telephone, said
 
 COUNT = 60
 
 
 @cache
 def composed() -> tuple[Dialogue, ...]:
-    """Without the telephone's work, and uncoloured."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dialogues, "telephone", lambda audio, random: audio)
+    """Uncoloured."""
+    with no_telephone() as patch:
         patch.setattr(talk, "COLOURED_SHARE", 0.0)
         return tuple(compose(composer(), np.random.default_rng(seed)) for seed in range(COUNT))
 
 
 def test_nobody_answers() -> None:
     for dialogue in composed():
-        assert dialogue.frames == FRAMES and dialogue.audio is not None and len(dialogue.audio) == FRAMES * 1920
+        assert (
+            dialogue.frames == FRAMES and dialogue.audio is not None and len(dialogue.audio) == FRAMES * FRAME_SAMPLES
+        )
         assert (dialogue.schedule[:, 0] == SILENCE).all() and (dialogue.text == PAD).all()
         assert dialogue.events == () and dialogue.prompt == "" and dialogue.split == "train"
 
@@ -52,16 +56,15 @@ def test_it_is_denser_than_calls_and_now_and_then_nobody_talks() -> None:
 
 
 def test_one_caller_says_it_all_or_others_do() -> None:
-    """The two voices of the pool have other pitches, so that their sound tells them apart."""
     assert {each.voice for each in said("train")} == set(composer().pool.voices) and 0.2 < TOGETHER < 0.8
     for voice in composer().pool.voices:
         theirs = {each.text for each in talk._theirs(composer().pool, voice)}
         assert theirs == {each.text for each in said("train") if each.voice == voice}
-    asked: list[str] = []
+    asked, theirs_of = list[str](), talk._theirs
 
-    def note(pool: dialogues.Pool, voice: str) -> list[Utterance]:
+    def note(pool: Pool, voice: str) -> Sequence[Utterance]:
         asked.append(voice)
-        return [each for each in said("train") if each.voice == voice]
+        return theirs_of(pool, voice)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(talk, "_theirs", note)
@@ -74,8 +77,7 @@ def test_one_caller_says_it_all_or_others_do() -> None:
 
 
 def test_mouths_and_microphones_differ() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dialogues, "telephone", lambda audio, random: audio)
+    with no_telephone() as patch:
         patch.setattr(talk, "COLOURED_SHARE", 1.0)
         coloured = [compose(composer(), np.random.default_rng(seed)) for seed in range(4)]
     for one, other in zip(coloured, composed(), strict=False):

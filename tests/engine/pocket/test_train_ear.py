@@ -89,6 +89,7 @@ def test_it_learns_to_write(task: EarTask, tmp_path: Path, monkeypatch: pytest.M
     assert train(task, PLAN, tmp_path / "ear.pt", minutes=5)
     _, after = task.measure(np.stack(frames), np.stack(known))
     assert before["piece"] < 0.3 and after["piece"] > 0.9
+    assert after["text"] < 0.2 * before["text"]
 
 
 def test_it_learns_to_tell_phones_apart(task: EarTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +103,6 @@ def test_it_learns_to_tell_phones_apart(task: EarTask, tmp_path: Path, monkeypat
     assert train(task, PLAN, tmp_path / "ear.pt", minutes=5)
     _, after = task.measure(np.stack(frames), np.stack(known))
     assert before["phone"] < 0.2 and after["phone"] > 0.5
-    assert after["text"] < 0.2 * before["text"]
 
 
 def test_the_command_writes_what_export_reads(work: Path, tmp_path: Path) -> None:
