@@ -56,12 +56,12 @@ class OfflineCodec:
         if layer.groups > 1:
             return F.conv_transpose1d(x, layer.weight, bias, stride, groups=layer.groups)[:, :, :-stride]
         now, late = (
-            layer.weight.unflatten(2, (2, stride)).permute(2, 1, 3, 0).flatten(1, 2)
+            layer.weight.view(*layer.weight.shape[:2], 2, stride).permute(2, 1, 3, 0).flatten(1, 2)
         )  # [outputs * stride, inputs]
         y = F.conv1d(
             F.pad(x, (1, 0)), torch.stack((late, now), 2), None if bias is None else bias.repeat_interleave(stride)
         )
-        return y.unflatten(1, (-1, stride)).transpose(2, 3).flatten(2)
+        return y.view(len(y), -1, stride, y.shape[2]).transpose(2, 3).flatten(2)
 
     def _seanet(self, layers: nn.ModuleList, x: Tensor) -> Tensor:
         for layer in layers:
@@ -82,7 +82,7 @@ def _folded(x: Tensor, stride: int) -> Tensor:
     Strided as they are, convolutions of few channels come out wrong in bfloat16 on some processors: of 16 channels by a
     stride of 4, torch 2.13's for AMX are noise, in the encoder's values and in the decoder's gradients.
     """
-    return x if stride == 1 else x.unflatten(2, (-1, stride)).transpose(2, 3).flatten(1, 2)
+    return x if stride == 1 else x.reshape(*x.shape[:2], -1, stride).transpose(2, 3).flatten(1, 2)
 
 
 def attend_frames(transformer: Transformer, x: Tensor) -> Tensor:
