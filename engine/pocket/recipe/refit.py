@@ -116,7 +116,7 @@ def refit(head: nn.Linear, states: States, steps: int, seed: int = 0, rate: floa
         optimiser.zero_grad()
         torch.autograd.backward(text + LATE_WEIGHT * late)
         optimiser.step()
-        if step >= 0.9 * steps:
+        if step + 1 > 0.9 * steps:
             ends.append((text.item(), late.item(), (logits.argmax(1) == EPAD).float().mean().item()))
     return dict(zip(("text", "late", "begun"), np.mean(ends, axis=0).tolist(), strict=True))
 

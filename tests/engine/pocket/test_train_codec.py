@@ -20,6 +20,7 @@ from engine.model.mimi import Mimi
 from engine.model.stored import Stored
 from engine.pocket.recipe import sounds as sounds_module
 from engine.pocket.recipe import train_decoder, training
+from engine.pocket.recipe import tune_encoder as tune_encoder_module
 from engine.pocket.recipe.export_codec import (
     UNTRAINED,
     build,
@@ -32,6 +33,7 @@ from engine.pocket.recipe.export_codec import (
 )
 from engine.pocket.recipe.formats import Audio, Clip, ClipWord, Span, Utterance, shard, write_clips, write_utterances
 from engine.pocket.recipe.init_codec import draw
+from engine.pocket.recipe.offline_codec import OfflineCodec
 from engine.pocket.recipe.phones import PAUSE, PHONES
 from engine.pocket.recipe.sounds import UNKNOWN, Sounds, Voice, row_of, voice_of
 from engine.pocket.recipe.spectra import LogMel, WaveLoss, mel_bands, snr_db
@@ -39,7 +41,7 @@ from engine.pocket.recipe.train_codec import _held, train_encoder
 from engine.pocket.recipe.train_decoder import DecoderTask, Script
 from engine.pocket.recipe.train_encoder import SHORT, EncoderTask
 from engine.pocket.recipe.training import Plan, train
-from engine.pocket.recipe.tune_encoder import TuneTask, tuned_weights
+from engine.pocket.recipe.tune_encoder import TuneTask, given_to, tuned_weights
 from tests.engine.pocket.voices import FORMANTS_HZ, vowel, word
 
 FRAME, RATE = 1920, 24_000
@@ -180,6 +182,9 @@ def test_an_encoder_learns_on_for_the_same_codebooks(mimi: Mimi, sounds: Sounds,
     task = tune_task(mimi, sounds)
     tuned = {id(weight) for weight in tuned_weights(task.mimi)}
     theirs = {name for name, weight in task.mimi.named_parameters() if id(weight) in tuned}
+    assert (
+        not any(name.startswith("encoder.model.3.") for name in theirs) and "downsample.conv.conv.conv.weight" in theirs
+    )
     began = {name: tensor.clone() for name, tensor in task.mimi.state_dict().items()}
     for step in range(2):
         loss, figures = task.loss(step, PLAN.random(step))
@@ -209,6 +214,24 @@ def test_tuning_leaves_a_decoder_that_learnt_on_alone(mimi: Mimi, sounds: Sounds
     assert train(task, PLAN, tmp_path / "tune.pt", 1e9)
     for ours, learnt in zip(task.mimi.decoder.parameters(), later.decoder.parameters(), strict=True):
         assert torch.equal(ours, learnt)
+
+
+def test_tuning_holds_what_the_codebooks_are_given_near_what_it_was(
+    mimi: Mimi, sounds: Sounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = sounds.callers(np.random.default_rng(9), 4, SHORT).heard[:, None]
+
+    def far(tuned: Mimi) -> float:
+        with torch.no_grad():
+            now, before = (torch.cat(given_to(each, OfflineCodec(each).latent(heard)), 1) for each in (tuned, mimi))
+        return (now - before).square().mean().item()
+
+    held, free = tune_task(mimi, sounds), tune_task(mimi, sounds)
+    assert train(held, PLAN, tmp_path / "held.pt", 1e9)
+    monkeypatch.setattr(tune_encoder_module, "ANCHOR_WEIGHT", 0.0)
+    assert train(free, PLAN, tmp_path / "free.pt", 1e9)
+    assert 0 < far(held.mimi) < far(free.mimi)
+    assert tune_task(mimi, sounds).loss(0, PLAN.random(0))[1]["moved"] == 0
 
 
 def test_a_codec_stays_where_there_is_nothing_to_begin_again_from(
