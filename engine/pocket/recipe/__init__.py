@@ -13,7 +13,6 @@ Each step is a command, `python -m engine.pocket.recipe.STEP --work DIR`, with -
 
 `adopt` begins a work folder where shipped weights ended, and `recover` keeps their voice in it. `pack` takes some of
 the callers to a machine without their synthesisers; `unpack` stands there for `generate callers`.
-`refit` lets the text head learn, over calls that the model did not see, how far to trust it, and to begin late.
 `train_codec tune` lets an encoder whose tokens are in use hear more voices; what callers say is then encoded anew.
 Those that take long stop after --minutes and go on when called again. `nano` does all of it, small, in a minute.
 """

@@ -19,7 +19,6 @@ from engine.pocket.recipe.encode import encode_all
 from engine.pocket.recipe.evaluate import PARTS, evaluate
 from engine.pocket.recipe.export import export
 from engine.pocket.recipe.measures import Result, table
-from engine.pocket.recipe.refit import refit_model
 from engine.pocket.recipe.tokenizer import PIECES
 from engine.pocket.recipe.train_codec import train_decoder, train_encoder, tune_encoder
 from engine.pocket.recipe.train_ear import train_ear
@@ -64,7 +63,6 @@ def steps(work: Path, domain: Domain) -> dict[str, Callable[[], object]]:
         "codes": lambda: encode_all(work, MINUTES),
         "decoder": lambda: train_decoder(work, Plan(6, 1e-3, warm_up=2), MINUTES),
         "language model": lambda: train_lm(work, LM, Plan(30, 3e-3, warm_up=5), MINUTES, budget=400),
-        "text head": lambda: refit_model(work, 4, 3),
         "ear": lambda: train_ear(work, EAR, Plan(20, 3e-3, warm_up=5), MINUTES, rows=4, window=60),
         "export": lambda: export(work, work / "checkpoint"),
     }
