@@ -61,11 +61,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--freeze", action="store_true", help="encoder: make the tokens final however far it came")
     parser.add_argument("--again", action="store_true", help="a new cosine from the weights that there are")
+    parser.add_argument(
+        "--rows", type=int, default=TUNED_ROWS, help=f"tune: short windows a step ({TUNED_ROWS}; on a CPU 48)"
+    )
     parser.add_argument("--workers", type=int, default=0, help="tune: processes that make what it hears (0: itself)")
     options = parser.parse_args(arguments)
     if options.part == "tune":
         plan = Plan(options.steps or 1500, 1.2e-3, warm_up=250, betas=(0.85, 0.99), clip=2, seed=options.seed)
-        tune_encoder(options.work, plan, options.minutes, workers=options.workers, again=options.again)
+        tune_encoder(options.work, plan, options.minutes, options.rows, options.workers, options.again)
     elif options.part == "encoder":
         plan = Plan(options.steps or 2000, 6e-4, betas=(0.8, 0.99), clip=2, seed=options.seed)
         train_encoder(options.work, plan, options.minutes, options.freeze, again=options.again)
