@@ -54,6 +54,10 @@ class Voice:
     starts: NDArray[np.int64]
     layout: PromptLayout
 
+    def clips(self) -> list[NDArray[np.int64]]:
+        """Each clip's codes [frames, codebooks]."""
+        return np.split(self.codes, self.starts[1:])
+
     def agent(self, schedule: NDArray[np.int16]) -> NDArray[np.int64]:
         """The agent's codes [T, codebooks] of a dialogue's schedule [T, 2]."""
         clip, frame = schedule.astype(np.int64).T
@@ -85,6 +89,18 @@ def read_voice(path: Path, bins: int) -> Voice:
     with np.load(path) as archive:
         layout = PromptLayout.parse(json.loads(str(archive["layout"])), CODEBOOKS, CODEBOOKS, bins)
         return Voice(archive["codes"], archive["starts"], layout)
+
+
+def voice_in(work: Path, mimi: Mimi) -> Voice:
+    """WORK/coded/voice.npz, which `recover` may have made of what the weights say; before that is there, what the codec
+    makes of WORK/clips.npz. Raises ValueError where there are no clips, or they are others."""
+    clips, path = [clip.audio for clip in read_clips(work / "clips.npz")], work / "coded" / "voice.npz"
+    if not path.exists():
+        return code_voice(mimi, clips)
+    voice = read_voice(path, mimi.config.quantizer.bins)
+    if [len(codes) * FRAME_SAMPLES for codes in voice.clips()] != [len(clip) for clip in clips]:
+        raise ValueError(f"{path} is of other clips than {work / 'clips.npz'}; delete it, and encode anew")
+    return voice
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ import torch
 from engine.model.mimi import Mimi
 from engine.pocket.recipe.channel import g711
 from engine.pocket.recipe.domain import Domain, Persona, load_domain
-from engine.pocket.recipe.export_codec import encode_after_silence, note_of, read_codec, silence_codes
+from engine.pocket.recipe.encode import Voice, voice_in
+from engine.pocket.recipe.export_codec import note_of, read_codec
 from engine.pocket.recipe.formats import Audio, Clip, read_clips
 from engine.pocket.recipe.judges import Missing, sphinx, whisper, word_error_rate
 from engine.pocket.recipe.training import use_device
@@ -39,11 +40,10 @@ class Said:
     target: Audio
 
 
-def say_answers(mimi: Mimi, clips: Sequence[Clip], answers: Sequence[tuple[str, ...]]) -> list[Said]:
+def say_answers(mimi: Mimi, voice: Voice, clips: Sequence[Clip], answers: Sequence[tuple[str, ...]]) -> list[Said]:
     """One streaming conversation, an 80 ms frame a call, with silence between the answers."""
     by_id = {clip.id: number for number, clip in enumerate(clips)}
-    codes = encode_after_silence(mimi, [clip.audio for clip in clips])
-    quiet = np.tile(silence_codes(mimi), (GAP_FRAMES, 1))
+    codes, quiet = voice.clips(), np.tile(voice.layout.silence, (GAP_FRAMES, 1))
     state, row = mimi.initial_state(1), torch.ones(1, dtype=torch.bool)
     said = []
     for answer in answers:
@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
     use_device()
     mimi = read_codec(options.work / "codec")
     answers = answers_of(load_domain())[:: options.every]
-    said = say_answers(mimi, read_clips(options.work / "clips.npz"), answers)
+    said = say_answers(mimi, voice_in(options.work, mimi), read_clips(options.work / "clips.npz"), answers)
     print(f"{note_of(options.work / 'codec')}; {len(said)} answers")
     print(f"{'':24}{'decoded':>10}{'target':>10}", flush=True)
     for name, made, target in table(said, options.judges):

@@ -12,22 +12,24 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engine.model.mimi import Mimi
 from engine.pocket.recipe.channel import telephone
+from engine.pocket.recipe.encode import Voice, voice_in
 from engine.pocket.recipe.export_codec import (
     CONFIG,
     MIMI,
     UNTRAINED,
     WEIGHTS,
     build,
-    encode_after_silence,
     note_of,
     read_codec,
     write_codec,
@@ -141,35 +143,36 @@ def train_decoder(work: Path, plan: Plan, minutes: float, again: bool = False) -
     """True once the plan is done. Raises ValueError where there is no codec, or there are no clips."""
     folder = work / "codec"
     mimi = read_codec(folder).to(use_device())
-    clips = [clip.audio for clip in _clips(work)]
-    task = DecoderTask(mimi, Script(mimi, clips), plan)
+    clips, voice = [clip.audio for clip in _clips(work)], voice_in(work, mimi)
+    task = DecoderTask(mimi, Script(voice, clips), plan)
     for weight in task.weights():
         weight.requires_grad_(True)
     if again:
         (folder / "decoder.pt").unlink(missing_ok=True)
     if note_of(folder) == UNTRAINED and not (folder / "decoder.pt").exists():
         task.level()
-    return train(task, plan, folder / "decoder.pt", minutes, partial(_write_averaged, task, folder, clips))
+    return train(task, plan, folder / "decoder.pt", minutes, partial(_write_averaged, task, folder, clips, voice))
 
 
-def _write_averaged(task: DecoderTask, folder: Path, clips: list[Audio]) -> None:
+def _write_averaged(task: DecoderTask, folder: Path, clips: list[Audio], voice: Voice) -> None:
     """The codec with the decoder as it stands, averaged; says how near it comes in the streaming engine."""
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     shipped = build(config)
     shipped.load_state_dict({name: tensor.cpu() for name, tensor in task.mimi.state_dict().items()})
     shipped.load_state_dict({name: tensor.cpu() for name, tensor in task.averaged().items()}, strict=False)
     write_codec(shipped, folder, config, f"decoder after {task.average.steps} steps; it says the agent's clips only")
-    some = clips[:: max(1, len(clips) // 6)]
+    step = max(1, len(clips) // 6)
+    some, coded = clips[::step], voice.clips()[::step]
     print(
-        f"written; streamed, {len(some)} clips come with {streamed_snr_db(read_codec(folder), some):.1f} dB", flush=True
+        f"written; streamed, {len(some)} clips come with {streamed_snr_db(read_codec(folder), coded, some):.1f} dB",
+        flush=True,
     )
 
 
-def streamed_snr_db(mimi: Mimi, clips: list[Audio]) -> float:
-    """Of clips said one after the other by the engine, a frame a call, as in a conversation."""
+def streamed_snr_db(mimi: Mimi, coded: Sequence[NDArray[np.int64]], clips: Sequence[Audio]) -> float:
+    """Of clips said one after the other by the engine out of their codes, a frame a call, as in a conversation."""
     state, row = mimi.initial_state(1), torch.ones(1, dtype=torch.bool)
-    codes = np.concatenate(encode_after_silence(mimi, clips))
-    said = [mimi.decode(torch.from_numpy(frame)[None, :, None], state, row) for frame in codes]
+    said = [mimi.decode(torch.from_numpy(frame)[None, :, None], state, row) for frame in np.concatenate(coded)]
     return snr_db(torch.cat(said, 2)[0, 0], torch.from_numpy(np.concatenate(clips)))
 
 

@@ -1,7 +1,8 @@
 """The codec's second half: the decoder learns to say the agent's clips, and nothing else.
 
 The clips' pitch periods are locked to the frame grid, so that codes and position in the frame decide the wave and a
-loss on waves can be met (no discriminator, no GPU). Encoder and quantiser stay as they are: the tokens are final.
+loss on waves can be met (no discriminator, no GPU). Encoder and quantiser stay as they are: the tokens are final. Where
+weights have other codes for some clips (`recover`), it learns those.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.model.mimi import Mimi
-from engine.pocket.recipe.export_codec import encode_after_silence, silence_codes
+from engine.pocket.recipe.encode import Voice
 from engine.pocket.recipe.formats import Audio
 from engine.pocket.recipe.init_codec import level_decoder
 from engine.pocket.recipe.offline_codec import OfflineCodec
@@ -51,11 +52,11 @@ SLIP_SHARE = 0.005
 class Script:
     """All clips end to end as codes [N + 1, codebooks] and samples [N + 1, 1920]; the last frame is silence."""
 
-    def __init__(self, mimi: Mimi, clips: Sequence[Audio]) -> None:
+    def __init__(self, voice: Voice, clips: Sequence[Audio]) -> None:
         if not clips:
             raise ValueError("there are no clips to learn; make them first with engine.pocket.recipe.generate")
-        coded = encode_after_silence(mimi, clips)
-        self.codes = np.concatenate([*coded, silence_codes(mimi)[None]])
+        coded = voice.clips()
+        self.codes = np.concatenate([*coded, np.array(voice.layout.silence)[None]])
         self.samples = np.concatenate([*clips, np.zeros(FRAME_SAMPLES, np.float32)]).reshape(-1, FRAME_SAMPLES)
         self.lengths = np.array([len(codes) for codes in coded])
         self.starts = np.cumsum(self.lengths) - self.lengths

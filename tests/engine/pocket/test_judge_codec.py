@@ -8,6 +8,7 @@ import torch
 
 from engine.model.mimi import Mimi
 from engine.pocket.recipe.domain import load_domain
+from engine.pocket.recipe.encode import code_voice
 from engine.pocket.recipe.export_codec import build, encode_clip, silence_codes
 from engine.pocket.recipe.formats import Clip
 from engine.pocket.recipe.init_codec import draw, level_decoder, level_encoder
@@ -36,7 +37,7 @@ def mimi() -> Mimi:
 def test_answers_come_from_their_clips_codes(mimi: Mimi) -> None:
     """As the decoder says the constants that the language model learns, whatever was said before."""
     clips = [Clip(name, word(vowels), ()) for name, vowels in {"yes": ["eh"], "two": ["uw", "aa"]}.items()]
-    said = say_answers(mimi, clips, [("two",), ("yes", "two")])
+    said = say_answers(mimi, code_voice(mimi, [clip.audio for clip in clips]), clips, [("two",), ("yes", "two")])
     assert [each.text for each in said] == ["two", "yes two"]
     yes, two = (encode_clip(mimi, clip.audio) for clip in clips)
     quiet = np.tile(silence_codes(mimi), (GAP_FRAMES, 1))

@@ -21,6 +21,7 @@ from engine.model.stored import Stored
 from engine.pocket.recipe import sounds as sounds_module
 from engine.pocket.recipe import train_decoder, training
 from engine.pocket.recipe import tune_encoder as tune_encoder_module
+from engine.pocket.recipe.encode import code_voice, voice_in, write_voice
 from engine.pocket.recipe.export_codec import (
     UNTRAINED,
     build,
@@ -424,9 +425,33 @@ def test_a_clip_off_the_grid_is_refused(mimi: Mimi) -> None:
 # --- phase D -------------------------------------------------------------------------------------------------------
 
 
+def script_of(mimi: Mimi, clips: list[Clip]) -> Script:
+    audio = [clip.audio for clip in clips]
+    return Script(code_voice(mimi, audio), audio)
+
+
+def test_the_decoder_learns_the_codes_that_weights_have_for_the_clips(
+    mimi: Mimi, clips: list[Clip], tmp_path: Path
+) -> None:
+    audio = [clip.audio for clip in clips]
+    with pytest.raises(ValueError, match=r"clips\.npz cannot be read"):
+        voice_in(tmp_path, mimi)
+    write_clips(tmp_path / "clips.npz", clips)
+    made = code_voice(mimi, audio)
+    assert np.array_equal(voice_in(tmp_path, mimi).codes, made.codes)  # nobody has others yet
+    others = replace(made, codes=(made.codes + 1) % 4)
+    write_voice(tmp_path / "coded" / "voice.npz", others)
+    found = voice_in(tmp_path, mimi)
+    assert np.array_equal(Script(found, audio).codes[:-1], others.codes)
+    assert [len(codes) for codes in found.clips()] == [len(clip) // FRAME for clip in audio]
+    write_clips(tmp_path / "clips.npz", clips[:-1])
+    with pytest.raises(ValueError, match=r"voice\.npz is of other clips than .*clips\.npz; delete it"):
+        voice_in(tmp_path, mimi)
+
+
 def test_a_script_says_clips_between_silences(mimi: Mimi, clips: list[Clip]) -> None:
     """Each frame of a row is a clip's frame under its own codes, silence, or what fades out after a barge-in."""
-    script = Script(mimi, [clip.audio for clip in clips])
+    script = script_of(mimi, clips)
     falling = np.linspace(1, 0, FRAME, dtype=np.float32)
     seen = {"said": 0, "silent": 0, "fading": 0}
     for seed in range(30):
@@ -452,7 +477,7 @@ def test_the_decoder_learns_and_goes_on(
     def task() -> DecoderTask:
         draw_again = build(NANO)
         draw_again.load_state_dict(mimi.state_dict())
-        made = DecoderTask(draw_again, Script(draw_again, [clip.audio for clip in clips]), plan, decay=0.9)
+        made = DecoderTask(draw_again, script_of(draw_again, clips), plan, decay=0.9)
         made.level()
         return made
 
