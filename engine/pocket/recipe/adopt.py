@@ -1,7 +1,8 @@
 """Go on from what was exported:  python -m engine.pocket.recipe.adopt FOLDER --work DIR
 
     FOLDER/{config.json, model.safetensors, mimi.*, tokenizer.model, ear.*}
-    -> WORK/codec, WORK/tokenizer.model, WORK/lm and WORK/ear, each with model.pt and a checkpoint for `--again`
+    -> WORK/codec, WORK/tokenizer.model, WORK/layout.json, WORK/lm and WORK/ear, each with model.pt and a checkpoint for
+       `--again`
 
 For whom the work folder of the shipped weights is no more. Data is to be generated and encoded anew; the heads that a
 training throws away begin anew, too.
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 from engine.model.listening import EAR_CONFIG
 from engine.pocket.recipe.corpus import Labels
+from engine.pocket.recipe.encode import LAYOUT
 from engine.pocket.recipe.export import SETTINGS, SHARED
 from engine.pocket.recipe.export_codec import CONFIG, WEIGHTS
 from engine.pocket.recipe.training import store
@@ -35,6 +37,8 @@ def adopt(folder: Path, work: Path) -> None:
     for name in (WEIGHTS, CONFIG):
         shutil.copyfile(folder / name, work / "codec" / name)
     shutil.copyfile(folder / "tokenizer.model", work / "tokenizer.model")
+    prompt = json.loads((folder / "config.json").read_text(encoding="utf-8"))["prompt_config"]
+    (work / LAYOUT).write_text(json.dumps(prompt) + "\n", encoding="utf-8")
     _adopt_model(folder, "config.json", work / "lm", "lm.pt", {"heads": {}, "labels": Labels((), ())})
     if (folder / EAR_CONFIG).exists():
         _adopt_model(folder, EAR_CONFIG, work / "ear", "ear.pt", {})

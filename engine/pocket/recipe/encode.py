@@ -41,6 +41,10 @@ from engine.slot import FRAME_SAMPLES
 
 KINDS = ("stage1", "stage2", "strays", "asides", "talk", "probe")
 
+LAYOUT = "layout.json"
+"""In WORK, where weights were adopted: their `prompt_config`. Their codec has learnt on since they learnt what silence
+and a tone are to it, and does not say so itself any more."""
+
 BATCH_FRAMES = 60
 """Of one call of the codec: one window or call at a time, for several no longer fit a CPU's cache and take 1.8 times as
 long."""
@@ -65,11 +69,16 @@ class Voice:
         return np.where((clip == SILENCE)[:, None], self.layout.silence, said)
 
 
-def code_voice(mimi: Mimi, clips: Sequence[Audio]) -> Voice:
-    """Each clip after silence, as the decoder learnt it."""
+def code_voice(mimi: Mimi, clips: Sequence[Audio], layout: PromptLayout | None = None) -> Voice:
+    """Each clip after silence, as the decoder learnt it. `layout`: of the prompt; None: as this codec measures it.
+
+    Raises ValueError where there are no clips.
+    """
+    if not clips:
+        raise ValueError("there are no clips to learn; make them first with engine.pocket.recipe.generate")
     coded = encode_after_silence(mimi, clips)
     lengths = [len(codes) for codes in coded]
-    layout = measured_layout("system", mimi, CODEBOOKS, CODEBOOKS)
+    layout = layout or measured_layout("system", mimi, CODEBOOKS, CODEBOOKS)
     return Voice(np.concatenate(coded), np.cumsum([0, *lengths[:-1]]), layout)
 
 
@@ -95,12 +104,19 @@ def voice_in(work: Path, mimi: Mimi) -> Voice:
     """WORK/coded/voice.npz, which `recover` may have made of what the weights say; before that is there, what the codec
     makes of WORK/clips.npz. Raises ValueError where there are no clips, or they are others."""
     clips, path = [clip.audio for clip in read_clips(work / "clips.npz")], work / "coded" / "voice.npz"
+    bins = mimi.config.quantizer.bins
     if not path.exists():
-        return code_voice(mimi, clips)
-    voice = read_voice(path, mimi.config.quantizer.bins)
+        return code_voice(mimi, clips, _adopted_layout(work, bins))
+    voice = read_voice(path, bins)
     if [len(codes) * FRAME_SAMPLES for codes in voice.clips()] != [len(clip) for clip in clips]:
         raise ValueError(f"{path} is of other clips than {work / 'clips.npz'}; delete it, and encode anew")
     return voice
+
+
+def _adopted_layout(work: Path, bins: int) -> PromptLayout | None:
+    if not (work / LAYOUT).exists():
+        return None
+    return PromptLayout.parse(json.loads((work / LAYOUT).read_text(encoding="utf-8")), CODEBOOKS, CODEBOOKS, bins)
 
 
 @torch.no_grad()
@@ -131,7 +147,7 @@ def encode_all(work: Path, minutes: float, kinds: Sequence[str] = KINDS) -> bool
     began, folder = time.monotonic(), work / "coded"
     mimi = read_codec(work / "codec").to(use_device())
     if not (folder / "voice.npz").exists():
-        write_voice(folder / "voice.npz", code_voice(mimi, [clip.audio for clip in read_clips(work / "clips.npz")]))
+        write_voice(folder / "voice.npz", voice_in(work, mimi))
     found = [path for kind in kinds for path in shards(work / "dialogues", kind)]
     for number, path in enumerate(found):
         target = folder / path.name

@@ -76,7 +76,9 @@ def write_codec(mimi: Mimi, folder: Path, config: dict[str, Any], note: str) -> 
 
 
 def read_codec(folder: Path) -> Mimi:
-    """What `write_codec` wrote, in float32, as the engine runs it."""
+    """What `write_codec` wrote, in float32, as the engine runs it. Raises ValueError where it is not there."""
+    if not (folder / WEIGHTS).exists():
+        raise ValueError(f"there is no codec in {folder}; make it first with engine.pocket.recipe.train_codec encoder")
     mimi = build(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
     mimi.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()})
     return mimi.eval().requires_grad_(False)
@@ -90,12 +92,6 @@ def note_of(folder: Path) -> str:
 
 
 @torch.no_grad()
-def encode_clip(mimi: Mimi, audio: Audio) -> NDArray[np.int64]:
-    """Whole frames of sound after steady silence -> the clip's codes, [frames, codebooks]."""
-    return encode_after_silence(mimi, [audio])[0]
-
-
-@torch.no_grad()
 def encode_after_silence(mimi: Mimi, clips: Sequence[Audio]) -> list[NDArray[np.int64]]:
     """Each clip by itself, so that its codes are constants whatever was said before."""
     offline, device, coded = OfflineCodec(mimi), next(mimi.parameters()).device, []
@@ -106,9 +102,3 @@ def encode_after_silence(mimi: Mimi, clips: Sequence[Audio]) -> list[NDArray[np.
         codes = offline.encode(torch.from_numpy(samples).to(device)[None, None])
         coded.append(codes[0, :, LEAD_FRAMES:].t().cpu().numpy())
     return coded
-
-
-def silence_codes(mimi: Mimi) -> NDArray[np.int64]:
-    """Of steady silence, [codebooks]: what the agent's stream holds while it says nothing."""
-    codes = encode_clip(mimi, np.zeros(FRAME_SAMPLES, np.float32))
-    return np.asarray(codes[0])

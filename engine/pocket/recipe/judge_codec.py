@@ -1,7 +1,8 @@
 """How the codec speaks:  python -m engine.pocket.recipe.judge_codec --work DIR
 
-Every answer, put together from its clips' own codes and decoded by the streaming engine in one conversation, through
-G.711, against its target. A column each for what was decoded and for the target, which is the ceiling.
+Every answer, put together from its clips' codes in WORK/coded/voice.npz (before that is there, from what the codec
+makes of them) and decoded by the streaming engine in one conversation, through G.711, against its target. A column each
+for what was decoded and for the target, which is the ceiling.
 """
 
 from __future__ import annotations

@@ -51,7 +51,11 @@ class OfflineCodec:
         return F.conv1d(_folded(x, layer.stride), _folded(layer.weight, layer.stride), layer.conv.conv.bias)
 
     def spread(self, layer: CausalConvTranspose, x: Tensor) -> Tensor:
-        """One transposed convolution; what reaches beyond the last position is cut."""
+        """One transposed convolution; what reaches beyond the last position is cut.
+
+        As a convolution of step one over a position and the one before, for `_folded`'s reason; one of each channel by
+        itself comes out right as it is.
+        """
         bias, stride = layer.convtr.convtr.bias, layer.stride
         if layer.groups > 1:
             return F.conv_transpose1d(x, layer.weight, bias, stride, groups=layer.groups)[:, :, :-stride]

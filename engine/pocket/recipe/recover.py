@@ -2,10 +2,10 @@
 
     WORK/coded/voice.npz, WORK/clips.npz, WORK/lm/model.pt -> WORK/coded/voice.npz
 
-Once, between `encode` and a training of adopted weights. Clips that are made again on another machine are not the same
-to the last bit, and a third of their codes are others. The weights, and the codec's decoder, know the codes of the
-first: here the language model says everything, each clip's codes are taken from where they sound most like it, and what
-it says no better than the new codes do keeps those.
+Once, between `encode` and a training of adopted weights, the decoder's included. Clips that are made again on another
+machine are not the same to the last bit, and the encoder has learnt on since: most frames have other codes. The
+weights, and the codec's decoder, know those of the first: here the language model says everything, each clip's codes
+are taken from where they sound most like it, and what it says no better than the new codes do keeps those.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Train the embedded model's codec:  python -m engine.pocket.recipe.train_codec {encoder,decoder,tune} --work DIR
 
     encoder   callers, clips -> WORK/codec: tokens are final when it is done, so everything else can be encoded
-    decoder   clips, WORK/codec -> WORK/codec, its decoder written again at every checkpoint
+    decoder   clips, WORK/codec, and WORK/coded/voice.npz where it is -> WORK/codec, its decoder written again at every
+              checkpoint
     tune      callers, WORK/codec -> WORK/codec: an encoder that hears more, for the same codebooks and decoder; what
               callers say is to be encoded anew then, and WORK/coded/voice.npz to be kept
 
@@ -49,7 +50,7 @@ ROWS, FREE_STEPS, SETTLING = 8, 200, 100
 """Of the encoder's training: windows a step, steps before anything is quantised, batches to settle on at the end."""
 
 TUNED_ROWS = 256
-"""Windows of a step that tunes it: for a card, which takes 60 ms for so many."""
+"""Windows of a step that tunes it: for a card."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -64,7 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--freeze", action="store_true", help="encoder: make the tokens final however far it came")
     parser.add_argument("--again", action="store_true", help="a new cosine from the weights that there are")
     parser.add_argument(
-        "--rows", type=int, default=TUNED_ROWS, help=f"tune: short windows a step ({TUNED_ROWS}; on a CPU 48)"
+        "--rows",
+        type=int,
+        default=TUNED_ROWS,
+        help=f"tune: short windows a step, in every slice the same ({TUNED_ROWS}; on a CPU 48)",
     )
     parser.add_argument("--workers", type=int, default=0, help="tune: processes that make what it hears (0: itself)")
     options = parser.parse_args(arguments)
@@ -111,6 +115,7 @@ def train_encoder(
     if again:
         begin_again(task, folder / "encoder.pt")
         (folder / WEIGHTS).unlink(missing_ok=True)
+        (work / "coded" / "voice.npz").unlink(missing_ok=True)  # of tokens that are no more
     finished = train(task, plan, folder / "encoder.pt", minutes)
     if finished or freeze:
         task.finish(min(SETTLING, plan.steps))
@@ -140,7 +145,7 @@ def tune_encoder(
 
 
 def train_decoder(work: Path, plan: Plan, minutes: float, again: bool = False) -> bool:
-    """True once the plan is done. Raises ValueError where there is no codec, or there are no clips."""
+    """True once the plan is done. Raises ValueError where there is no codec, or no clips, or WORK/coded has others."""
     folder = work / "codec"
     mimi = read_codec(folder).to(use_device())
     clips, voice = [clip.audio for clip in _clips(work)], voice_in(work, mimi)

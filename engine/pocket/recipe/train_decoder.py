@@ -53,8 +53,6 @@ class Script:
     """All clips end to end as codes [N + 1, codebooks] and samples [N + 1, 1920]; the last frame is silence."""
 
     def __init__(self, voice: Voice, clips: Sequence[Audio]) -> None:
-        if not clips:
-            raise ValueError("there are no clips to learn; make them first with engine.pocket.recipe.generate")
         coded = voice.clips()
         self.codes = np.concatenate([*coded, np.array(voice.layout.silence)[None]])
         self.samples = np.concatenate([*clips, np.zeros(FRAME_SAMPLES, np.float32)]).reshape(-1, FRAME_SAMPLES)

@@ -112,8 +112,8 @@ def train(
         if state["plan"] != plan:
             raise ValueError(f"{checkpoint} was begun with {state['plan']}, not {plan}; delete it to start anew")
         step, before, curve.lines = state["step"], state["seconds"], state["curve"]
+        task.restore(state["task"])  # first: it says what is wrong with what an older version left
         optimiser.load_state_dict(state["optimiser"])
-        task.restore(state["task"])
     else:
         write()  # a run that is stopped at once has lost nothing that was begun with
     while step < plan.steps and clock() - began < 60 * minutes:

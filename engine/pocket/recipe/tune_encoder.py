@@ -3,10 +3,10 @@
 Clips keep their codes and the decoder its voice, so nothing but callers has to be encoded anew. It reads phones four
 times, from the first codebook, from all of them, from before them, and from all of them with some that come before and
 behind, as a language model does; and the spectrum, so that it does not forget what is no phone. What the codebooks are
-given is held near what they were given before: what reads the codes goes on from what it knows.
+given is held near what they were given when the training began: what reads the codes goes on from what it knows.
 
-The first half of the convolutions stays as it is: it takes two thirds of the time, and hears no phones yet. A card
-waits for windows, not the other way round: other processes make them ahead.
+The first half of the convolutions stays as it is: its gradients would take most of the time. A card waits for windows,
+not the other way round: other processes make them ahead.
 """
 
 from __future__ import annotations
@@ -106,10 +106,8 @@ class TuneTask:
         return nn.Linear(mimi.config.seanet.dimension, SUBFRAMES * len(PHONES)).to(self.device)
 
     def weights(self) -> list[nn.Parameter]:
-        return [*tuned_weights(self.mimi), *self._read_by()]
-
-    def _read_by(self) -> list[nn.Parameter]:
-        return [weight for part in (self.heads, self.before, self.near) for weight in part.parameters()]
+        readers = (self.heads, self.before, self.near)
+        return [*tuned_weights(self.mimi), *(weight for part in readers for weight in part.parameters())]
 
     def loss(self, step: int, random: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         if self._ahead is None:

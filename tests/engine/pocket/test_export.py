@@ -61,6 +61,8 @@ def test_what_was_exported_can_be_gone_on_from(trained: Path, tmp_path: Path) ->
     export(trained, out)
     adopt(out, work)
     (work / "coded").symlink_to(trained / "coded")
+    layout = json.loads((out / "config.json").read_text())["prompt_config"]
+    assert json.loads((work / "layout.json").read_text()) == layout
     export(work, again)
     for path in out.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name

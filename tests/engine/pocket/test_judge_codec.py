@@ -9,7 +9,7 @@ import torch
 from engine.model.mimi import Mimi
 from engine.pocket.recipe.domain import load_domain
 from engine.pocket.recipe.encode import code_voice
-from engine.pocket.recipe.export_codec import build, encode_clip, silence_codes
+from engine.pocket.recipe.export_codec import build, encode_after_silence
 from engine.pocket.recipe.formats import Clip
 from engine.pocket.recipe.init_codec import draw, level_decoder, level_encoder
 from engine.pocket.recipe.judge_codec import GAP_FRAMES, Said, answers_of, say_answers, snr_db
@@ -39,8 +39,8 @@ def test_answers_come_from_their_clips_codes(mimi: Mimi) -> None:
     clips = [Clip(name, word(vowels), ()) for name, vowels in {"yes": ["eh"], "two": ["uw", "aa"]}.items()]
     said = say_answers(mimi, code_voice(mimi, [clip.audio for clip in clips]), clips, [("two",), ("yes", "two")])
     assert [each.text for each in said] == ["two", "yes two"]
-    yes, two = (encode_clip(mimi, clip.audio) for clip in clips)
-    quiet = np.tile(silence_codes(mimi), (GAP_FRAMES, 1))
+    yes, two = (encode_after_silence(mimi, [clip.audio])[0] for clip in clips)
+    quiet = np.tile(code_voice(mimi, [clips[0].audio]).layout.silence, (GAP_FRAMES, 1))
     whole = torch.from_numpy(np.concatenate([quiet, two, quiet, yes, two]).T)[None]
     wanted = OfflineCodec(mimi).decode(whole)[0, 0].numpy()
     ends = len(wanted) - len(said[1].made), len(wanted)

@@ -25,11 +25,10 @@ from engine.pocket.recipe.encode import code_voice, voice_in, write_voice
 from engine.pocket.recipe.export_codec import (
     UNTRAINED,
     build,
-    encode_clip,
+    encode_after_silence,
     note_of,
     read_codec,
     round_encoder,
-    silence_codes,
     write_codec,
 )
 from engine.pocket.recipe.formats import Audio, Clip, ClipWord, Span, Utterance, shard, write_clips, write_utterances
@@ -41,7 +40,7 @@ from engine.pocket.recipe.spectra import LogMel, WaveLoss, mel_bands, snr_db
 from engine.pocket.recipe.train_codec import _held, train_encoder
 from engine.pocket.recipe.train_decoder import DecoderTask, Script
 from engine.pocket.recipe.train_encoder import SHORT, EncoderTask
-from engine.pocket.recipe.training import Plan, train
+from engine.pocket.recipe.training import Plan, load, store, train
 from engine.pocket.recipe.tune_encoder import TuneTask, given_to, tuned_weights
 from tests.engine.pocket.voices import FORMANTS_HZ, vowel, word
 
@@ -203,6 +202,16 @@ def test_an_encoder_learns_on_for_the_same_codebooks(mimi: Mimi, sounds: Sounds,
         assert torch.equal(tensor, began[name]) == (name not in theirs), name
     again.finish()
     write_codec(again.mimi, tmp_path, NANO, "tuned")
+
+
+def test_what_an_older_version_left_is_named(mimi: Mimi, sounds: Sounds, tmp_path: Path) -> None:
+    path = tmp_path / "tune.pt"
+    assert not train(tune_task(mimi, sounds), PLAN, path, 1, clock=ticking(5))
+    left = load(path)
+    del left["task"]["near"]
+    store(path, left)
+    with pytest.raises(ValueError, match="of an older version of this training; delete it"):
+        train(tune_task(mimi, sounds), PLAN, path, 1e9)
 
 
 def test_tuning_leaves_a_decoder_that_learnt_on_alone(mimi: Mimi, sounds: Sounds, tmp_path: Path) -> None:
@@ -393,15 +402,15 @@ def test_finished_tokens_survive_the_file(mimi: Mimi, tmp_path: Path) -> None:
     write_codec(mimi, tmp_path, NANO, UNTRAINED)
     read = read_codec(tmp_path)
     clip = word(["aa", "eh", "iy"])
-    assert np.array_equal(encode_clip(read, clip), encode_clip(mimi, clip))
-    assert len(np.unique(encode_clip(read, clip))) > 4
+    assert np.array_equal(encode_after_silence(read, [clip])[0], encode_after_silence(mimi, [clip])[0])
+    assert len(np.unique(encode_after_silence(read, [clip])[0])) > 4
     assert note_of(tmp_path) == UNTRAINED
     assert json.loads((tmp_path / "mimi.json").read_text()) == NANO
 
 
 def test_silence_is_what_the_checkpoint_measures(mimi: Mimi) -> None:
     layout = measured_layout("system", mimi, mimi.codebooks, mimi.codebooks)
-    assert layout.silence == tuple(silence_codes(mimi).tolist())
+    assert layout.silence == tuple(encode_after_silence(mimi, [np.zeros(FRAME, np.float32)])[0][0].tolist())
 
 
 def test_the_file_is_what_the_checkpoint_loader_reads(mimi: Mimi, tmp_path: Path) -> None:
@@ -419,7 +428,7 @@ def test_an_encoder_that_is_not_rounded_is_not_written(tmp_path: Path) -> None:
 
 def test_a_clip_off_the_grid_is_refused(mimi: Mimi) -> None:
     with pytest.raises(ValueError, match="a clip of 1921 samples does not end on a frame's edge"):
-        encode_clip(mimi, np.zeros(1921, np.float32))
+        encode_after_silence(mimi, [np.zeros(1921, np.float32)])[0]
 
 
 # --- phase D -------------------------------------------------------------------------------------------------------
