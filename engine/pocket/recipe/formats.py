@@ -2,6 +2,7 @@
 
     WORK/clips.npz                    the agent's voice: every `Clip`, in the order that schedules count by
     WORK/tokenizer.model              SentencePiece, one for the agent's text, the prompt and the ear
+    WORK/layout.json                  where weights were adopted: their prompt's codes of silence and of a tone
     WORK/callers/{train,held-out}-*.npz     `Utterance`s, clean: the channel is put on when they are used
     WORK/strangers/train-*.npz        the same, of things that have nothing to do with the shop
     WORK/agent/train-*.npz            `Utterance`s that the agent's voice says besides its clips, for the codec alone
