@@ -125,7 +125,6 @@ NIGHT = {**SALES, "TRUNKS__NIGHT__HOST": "192.0.2.9", "PERSONAS__LATE__TRUNKS": 
         ({}, {}, {"persona": "agent", "prompt": "", "voice": "", "said": [], "language": ""}),
         ({"PERSONA__NAME": "Ada"}, {}, {"persona": "Ada"}),
         ({"PERSONA__PROMPT": "Say {called}, {caller}."}, {}, {"prompt": "Say agent, alice."}),
-        ({"PERSONA__PROMPT": "It is {date}. {{x}}"}, {}, {"prompt": f"It is {datetime.now():%A, %d %B %Y}. {{x}}"}),
         ({"PERSONA__VOICE": "ada"}, {}, {"voice": "ada"}),
         ({"PERSONA__GREETING": "Hello {caller}."}, {}, {"said": ["Hello alice."]}),
         ({"PERSONA__TEMPERATURE": "0.5"}, {}, {"temperature": 0.5}),
@@ -167,6 +166,15 @@ async def test_a_call_uses_what_the_environment_says(
     told |= {"prompt": used.prompts[0].text, "voice": used.prompts[0].voice}
     told |= {"temperature": used.sampling[0].text_temperature}
     assert {name: told[name] for name in expected} == expected
+
+
+async def test_the_date_is_that_of_the_call(recorder: Recorder, tmp_path: Path, used: Used) -> None:
+    settings = Settings.load({"VOIPAGENT_PERSONA__PROMPT": "It is {date}. {{x}}"})
+    days = [datetime.now()]
+    async with answering(recorder, tmp_path, settings.who_answers, WatchedEngine(used)) as (_, call):
+        await call()
+    days.append(datetime.now())  # it may have been midnight
+    assert used.prompts[0].text in {f"It is {day:%A, %d %B %Y}. {{x}}" for day in days}
 
 
 async def test_a_text_may_lie_in_a_file(recorder: Recorder, tmp_path: Path, used: Used) -> None:
