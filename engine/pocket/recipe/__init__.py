@@ -3,6 +3,7 @@
 Each step is a command, `python -m engine.pocket.recipe.STEP --work DIR`, with --help; in this order:
 
     generate clips, callers, strangers, agent       the agent's voice, and callers
+    generate actors                                 people who were recorded, with words and phones
     train_codec encoder                             what is heard becomes tokens; from then on they are final
     generate stage1, stage2, strays, asides, probe  calls, and moments of calls
     generate talk                                   callers who talk on, for the ear

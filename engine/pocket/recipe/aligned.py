@@ -15,7 +15,7 @@ import wave
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -33,6 +33,9 @@ BANDS, CEPSTRA = 26, 13
 
 FLOOR = 1e-3
 """Of an utterance's strongest band: what is weaker is as good as silent."""
+
+ReadAlong: TypeAlias = Callable[[str, Audio, int], tuple[list[Span], list[Span]]]
+"""Where the words and phones of a text are in a sound of some rate that says it."""
 
 READERS = tuple(Caller("reader", "flite", base, "train") for base in ("rms", "slt", "kal16", "kal"))
 """The median of what they tell counts. In 60 texts by five voices whose words are known, rms alone was beside a word's
@@ -119,28 +122,36 @@ def _aligned(text: str, speak: Callable[[Path], None]) -> Spoken:
     audio: Audio = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32_768)
     if len(audio) < rate // 20:
         raise SynthesisError(f"nothing is said in {text!r}")
-    spoken, phones = _at_rate(audio, rate), list[Span]()
+    return Spoken(audio, rate, *read_along(text, audio, rate))
+
+
+def read_along(text: str, audio: Audio, rate: int) -> tuple[list[Span], list[Span]]:
+    """A `ReadAlong`, by flite. Raises SynthesisError.
+
+    What of the readers is beyond the sound's own band is left out, for it has nothing like it.
+    """
+    spoken, phones = at_rate(audio, rate), list[Span]()
     told: list[tuple[str, ...]] = []
     times: list[list[tuple[float, float]]] = []
     for reader in READERS:
         read = flite(text, reader)
-        place = _places(_at_rate(read.audio, read.rate), spoken)
+        place = _places(at_rate(at_rate(read.audio, read.rate), RATE, rate), spoken)
         phones = phones or _kept(Span(each.label, place(each.start_s), place(each.end_s)) for each in read.phones)
         told.append(tuple(each.label for each in read.words))
         times.append([(place(each.start_s), place(each.end_s)) for each in read.words])
     same = [each for each, words in zip(times, told, strict=True) if words == told[0]]
     words = (Span(word, *map(float, at)) for word, at in zip(told[0], np.median(same, axis=0), strict=True))
-    return Spoken(audio, rate, _kept(words), phones)
+    return _kept(words), phones
 
 
 def _kept(spans: Iterable[Span]) -> list[Span]:
     return [span for span in spans if span.end_s > span.start_s]
 
 
-def _at_rate(audio: Audio, rate: int) -> Audio:
-    """At RATE, by cutting or padding the spectrum."""
+def at_rate(audio: Audio, rate: int, band: int = RATE) -> Audio:
+    """A sound of `rate` at RATE, by cutting or padding its spectrum; without what a rate of `band` cannot have."""
     length = len(audio) * RATE // rate
-    spectrum = np.fft.rfft(audio)[: length // 2 + 1]
+    spectrum = np.fft.rfft(audio)[: min(length, length * band // RATE) // 2 + 1]
     return np.asarray(np.fft.irfft(spectrum, length) * (length / len(audio)), np.float32)
 
 

@@ -5,6 +5,7 @@
     WORK/layout.json                  where weights were adopted: their prompt's codes of silence and of a tone
     WORK/callers/{train,held-out}-*.npz     `Utterance`s, clean: the channel is put on when they are used
     WORK/strangers/train-*.npz        the same, of things that have nothing to do with the shop
+    WORK/actors/{train,held-out}-*.npz      the same, of people who were recorded; some of it callers say, too
     WORK/agent/train-*.npz            `Utterance`s that the agent's voice says besides its clips, for the codec alone
     WORK/dialogues/{stage1,strays,asides,talk,stage2,probe}-*.npz    `Dialogue`s with sound
     WORK/coded/*.npz                  the same with codes, once there is a codec

@@ -3,6 +3,7 @@
     clips       the agent's answers, the tokenizer      -> WORK/clips.npz, WORK/tokenizer.model
     callers     what callers say, many voices           -> WORK/callers/{train,held-out}-*.npz
     strangers   callers who say something unrelated     -> WORK/strangers/train-*.npz
+    actors      people who were recorded                -> WORK/actors/{train,held-out}-*.npz
     agent       sentences in the agent's voice          -> WORK/agent/train-*.npz
     stage1      short windows with one question         -> WORK/dialogues/stage1-*.npz
     strays      the same, by the strangers              -> WORK/dialogues/strays-*.npz
@@ -25,14 +26,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, get_args
 
 import numpy as np
 
 from engine.model.text import Tokenizer
-from engine.pocket.recipe import asides, standin, talk, voices
+from engine.pocket.recipe import actors, asides, standin, talk, voices
+from engine.pocket.recipe.aligned import ReadAlong, at_rate, read_along
 from engine.pocket.recipe.callers import ALIGNED, NATURAL, Caller, callers, drawn, varied
 from engine.pocket.recipe.dialogues import Composer, Kind, Pool
+from engine.pocket.recipe.dictation import Write, dictation
 from engine.pocket.recipe.domain import UNKNOWN, ClipText, Domain, Wording, load_domain
 from engine.pocket.recipe.formats import (
     Clip,
@@ -70,6 +73,9 @@ COMPOSED: Mapping[Kind, Compose] = {"asides": asides.compose, "talk": talk.compo
 POOL = 12
 """Shards of callers that a shard of dialogues draws from: as many as fit the memory well."""
 
+ACTED = 4
+"""Shards of actors beside them."""
+
 TURNS = 5
 """How many of them one caller says."""
 
@@ -89,6 +95,9 @@ class Makers:
     say: Callable[[Caller, str], Utterance]
     natural: tuple[Caller, ...] = NATURAL
     """Who is only tested with."""
+    lines: Callable[[], list[actors.Line]] = actors.lines
+    dictation: Callable[[], Write] = dictation
+    read_along: ReadAlong = read_along
 
 
 def real_makers(seed: int) -> Makers:
@@ -104,6 +113,9 @@ def nano_makers() -> Makers:
         standin.callers(),
         partial(voices.say, synthesiser=standin.tones),
         tuple(replace(caller, size=1.0) for caller in NATURAL),  # which wants no resampling, and so no more packages
+        standin.lines,
+        standin.dictation,
+        standin.read_along,
     )
 
 
@@ -111,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="generate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("part", choices=("clips", "callers", "natural", "strangers", "agent", *DIALOGUES))
+    parser.add_argument("part", choices=("clips", "callers", "natural", "strangers", "actors", "agent", *DIALOGUES))
     parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="where it goes (build/pocket)")
     parser.add_argument("--minutes", type=float, default=8, help="to run before stopping (8)")
     parser.add_argument("--seed", type=int, default=0)
@@ -133,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case "strangers":
             count = options.shards or STRANGERS
             whole = make_strangers(options.work, domain, makers, options.seed, count, size, until)
+        case "actors":
+            whole = make_actors(options.work, domain, makers, size, until)
         case "agent":
             whole = make_agent(options.work, domain, makers, options.seed, options.shards or AGENT, size, until)
         case kind:
@@ -166,13 +180,26 @@ def make_dialogues(work: Path, domain: Domain, kind: Kind, seed: int, count: int
         if time.monotonic() > until:
             return False
         random = np.random.default_rng((seed, *kind.encode(), number))
-        lying = shards(work / ("strangers" if kind == "strays" else "callers"), split)
-        chosen = random.permutation(len(lying))[:POOL]
-        said = (each for at in chosen for each in read_utterances(lying[at]) if each.split == split)
-        composer = Composer(domain, clips, cache(tokenizer.encode), Pool.of(said, domain), split)
+        pool = Pool.of(_drawn_from(work, kind, split, random), domain)
+        composer = Composer(domain, clips, cache(tokenizer.encode), pool, split)
         compose = partial(COMPOSED[kind], composer) if kind in COMPOSED else partial(composer.compose, kind)
         write_dialogues(path, [compose(random) for _ in _counted(range(size), path.name)])
     return True
+
+
+def _drawn_from(work: Path, kind: Kind, split: Split, random: np.random.Generator) -> Iterator[Utterance]:
+    """What is said in a shard of dialogues: by some of the callers, or strangers, and by some of the actors.
+
+    To callers those lines of the actors are added that mean something to the agent, to strangers the others.
+    """
+    lying = shards(work / ("strangers" if kind == "strays" else "callers"), split)
+    acted = shards(work / "actors", split)
+    for at in random.permutation(len(lying))[:POOL]:
+        yield from (each for each in read_utterances(lying[at]) if each.split == split)
+    for at in random.permutation(len(acted))[:ACTED]:
+        for each in read_utterances(acted[at]):
+            if kind == "talk" or (each.intent == UNKNOWN) == (kind == "strays"):
+                yield each
 
 
 def make_callers(work: Path, domain: Domain, makers: Makers, seed: int, count: int, size: int, until: float) -> bool:
@@ -216,6 +243,28 @@ def make_strangers(work: Path, domain: Domain, makers: Makers, seed: int, count:
         return spoken(makers, caller, domain.stray(random))
 
     return _make_sentences(work / "strangers", stray, (seed, 3), count, size, until)
+
+
+def make_actors(work: Path, domain: Domain, makers: Makers, size: int, until: float) -> bool:
+    """Of each `size` lines a shard to train on, and one of those who are held out. Raises ValueError."""
+    lines, write = makers.lines(), None
+    for number in range(-(-len(lines) // size)):
+        paths: dict[Split, Path] = {split: shard(work / "actors", split, number) for split in get_args(Split)}
+        if all(path.exists() for path in paths.values()):
+            continue
+        if time.monotonic() > until:
+            return False
+        write = write or makers.dictation()
+        some = lines[number * size :][:size]
+        written = write([at_rate(line.audio, line.rate) for line in some])
+        said = [
+            made
+            for line, text in zip(_counted(some, f"actors-{number:05d}"), written, strict=True)
+            if (made := actors.spoken(line, text, domain, makers.read_along))
+        ]
+        for split, path in paths.items():
+            write_utterances(path, [each for each in said if each.split == split])
+    return True
 
 
 def make_agent(work: Path, domain: Domain, makers: Makers, seed: int, count: int, size: int, until: float) -> bool:

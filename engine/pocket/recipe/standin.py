@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import cycle
 
 import numpy as np
 
+from engine.pocket.recipe.actors import Line
 from engine.pocket.recipe.callers import Caller
+from engine.pocket.recipe.dictation import Write, Written
 from engine.pocket.recipe.domain import ClipText
 from engine.pocket.recipe.formats import Audio, Clip, ClipWord, Span, Utterance, whole_frames
 from engine.pocket.recipe.phones import PAUSE, PHONES
@@ -85,3 +88,27 @@ def tone_sentence(text: str) -> Utterance:
     """What the agent's voice says besides its clips."""
     spoken = tones(text, Caller("agent", "tones", "tones", "train", 1.0, AGENT_PITCH / 150))
     return Utterance(spoken.audio, text, "agent", "train", words=tuple(spoken.words), phones=tuple(spoken.phones))
+
+
+LINES = ("yes", "no", "yeah", "the cook was late", "we saw a train", "nobody came", "it rained all day", "look out")
+
+
+def lines() -> list[Line]:
+    """Lines of some actors, two of whom are held out."""
+    actors = ("somebody", *(f"queen-{number:02}" for number in range(7)))
+    voices = zip(actors, LINES, strict=True)
+    return [
+        Line(actor, 0, tones(text, Caller(actor, "tones", "tones", "train")).audio, SAMPLE_RATE)
+        for actor, text in voices
+    ]
+
+
+def dictation() -> Write:
+    """Writes LINES, whatever it hears."""
+    return lambda recordings: (Written(text, 0.0, 0.0) for text, _ in zip(cycle(LINES), recordings, strict=False))
+
+
+def read_along(text: str, audio: Audio, rate: int) -> tuple[list[Span], list[Span]]:
+    """By the same voice, so nothing is to be laid along."""
+    made = tones(text, Caller("reader", "tones", "tones", "train"))
+    return made.words, made.phones

@@ -3,8 +3,8 @@
     encoder   callers, clips -> WORK/codec: tokens are final when it is done, so everything else can be encoded
     decoder   clips, WORK/codec, and WORK/coded/voice.npz where it is -> WORK/codec, its decoder written again at every
               checkpoint
-    tune      callers, WORK/codec -> WORK/codec: an encoder that hears more, for the same codebooks and decoder; what
-              callers say is to be encoded anew then, and WORK/coded/voice.npz to be kept
+    tune      callers, actors, WORK/codec -> WORK/codec: an encoder that hears more, for the same codebooks and decoder;
+              what callers say is to be encoded anew then, and WORK/coded/voice.npz to be kept
 
 Each stops after --minutes and goes on when called again. WORK/codec/{encoder,decoder,tune}.pt are the checkpoints.
 """
@@ -131,7 +131,8 @@ def tune_encoder(
     folder = work / "codec"
     mimi = read_codec(folder).to(use_device())
     clips = [voice_of(clip) for clip in _clips(work)]
-    sounds = Sounds([voice_of(said) for said in _utterances(work / "callers", "train")], clips, [], telephone)
+    heard = _utterances(work / "callers", "train") + _utterances(work / "actors", "train")
+    sounds = Sounds([voice_of(said) for said in heard], clips, [], telephone)
     task = TuneTask(mimi, sounds, _held(work), plan, rows, workers)
     if again:
         begin_again(task, folder / "tune.pt")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.pocket.recipe import aligned
-from engine.pocket.recipe.aligned import CEPSTRA, HOP, RATE, cepstra, path
+from engine.pocket.recipe.aligned import CEPSTRA, HOP, RATE, cepstra, path, read_along
 from engine.pocket.recipe.callers import ALIGNED, NATURAL, RELATIVES, Caller, callers, varied
 from engine.pocket.recipe.formats import Audio, Span
 from engine.pocket.recipe.synthesis import Spoken, SynthesisError
@@ -80,6 +80,23 @@ def test_words_are_found_by_who_reads_along(monkeypatch: pytest.MonkeyPatch) -> 
         assert found.start_s == pytest.approx(real.start_s, abs=0.03)
         assert found.end_s == pytest.approx(real.end_s, abs=0.03)
     assert [phone.label for phone in made.phones] == ["ah", "ah", "ah"]
+
+
+def test_what_a_sound_cannot_have_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The readers hiss where there is nothing of the kind in what was recorded at a low rate."""
+    rate = 4_000
+    time = np.arange(len(chords(1).audio)) / RATE
+    hissing = chords(1, 320)
+    hissing.audio[:] += (0.3 * np.sin(2 * np.pi * 5_000 * time) * (time > 0.5)).astype(np.float32)
+    monkeypatch.setattr(aligned, "flite", lambda text, reader: hissing)
+    there = chords(1.6)
+    spectrum = np.fft.rfft(there.audio)
+    length = len(there.audio) * rate // RATE
+    low = np.fft.irfft(spectrum[: length // 2 + 1], length).astype(np.float32)
+    words, phones = read_along("one two three", low, rate)
+    for found, real in zip(words, there.words, strict=True):
+        assert found.start_s == pytest.approx(real.start_s, abs=0.04)
+    assert [phone.label for phone in phones] == ["ah", "ah", "ah"]
 
 
 def test_a_reader_who_divides_words_otherwise_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def generate(work: Path, part: str, *more: str) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("made")
-    for part in ("clips", "callers", "natural", "strangers", "agent", *DIALOGUES):
+    for part in ("clips", "callers", "natural", "strangers", "actors", "agent", *DIALOGUES):
         generate(work, part)
     return work
 
