@@ -3,7 +3,6 @@
 Each step is a command, `python -m engine.pocket.recipe.STEP --work DIR`, with --help; in this order:
 
     generate clips, callers, strangers, agent       the agent's voice, and callers
-    generate actors                                 people who were recorded, with words and phones
     train_codec encoder                             what is heard becomes tokens; from then on they are final
     generate stage1, stage2, strays, asides, probe  calls, and moments of calls
     generate talk                                   callers who talk on, for the ear
@@ -15,5 +14,6 @@ Each step is a command, `python -m engine.pocket.recipe.STEP --work DIR`, with -
 `adopt` begins a work folder where shipped weights ended, and `recover` keeps their voice in it. `pack` takes some of
 the callers to a machine without their synthesisers; `unpack` stands there for `generate callers`.
 `train_codec tune` lets an encoder whose tokens are in use hear more voices; what callers say is then encoded anew.
+`generate actors` brings it people who were recorded; where they lie, strays, talk and calls have some of them, too.
 Those that take long stop after --minutes and go on when called again. `nano` does all of it, small, in a minute.
 """

@@ -135,7 +135,7 @@ def read_along(text: str, audio: Audio, rate: int) -> tuple[list[Span], list[Spa
     times: list[list[tuple[float, float]]] = []
     for reader in READERS:
         read = flite(text, reader)
-        place = _places(at_rate(at_rate(read.audio, read.rate), RATE, rate), spoken)
+        place = _places(at_rate(read.audio, read.rate, rate), spoken)
         phones = phones or _kept(Span(each.label, place(each.start_s), place(each.end_s)) for each in read.phones)
         told.append(tuple(each.label for each in read.words))
         times.append([(place(each.start_s), place(each.end_s)) for each in read.words])

@@ -6,6 +6,7 @@ and has it write some short lines twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -30,6 +31,7 @@ WHOLE_S = 30
 HOP_S = 0.01
 
 MOST_TOKENS = 60
+"""Of what is said; what would be longer is not to be relied on, for its end is not written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,11 @@ class Written:
     silent: float
 
 
-Write: TypeAlias = Callable[[Sequence[Audio]], Iterator[Written]]
-"""What recordings at JUDGE_RATE say, in their order."""
+Dictation: TypeAlias = Callable[[Sequence[Audio]], Iterator[Written]]
+"""What recordings at JUDGE_RATE say, in their order, of less than half a minute each."""
 
 
-def dictation() -> Write:
+def dictation() -> Dictation:
     """Raises Missing."""
     model = whisper_model()
     from ctranslate2 import StorageView
@@ -63,13 +65,14 @@ def dictation() -> Write:
                 given,
                 [prompt] * len(some),
                 beam_size=1,
-                max_length=MOST_TOKENS,
+                max_length=2 * MOST_TOKENS,  # it takes half of this for what came before
                 no_repeat_ngram_size=6,
                 return_scores=True,
                 return_no_speech_prob=True,
             ):
-                text = str(model.hf_tokenizer.decode(result.sequences_ids[0]))
-                yield Written(text, float(result.scores[0]), float(result.no_speech_prob))
+                (ids, *_), whole = result.sequences_ids, len(result.sequences_ids[0]) < MOST_TOKENS - 1
+                score = float(result.scores[0]) if whole else -math.inf
+                yield Written(str(model.hf_tokenizer.decode(ids)), score, float(result.no_speech_prob))
 
     return write
 

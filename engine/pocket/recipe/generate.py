@@ -14,7 +14,7 @@
 
 `formats` says what lies in them and reads it. Callers' audio is clean; `channel.telephone` puts it on a line, anew each
 time. Dialogues have been through it. A shard depends on the seed and its number alone, dialogues also on which callers
-lie there. Each part stops after --minutes, and goes on when called again.
+and actors lie there; actors' are as many as there are. Each part stops after --minutes, and goes on when called again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from engine.pocket.recipe import actors, asides, standin, talk, voices
 from engine.pocket.recipe.aligned import ReadAlong, at_rate, read_along
 from engine.pocket.recipe.callers import ALIGNED, NATURAL, Caller, callers, drawn, varied
 from engine.pocket.recipe.dialogues import Composer, Kind, Pool
-from engine.pocket.recipe.dictation import Write, dictation
+from engine.pocket.recipe.dictation import Dictation, dictation
 from engine.pocket.recipe.domain import UNKNOWN, ClipText, Domain, Wording, load_domain
 from engine.pocket.recipe.formats import (
     Clip,
@@ -96,7 +96,7 @@ class Makers:
     natural: tuple[Caller, ...] = NATURAL
     """Who is only tested with."""
     lines: Callable[[], list[actors.Line]] = actors.lines
-    dictation: Callable[[], Write] = dictation
+    dictation: Callable[[], Dictation] = dictation
     read_along: ReadAlong = read_along
 
 
@@ -190,9 +190,13 @@ def make_dialogues(work: Path, domain: Domain, kind: Kind, seed: int, count: int
 def _drawn_from(work: Path, kind: Kind, split: Split, random: np.random.Generator) -> Iterator[Utterance]:
     """What is said in a shard of dialogues: by some of the callers, or strangers, and by some of the actors.
 
-    To callers those lines of the actors are added that mean something to the agent, to strangers the others.
+    To callers those lines of the actors are added that mean something to the agent, to strangers the others. Raises
+    ValueError where there are no callers, or strangers.
     """
-    lying = shards(work / ("strangers" if kind == "strays" else "callers"), split)
+    folder = work / ("strangers" if kind == "strays" else "callers")
+    lying = shards(folder, split)
+    if not lying:
+        raise ValueError(f"nobody asks anything: {folder} has no {split} shard; generate {folder.name} first")
     acted = shards(work / "actors", split)
     for at in random.permutation(len(lying))[:POOL]:
         yield from (each for each in read_utterances(lying[at]) if each.split == split)
@@ -246,7 +250,10 @@ def make_strangers(work: Path, domain: Domain, makers: Makers, seed: int, count:
 
 
 def make_actors(work: Path, domain: Domain, makers: Makers, size: int, until: float) -> bool:
-    """Of each `size` lines a shard to train on, and one of those who are held out. Raises ValueError."""
+    """Of each `size` lines a shard to train on, and one of those who are held out: all there are, by no seed.
+
+    Raises ValueError, Missing and SynthesisError for what is not installed.
+    """
     lines, write = makers.lines(), None
     for number in range(-(-len(lines) // size)):
         paths: dict[Split, Path] = {split: shard(work / "actors", split, number) for split in get_args(Split)}

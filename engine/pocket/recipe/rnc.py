@@ -19,14 +19,16 @@ def unpack(packed: bytes) -> bytes:
     """Raises ValueError where it is no such thing, or broken."""
     if packed[:4] != MAGIC or len(packed) < HEADER:
         raise ValueError(f"not compressed by RNC's method 1: it begins with {packed[:4]!r}, not {MAGIC!r}")
-    length, blocks = int.from_bytes(packed[4:8], "big"), packed[17]
+    length, packed_length, blocks = int.from_bytes(packed[4:8], "big"), int.from_bytes(packed[8:12], "big"), packed[17]
+    if len(packed) < HEADER + packed_length:
+        raise ValueError(f"RNC data end after {len(packed) - HEADER} of {packed_length} bytes")
     bits, out = _Bits(packed + bytes(4), HEADER), bytearray()
     try:
         bits.take(2)  # whether it is locked, and by a key: of no use here
         for _ in range(blocks):
             _unpack_block(bits, out)
     except IndexError:
-        raise ValueError(f"RNC data end after {len(out)} of {length} bytes") from None
+        raise ValueError(f"RNC data end after {len(out)} of {length} unpacked bytes") from None
     if len(out) != length:
         raise ValueError(f"RNC data hold {len(out)} bytes, and say {length}")
     return bytes(out)
@@ -85,6 +87,8 @@ class _Bits:
 def _codes(bits: _Bits) -> dict[tuple[int, int], int]:
     """A canonical Huffman code, by length and by its bits in the order of the stream."""
     sizes = [bits.take(4) for _ in range(bits.take(5))]
+    if len(sizes) > 16:
+        raise ValueError(f"RNC data have a table of {len(sizes)} numbers of bits; there are 16")
     codes: dict[tuple[int, int], int] = {}
     code = 0
     for size in range(1, 16):

@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.pocket.recipe.actors import Line
 from engine.pocket.recipe.callers import Caller
-from engine.pocket.recipe.dictation import Write, Written
+from engine.pocket.recipe.dictation import Dictation, Written
 from engine.pocket.recipe.domain import ClipText
 from engine.pocket.recipe.formats import Audio, Clip, ClipWord, Span, Utterance, whole_frames
 from engine.pocket.recipe.phones import PAUSE, PHONES
@@ -95,7 +95,7 @@ LINES = ("yes", "no", "yeah", "the cook was late", "we saw a train", "nobody cam
 
 def lines() -> list[Line]:
     """Lines of some actors, two of whom are held out."""
-    actors = ("somebody", *(f"queen-{number:02}" for number in range(7)))
+    actors = ("somebody", "somebody", "queen-01", "queen-02", "queen-03", "queen-04", "queen-07", "queen-13")
     voices = zip(actors, LINES, strict=True)
     return [
         Line(actor, 0, tones(text, Caller(actor, "tones", "tones", "train")).audio, SAMPLE_RATE)
@@ -103,7 +103,7 @@ def lines() -> list[Line]:
     ]
 
 
-def dictation() -> Write:
+def dictation() -> Dictation:
     """Writes LINES, whatever it hears."""
     return lambda recordings: (Written(text, 0.0, 0.0) for text, _ in zip(cycle(LINES), recordings, strict=False))
 

@@ -79,6 +79,8 @@ def _cut(said: Utterance) -> Utterance:
     start = max(0.0, sounding[0].start_s - EDGE_S[0], first - EDGE_S[0])
     end = min(said.seconds, sounding[-1].end_s + EDGE_S[1], last + EDGE_S[1])
     audio = said.audio[int(start * SAMPLE_RATE) : int(end * SAMPLE_RATE)]
+    if len(audio) < BLOCK:
+        raise SynthesisError(f"{said.voice} is heard elsewhere than where {said.text!r} was found")
     audio = np.clip(audio * np.float32(LEVEL / speech_level(audio)), -1, 1).astype(np.float32)
     fade = np.minimum(1, np.arange(len(audio), dtype=np.float32) / 120)
     audio = audio * fade * fade[::-1]

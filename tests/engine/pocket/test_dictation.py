@@ -64,7 +64,7 @@ def sound(seconds: float) -> Audio:
 def test_it_hears_as_much_as_there_is_and_some_silence_around(whisper: Whisper) -> None:
     (written,) = dictation()([sound(1.5)])
     assert written == Written("400 25", -0.25, 0.5)
-    assert whisper.asked["max_length"] == MOST_TOKENS and whisper.asked["beam_size"] == 1
+    assert whisper.asked["max_length"] == 2 * MOST_TOKENS and whisper.asked["beam_size"] == 1
 
 
 def test_the_longest_of_some_tells_how_much_all_hear(whisper: Whisper) -> None:
@@ -76,6 +76,12 @@ def test_they_come_in_their_order_some_at_a_time(whisper: Whisper) -> None:
     assert whisper.given == []  # nothing is heard before it is asked for
     assert [each.text for each in written] == ["200 25"] * TOGETHER + ["600 25"]
     assert [shape[0] for shape in whisper.given] == [TOGETHER, 1]
+
+
+def test_of_what_is_not_written_to_its_end_nothing_is_known(whisper: Whisper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_TOKENS", 3)
+    (written,) = dictation()([sound(1.5)])
+    assert written.text == "400 25" and written.score == -np.inf
 
 
 def test_no_more_than_half_a_minute_is_heard(whisper: Whisper) -> None:

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine.model.text import Tokenizer
+from engine.pocket.recipe import standin
 from engine.pocket.recipe.callers import NATURAL, callers
-from engine.pocket.recipe.domain import load_domain
-from engine.pocket.recipe.formats import read_clips, read_dialogues, read_utterances, shard, shards, write_utterances
-from engine.pocket.recipe.generate import DIALOGUES, TURNS, caller_jobs, main, nano_makers, said
+from engine.pocket.recipe.dialogues import Kind
+from engine.pocket.recipe.dictation import Dictation, Written
+from engine.pocket.recipe.domain import UNKNOWN, load_domain
+from engine.pocket.recipe.formats import (
+    Audio,
+    Split,
+    read_clips,
+    read_dialogues,
+    read_utterances,
+    shard,
+    shards,
+    write_utterances,
+)
+from engine.pocket.recipe.generate import (
+    DIALOGUES,
+    TURNS,
+    _drawn_from,
+    caller_jobs,
+    main,
+    make_actors,
+    nano_makers,
+    said,
+)
+from engine.pocket.recipe.standin import LINES
 
 DOMAIN = load_domain()
 
@@ -121,3 +147,54 @@ def test_callers_take_turns_and_say_some_of_everything() -> None:
     intents = [said(DOMAIN, random, "train").intent for _ in range(2_000)]
     assert set(intents) == {*DOMAIN.intents, "unknown", ""}
     assert 0.12 < intents.count("unknown") / len(intents) < 0.2
+
+
+def test_actors_are_kept_apart_by_who_is_held_out(made: Path) -> None:
+    (train,), (held,) = (shards(made / "actors", kind) for kind in ("train", "held-out"))
+    trained, strange = read_utterances(train), read_utterances(held)
+    assert {each.split for each in trained} == {"train"} and {each.split for each in strange} == {"held-out"}
+    assert [each.text for each in (*trained, *strange)] == list(LINES)
+    assert [each.intent for each in trained] == ["yes", "no", "", UNKNOWN, UNKNOWN, UNKNOWN]
+    assert all(each.words and each.phones for each in trained)
+
+
+def test_actors_are_heard_where_what_they_say_belongs(made: Path) -> None:
+    def theirs(kind: Kind, split: Split = "train") -> list[str]:
+        drawn = _drawn_from(made, kind, split, np.random.default_rng(1))
+        return [each.text for each in drawn if each.voice.startswith("actor-")]
+
+    trained = list(LINES[:6])
+    assert theirs("talk") == trained and theirs("strays") == trained[3:]
+    assert theirs("stage1") == theirs("stage2") == theirs("asides") == trained[:3]
+    assert theirs("probe", "held-out") == []
+
+
+def test_actors_alone_are_no_callers(made: Path, tmp_path: Path) -> None:
+    for name in ("clips.npz", "tokenizer.model"):
+        (tmp_path / name).write_bytes((made / name).read_bytes())
+    shutil.copytree(made / "actors", tmp_path / "actors")
+    for kind, folder in (("stage1", "callers"), ("strays", "strangers")):
+        with pytest.raises(ValueError, match=f"{folder} has no train shard; generate {folder} first"):
+            generate(tmp_path, kind)
+
+
+def test_actors_go_on_where_they_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[int] = []
+
+    def dictation() -> Dictation:
+        write = standin.dictation()
+
+        def counted(recordings: Sequence[Audio]) -> Iterator[Written]:
+            asked.append(len(recordings))
+            return write(recordings)
+
+        return counted
+
+    makers = replace(nano_makers(), dictation=dictation)
+    assert not make_actors(tmp_path, DOMAIN, makers, 3, 0.0) and asked == []
+    assert make_actors(tmp_path, DOMAIN, makers, 3, math.inf) and asked == [3, 3, 2]
+    for kind in ("train", "held-out"):
+        assert len(shards(tmp_path / "actors", kind)) == 3
+    assert make_actors(tmp_path, DOMAIN, makers, 3, math.inf) and asked == [3, 3, 2]
+    shard(tmp_path / "actors", "held-out", 1).unlink()
+    assert make_actors(tmp_path, DOMAIN, makers, 3, math.inf) and asked == [3, 3, 2, 3]

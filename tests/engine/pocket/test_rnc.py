@@ -45,8 +45,30 @@ def test_what_is_packed_otherwise_is_refused() -> None:
 
 
 def test_data_that_end_too_soon_are_refused() -> None:
-    with pytest.raises(ValueError, match="RNC data"):
-        unpack(packed()[: HEADER + 40])
+    whole = packed()
+    for length in (HEADER, HEADER + 40, len(whole) - 1):
+        with pytest.raises(ValueError, match=f"end after {length - HEADER} of {len(whole) - HEADER} bytes"):
+            unpack(whole[:length])
+    claims_less = whole[:8] + (40).to_bytes(4, "big") + whole[12 : HEADER + 40]
+    with pytest.raises(ValueError, match="end after [0-9]+ of 65 unpacked bytes|not in their table"):
+        unpack(claims_less)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_broken_data_are_refused_or_of_their_length(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    broken = bytearray(packed())
+    for place in random.integers(HEADER, len(broken), 3):
+        broken[place] ^= int(random.integers(1, 256))
+    try:
+        assert len(unpack(bytes(broken))) == len(WHOLE)
+    except ValueError as error:
+        assert "RNC" in str(error)
+
+
+def test_a_table_of_more_numbers_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match="a table of 31 numbers of bits; there are 16"):
+        unpack(b"RNC\1" + bytes(13) + b"\1" + b"\xff" * 40)
 
 
 def test_a_length_that_is_not_theirs_is_refused() -> None:

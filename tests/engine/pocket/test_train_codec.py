@@ -19,6 +19,7 @@ from engine.model.checkpoint import measured_layout
 from engine.model.mimi import Mimi
 from engine.model.stored import Stored
 from engine.pocket.recipe import sounds as sounds_module
+from engine.pocket.recipe import train_codec as train_codec_module
 from engine.pocket.recipe import train_decoder, training
 from engine.pocket.recipe import tune_encoder as tune_encoder_module
 from engine.pocket.recipe.encode import code_voice, voice_in, write_voice
@@ -503,3 +504,22 @@ def test_the_decoder_learns_and_goes_on(
         whole.mimi.load_state_dict(whole.averaged(), strict=False)
         after = whole.loss(0, plan.random(999))[0].item()
     assert after < 0.8 * before
+
+
+def test_an_encoder_that_learns_on_hears_actors_beside_callers(
+    mimi: Mimi, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_codec(mimi, tmp_path / "codec", NANO, UNTRAINED)
+    write_clips(tmp_path / "clips.npz", clips)
+    for folder, pitch_hz in (("callers", 120.0), ("actors", 90.0), ("strangers", 200.0)):
+        write_utterances(shard(tmp_path / folder, "train", 0), [said(["aa", "iy"], pitch_hz)])
+
+    class Heard(Exception):
+        """By how many."""
+
+    def hear(callers: list[Voice], *_: object) -> Sounds:
+        raise Heard(len(callers))
+
+    monkeypatch.setattr(train_codec_module, "Sounds", hear)
+    with pytest.raises(Heard, match="2"):
+        train_codec_module.tune_encoder(tmp_path, PLAN, 1)
