@@ -32,7 +32,7 @@ from engine.pocket.recipe.callers import Caller
 from engine.pocket.recipe.dictation import Written
 from engine.pocket.recipe.domain import TELLING, UNKNOWN, Domain
 from engine.pocket.recipe.formats import Audio, Utterance
-from engine.pocket.recipe.judges import words
+from engine.pocket.recipe.judges import errors, words
 from engine.pocket.recipe.synthesis import Spoken, SynthesisError
 from engine.pocket.recipe.voices import say
 
@@ -48,6 +48,9 @@ LETTERS_A_SECOND = (3.0, 22.0)
 
 ONCE = 7.0
 """The least of them where it was written twice: if what is kept of it is slower than that, it was said twice, too."""
+
+ALIKE = 4
+"""The least words that are taken for the same as others, though a third of them are not."""
 
 TOGETHER = 5
 """Lines of one actor that count as a voice: as many as a caller's, for voices are what is drawn."""
@@ -205,16 +208,19 @@ def _plain(text: str) -> str:
 
 
 def said_once(text: Sequence[str]) -> list[str]:
-    """Without the repetitions that a short context makes whisper write: "so am I so am I so" was "so am I"."""
+    """Without the repetitions that a short context makes whisper write: "so am I so am I so" was "so am I".
+
+    It may write a long line a little otherwise the second time.
+    """
     for length in range(1, len(text) // 2 + 1):
         for start in range(len(text) - 2 * length + 1):
-            again = len(text) - start - length
             tail = text[start:]
-            if all(tail[place] == tail[place % length] for place in range(len(tail))) and (
-                length >= 3 or again >= 2 * length
-            ):
+            again = all(word == tail[place % length] for place, word in enumerate(tail))
+            if again and (length >= 3 or len(tail) >= 3 * length):
                 return list(text[: start + length])
-    return list(text)
+    half = (len(text) + 1) // 2
+    alike = half >= ALIKE and errors(text[:half], text[half:]) <= half // 3
+    return list(text[:half] if alike else text)
 
 
 def _eight_bits(data: bytes) -> Audio:

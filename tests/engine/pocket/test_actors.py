@@ -276,6 +276,9 @@ def test_what_is_of_no_use_is_left_out() -> None:
         ("i said go home then i said go home then i said", "i said go home then"),
         ("well do you sell do you sell", "well do you sell"),
         ("it is what it is", "it is what it is"),
+        ("why did you become a cook why do you become a cook", "why did you become a cook"),
+        ("why did you become a cook why i became one i forgot", "why did you become a cook why i became one i forgot"),
+        ("no he did no she did", "no he did no she did"),
         ("", ""),
     ],
 )
