@@ -60,7 +60,6 @@ GAMES = Path("/usr/share/scummvm")
 SPEECH = 50_000
 """The first number of a file of Beneath a Steel Sky that is speech."""
 
-
 Said: TypeAlias = tuple[str, Audio]
 """An actor, and a line at RATE."""
 
