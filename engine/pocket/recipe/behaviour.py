@@ -224,11 +224,14 @@ def _is_fooled(record: Record, alone: Record, domain: Domain) -> bool:
 
 
 def _in_parts(record: Record, domain: Domain) -> tuple[list[str], list[str], list[str]]:
-    """The words that are said before the last turn, at once after it, and later; an "mm-hm" is none."""
+    """The words that are said before the last turn, at once after it, and later.
+
+    An "mm-hm" is none, nor is the question into a silence, which the call's end may cut anywhere.
+    """
     start = record.starts[-1]
     heard = onset(record, start)
     end = len(record.text) if heard is None else heard + stopped(record, heard, len(record.text))
-    first = but_for_mm_hm(plain(record.said(start, end)), domain)
+    first = but_for_mm_hm(plain(unless_silence(record.said(start, end), domain.silence)), domain)
     later = but_for_mm_hm(plain(unless_silence(record.said(end), domain.silence)), domain)
     return judges.words(record.said(0, start)), judges.words(first), judges.words(later)
 

@@ -285,6 +285,14 @@ def test_more_than_without_an_echo_is_more_words() -> None:
     assert result.seen == (100.0,)
 
 
+def test_where_the_call_cuts_the_question_into_a_silence_is_not_the_echos_doing() -> None:
+    def reply(scene: Scene, number: int) -> list[tuple[int, str]]:
+        return [(40, " Are you still there?" if scene.echo else " Are you still")]
+
+    (result,) = behaviour.echoes(exam(reply, HOURS))
+    assert result.seen == (0.0,)
+
+
 def test_who_speaks_into_noise_says_something_but_that_nobody_is_there() -> None:
     replies = says("", "Are you still there?", "Are you still there? Yes.", at=40)
     (result,) = behaviour.noises(exam(replies, most=6))
