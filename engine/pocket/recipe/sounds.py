@@ -30,11 +30,15 @@ CLIP_SHARE = 0.5
 """Of the agent's part: the clips themselves, which are all that it will ever say."""
 
 ECHO_SHARE = 0.1
-ECHO_DB = (-45.0, -20.0)
+ECHO_DB = (-45.0, -15.0)
 """The agent's own voice in the caller's line; neither phones nor spectrum of it are asked for."""
 
-QUIET_SHARE = 0.05
+QUIET_SHARE = 0.15
 """Windows in which nobody speaks, so that the line's noise is heard as silence."""
+
+ECHO_ALONE_SHARE = 0.7
+"""Of those: with the agent's own voice. An encoder that reads faint voices better reads that one, too, unless it hears
+enough of it alone to know it."""
 
 SPEED = 0.17
 """Callers play this much faster or slower, log-uniformly: more voices than there are."""
@@ -104,7 +108,7 @@ class Sounds:
     def _caller(self, random: np.random.Generator, frames: int, voices: Sequence[Voice]) -> Row:
         clean, phones = row_of(voices, random, frames)
         sent = coloured(clean, random) if voices and random.random() < COLOURED_SHARE else clean
-        if random.random() < ECHO_SHARE:
+        if random.random() < (ECHO_SHARE if voices else ECHO_ALONE_SHARE):
             echo, _ = row_of(self._clips, random, frames)
             sent = sent + echo * np.float32(10 ** (random.uniform(*ECHO_DB) / 20))
         return self._channel(sent, random), clean, phones

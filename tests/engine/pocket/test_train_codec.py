@@ -169,6 +169,17 @@ def test_a_coloured_caller_with_an_echo_stays_coloured(sounds: Sounds, monkeypat
     assert windows.heard.abs().max() < 0.1 * windows.clean.abs().max()
 
 
+def test_where_nobody_speaks_the_agents_echo_is_often_all_there_is(
+    sounds: Sounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sounds_module, "QUIET_SHARE", 1.0)
+    monkeypatch.setattr(sounds_module, "ECHO_DB", (0.0, 0.0))  # far above the line's noise
+    windows = sounds.callers(np.random.default_rng(0), 100, 24)
+    echoing = windows.heard.abs().amax(1) > 0.05
+    assert abs(echoing.float().mean() - sounds_module.ECHO_ALONE_SHARE) < 0.15
+    assert not windows.clean.any() and (windows.phones == PHONES.index(PAUSE)).all()
+
+
 # --- an encoder that learns on -------------------------------------------------------------------------------------
 
 
