@@ -265,6 +265,7 @@ def test_short_turns_of_all_kinds_want_no_mm_hm_and_long_ones_not_two_at_once() 
         ([(16, " Mm-hm.")], True),
         ([(16, f" Mm-hm. {OPEN}")], False),
         ([], True),
+        ([(40, " Are you still there?")], True),  # it fell silent, and asks into that
     ],
 )
 def test_an_echo_is_answered_where_more_is_said_than_without_it_or_less(
