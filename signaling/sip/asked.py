@@ -29,6 +29,20 @@ async def renegotiated(call: SipCall, offer: str | None) -> str | int:
     return 488
 
 
+async def refreshed(call: SipCall) -> None:
+    """Have the session offer what it has now, and hand over the answer; whatever goes wrong, the old one stands."""
+    offer = await renegotiated(call, None)
+    if isinstance(offer, int):
+        logger.warning("x %s the session is not refreshed: nothing to offer", call.offer.id)
+        return
+    try:
+        answer = await call.propose(offer)
+        if call.answered is not None:
+            await call.answered(answer)
+    except Exception as error:
+        logger.warning("x %s the session is not refreshed: %s", call.offer.id, error)
+
+
 async def referred(call: SipCall, target: str) -> int:
     """Let the session call whom the peer wants called; the status that says what became of it."""
     try:

@@ -1,8 +1,9 @@
 """Changes of a session that our own side wants: re-INVITE (RFC 3261, section 14.1) and UPDATE (RFC 3311), as a table.
 
-A `Change` with a description is an offer, as for hold; one without is a refresh of the session (RFC 4028, section 7.4).
-Those of one call wait for each other. What becomes of an offer is told by `Settled`; a peer that knows nothing of the
-call any more, or says nothing at all, ends it.
+A `Change` with a description is an offer, as for hold; one without is a refresh of the session by UPDATE (RFC 4028,
+section 7.4). Where the peer serves none, `Refreshing` asks our own side for an offer: what it described last may have
+been an answer, and what the peer answers is for it to know. Those of one call wait for each other. What becomes of an
+offer is told by `Settled`; a peer that knows nothing of the call any more, or says nothing at all, ends it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from signaling.sip.calls import Calls
 from signaling.sip.capabilities import ALLOW
 from signaling.sip.dialog import Alarm, Dialog, Negotiation
 from signaling.sip.digest import DigestError
-from signaling.sip.events import Settled
+from signaling.sip.events import Refreshing, Settled
 from signaling.sip.grammar import clean
 from signaling.sip.message import SDP, Request, Response
 from signaling.sip.outcome import wait_of
@@ -114,8 +115,6 @@ class Change:
     media: str = ""
     state: State = State.NEW
     tries: int = 0
-    by_update: bool = True
-    """Whether a refresh may be an UPDATE: the peer has not refused one."""
     request: Request | None = None
     """What was sent last."""
     wait_s: float = 0.0
@@ -190,15 +189,18 @@ class Changes:
         dialog, change.tries = change.dialog, change.tries + 1
         if change.tries == 1 and dialog.authenticator is not None:
             dialog.authenticator.begin()
-        update = not change.media and change.by_update and "UPDATE" in dialog.allowed
-        media = "" if update else change.media or dialog.local_media  # unchanged, it is a refresh (RFC 4028, s. 7.4)
         fields = (("Contact", dialog.contact), ("Allow", ALLOW), *request_fields(dialog.timer, dialog.min_se))
-        if media:
+        if change.media:
             dialog.negotiation = Negotiation.ASKING
-        method = "UPDATE" if update else "INVITE"
+        method = "INVITE" if change.media else "UPDATE"
         self._wake_at(dialog, now + GIVE_UP_S)
         change.request = self._calls.requests.ask(
-            dialog, method, now, *fields, media=media, told=lambda response, now: self._told(change, response, now)
+            dialog,
+            method,
+            now,
+            *fields,
+            media=change.media,
+            told=lambda response, now: self._told(change, response, now),
         )
 
     def _told(self, change: Change, response: Response | None, now: float) -> None:
@@ -246,7 +248,7 @@ class Changes:
         return Input.SUCCESS
 
     def _mends(self, change: Change, response: Response) -> bool:
-        """Whether the next attempt is another: with a longer interval, a password, or as a re-INVITE."""
+        """Whether the next attempt is another: with a longer interval, or a password."""
         dialog, code = change.dialog, response.code
         if code == 422 and dialog.timer is not None:
             known, dialog.min_se = dialog.min_se, max(dialog.min_se, min(least(response) or 0, MAX_MIN_SE))
@@ -259,9 +261,6 @@ class Changes:
                 change.why = str(error)
                 return False
             return True
-        if response.cseq[1] == "UPDATE":
-            change.by_update = False
-            return bool(dialog.local_media)
         return False
 
     def _back_off_s(self, dialog: Dialog) -> float:
@@ -286,6 +285,8 @@ class Changes:
         self._settle(change, change.answer, "")
 
     def _refuse(self, change: Change, now: float) -> None:
+        if not change.media:
+            self._calls.events.append(Refreshing(change.dialog))
         self._refresh_later(change.dialog, now)
         self._settle(change, "", change.why)
 
@@ -311,10 +312,13 @@ class Changes:
 
     def _refresh(self, dialog: Dialog, now: float) -> None:
         """The session timer wants it; a change that waits refreshes the session just as well."""
-        if not self._queues.get(dialog):
+        free = not self._queues.get(dialog)
+        if free and "UPDATE" in dialog.allowed:
             self.want(Change(dialog), now)
-        else:
-            self._refresh_later(dialog, now)
+            return
+        if free:
+            self._calls.events.append(Refreshing(dialog))
+        self._refresh_later(dialog, now)
 
     def _refresh_later(self, dialog: Dialog, now: float) -> None:
         """Try again while there is time: what refused us once may be over. A success sets another time."""

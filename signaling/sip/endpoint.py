@@ -27,6 +27,7 @@ from signaling.sip.events import (
     Pressed,
     Progressed,
     Referred,
+    Refreshing,
     Settled,
     Shed,
     Taken,
@@ -293,6 +294,9 @@ class SipEndpoint:
         elif isinstance(event, Settled):
             if (settled := self._calls.get(event.dialog)) is not None:
                 settled.settle(event.asked, event.answer, event.why)
+        elif isinstance(event, Refreshing):
+            refreshing = self._calls[event.dialog]
+            refreshing.keep(self._group.create_task(asked.refreshed(refreshing)))
         elif isinstance(event, Referred):
             referred = self._calls[event.dialog]
             referred.keep(self._group.create_task(self._referred(referred, event)))

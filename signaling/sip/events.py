@@ -48,6 +48,16 @@ class Settled:
 
 
 @dataclass(frozen=True, eq=False)
+class Refreshing:
+    """The session is to be refreshed, and the peer serves no UPDATE: propose what our own side offers now.
+
+    It comes again for as long as there is time (RFC 4028, sections 7.4 and 10).
+    """
+
+    dialog: Dialog
+
+
+@dataclass(frozen=True, eq=False)
 class Referred:
     """The peer wants us to call `target` in its place: answer with `report`."""
 
@@ -126,6 +136,7 @@ Event: TypeAlias = (
     | Changed
     | Answered
     | Settled
+    | Refreshing
     | Referred
     | Pressed
     | Progressed

@@ -15,6 +15,7 @@ from signaling.sip.events import (
     Pressed,
     Progressed,
     Referred,
+    Refreshing,
     Settled,
     Shed,
     Taken,
@@ -152,6 +153,8 @@ def _short(event: Event) -> str:
         return f"answered: {event.answer}"
     if isinstance(event, Settled):
         return f"settled: {event.answer or event.why}"
+    if isinstance(event, Refreshing):
+        return "refresh"
     if isinstance(event, Referred):
         return f"referred to {event.target}"
     if isinstance(event, Pressed):

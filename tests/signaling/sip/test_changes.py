@@ -294,18 +294,30 @@ def test_a_call_that_is_not_answered_or_over_changes_nothing() -> None:
 
 @pytest.mark.parametrize("method", ["UPDATE", "INVITE"])
 def test_we_refresh_where_the_peer_leaves_it_to_us(method: str) -> None:
-    """RFC 4028, section 7.4: by UPDATE where the peer serves it, else by the unchanged description."""
+    """RFC 4028, section 7.4: by UPDATE where the peer serves it, else by what our own side offers."""
     talk = Talk(*TIMER, *([ALLOW] if method == "UPDATE" else []))
     for _ in range(20):
         talk.bench.wait(49.9)
-        assert talk.bench.heard() == []
+        assert talk.bench.heard() == talk.bench.told() == []
         talk.bench.wait(0.2)
+        if method == "INVITE":
+            assert talk.bench.told() == ["refresh"]
+            talk.want("as it is")
         refresh = talk.asked()
-        assert (refresh.method, refresh.body) == (method, b"answer" if method == "INVITE" else b"")
+        assert (refresh.method, refresh.body) == (method, b"as it is" if method == "INVITE" else b"")
         assert refresh.headers.get("Session-Expires") == "100;refresher=uac"
         talk.answer(refresh, 200, "Session-Expires: 100;refresher=uac", body=ANSWER if refresh.body else "")
         talk.bench.heard()
-    assert talk.bench.told() == []
+        assert talk.bench.told() == ([f"settled: {ANSWER}"] if method == "INVITE" else [])
+
+
+def test_what_our_own_side_is_asked_to_refresh_it_is_asked_again_while_there_is_time() -> None:
+    talk = Talk(*TIMER)
+    talk.bench.wait(67.9)  # until 32 s before it expires
+    told = talk.bench.told()
+    assert len(told) > 1 and set(told) == {"refresh"} and talk.bench.heard() == []
+    talk.bench.wait(0.2)
+    assert talk.bench.told() == ["ended by network: the session was not refreshed in time"]
 
 
 def test_a_peer_may_take_the_refreshing_over() -> None:
@@ -329,10 +341,12 @@ def test_a_peer_may_end_the_timer() -> None:
 
 
 @pytest.mark.parametrize("code", [405, 488, 501])
-def test_where_update_is_refused_a_reinvite_refreshes(code: int) -> None:
+def test_where_update_is_refused_our_own_side_is_asked_for_an_offer(code: int) -> None:
     talk = Talk(*TIMER, ALLOW)
     talk.bench.wait(50)
     talk.answer(talk.asked(), code, body="")
+    assert talk.bench.told() == ["refresh"]
+    talk.want("as it is")
     assert talk.bench.heard() == ["UPDATE", "INVITE"]
 
 
@@ -343,15 +357,16 @@ def test_a_422_raises_the_interval() -> None:
     again = talk.asked()
     assert (again.headers.get("Session-Expires"), again.headers.get("Min-SE")) == ("300;refresher=uac", "300")
     talk.answer(again, 422, "Min-SE: 300", body="")  # which makes no sense, twice
-    assert talk.bench.heard()[:3] == ["UPDATE", "UPDATE", "INVITE"]
+    assert talk.bench.heard() == ["UPDATE", "UPDATE"] and talk.bench.told() == ["refresh"]
 
 
 def test_a_refresh_that_never_succeeds_ends_the_call_in_time() -> None:
     talk = Talk(*TIMER)
     talk.bench.wait(50)
+    talk.want("as it is")
     talk.answer(talk.asked(), 488, body="")
     talk.bench.wait(17.9)  # until 32 s before it expires
-    assert talk.bench.told() == []
+    assert not any(told.startswith("ended") for told in talk.bench.told())
     talk.bench.wait(0.2)
     assert talk.bench.told() == ["ended by network: the session was not refreshed in time"]
     assert talk.bench.heard()[-1] == "BYE"
@@ -361,8 +376,9 @@ def test_a_refresh_that_is_refused_once_is_tried_again() -> None:
     """A proxy that was busy for a moment is no reason to end a call a quarter of an hour later."""
     talk = Talk(*TIMER, ALLOW)
     talk.bench.wait(50)
-    talk.answer(talk.asked(), 500, body="")  # also as a re-INVITE
     talk.answer(talk.asked(), 500, body="")
+    talk.want("as it is")
+    talk.answer(talk.asked(), 500, body="")  # also as a re-INVITE
     talk.bench.heard()
     talk.bench.wait(LAST_TRY_S + 0.1)
     talk.answer(talk.asked(), 200, "Session-Expires: 100;refresher=uac", body="")

@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
-from signaling.call import SignalingError
+from signaling.call import Rejection, SignalingError
+from signaling.sip.asked import refreshed
+from signaling.sip.sipcall import SipCall
 from tests.fakes import FakeCall
 from tests.signaling.sip.answering import desk
 from tests.signaling.sip.peer import Peer, udp_peer
@@ -61,6 +63,62 @@ async def test_nobody_waits_for_a_change_any_more() -> None:
         peer.answer(invite, 200, body="their answer")
         await peer.request("ACK")
         await peer.hang_up()
+
+
+# --- refreshes -----------------------------------------------------------------------------------------------------
+
+TIMER = ("Supported: timer", "Session-Expires: 90;refresher=uas")
+
+
+async def test_where_the_peer_serves_no_update_a_session_is_refreshed_by_its_own_offer() -> None:
+    """RFC 4028, section 7.4: the peer may answer with another place, which the session has to know."""
+    async with desk() as opened, udp_peer(opened.port) as peer:
+        await peer.call(*TIMER)
+        call = await opened.next_call()
+        asked: list[str | None] = []
+        answers: asyncio.Queue[str] = asyncio.Queue()
+
+        async def renegotiate(offer: str | None) -> str:
+            asked.append(offer)
+            return "as it is"
+
+        call.renegotiate, call.answered = renegotiate, answers.put
+        peer.ask("OPTIONS")  # once that is answered, our ACK has been read
+        await peer.response(200)
+        opened.pass_time(46)
+        invite = await peer.request("INVITE")
+        assert (asked, invite.body) == ([None], b"as it is")
+        peer.answer(invite, 200, "Session-Expires: 90;refresher=uac", body="another place")
+        async with asyncio.timeout(5):
+            assert await answers.get() == "another place"
+        assert (await peer.request("ACK")).cseq[0] == invite.cseq[0]
+        await peer.hang_up()
+        assert (await call.wait_ended()).by == "caller"
+
+
+@pytest.mark.parametrize("what", ["nothing to offer", "refused", "useless"])
+async def test_a_refresh_that_comes_to_nothing_ends_no_call(what: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with desk() as opened, udp_peer(opened.port) as peer:
+        await peer.call(*TIMER)
+        call = await opened.next_call()
+
+        async def renegotiate(offer: str | None) -> str | Rejection:
+            return Rejection.NOT_ACCEPTABLE if what == "nothing to offer" else "as it is"
+
+        async def answered(answer: str) -> None:
+            raise ValueError(f"{answer} is no answer")
+
+        call.renegotiate, call.answered = renegotiate, answered
+        assert isinstance(call, SipCall)
+        refreshing = asyncio.create_task(refreshed(call))
+        if what != "nothing to offer":
+            invite = await peer.request("INVITE")
+            peer.answer(invite, 488 if what == "refused" else 200, body="" if what == "refused" else "nonsense")
+            await peer.request("ACK")
+        await refreshing
+        assert f"{call.offer.id} the session is not refreshed" in caplog.text
+        await peer.hang_up()
+        assert (await call.wait_ended()).by == "caller"
 
 
 # --- transfers -----------------------------------------------------------------------------------------------------
