@@ -39,8 +39,10 @@ async def refreshed(call: SipCall) -> None:
         answer = await call.propose(offer)
         if call.answered is not None:
             await call.answered(answer)
-    except Exception as error:
+    except SignalingError as error:
         logger.warning("x %s the session is not refreshed: %s", call.offer.id, error)
+    except Exception:
+        logger.exception("x %s the session is not refreshed: the answer cannot be used", call.offer.id)
 
 
 async def referred(call: SipCall, target: str) -> int:
